@@ -1,0 +1,37 @@
+"""The one exception for mistakes a user can mend: what was wrong, where it was set, what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake in the user's input. The command line prints it without a traceback and exits with status 2.
+
+    Args:
+        what: what is wrong, with the offending value.
+        where: the configuration key, file or option that set it.
+        fix: what to do about it.
+    """
+
+    def __init__(self, what: str, *, where: str | None = None, fix: str | None = None) -> None:
+        super().__init__(what)
+        self.what, self.where, self.fix = what, where, fix
+
+    def __str__(self) -> str:
+        lines = [self.what]
+        if self.where:
+            lines.append(f"  where: {self.where}")
+        if self.fix:
+            lines.append(f"  fix:   {self.fix}")
+        return "\n".join(lines)
+
+
+def nearest(word: str, options: Iterable[str], limit: int = 3) -> str:
+    """`did you mean a, b?` for a mistyped word, or the list of all options when nothing is near."""
+    options = sorted(set(options))
+    close = difflib.get_close_matches(word, options, n=limit, cutoff=0.5)
+    if close:
+        return f"did you mean {', '.join(close)}?"
+    return f"available: {', '.join(options)}"

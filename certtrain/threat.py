@@ -1,0 +1,161 @@
+"""Threat models and exact radii: what an attacker may do to an input, in the units of the input range [0, 1]."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import TYPE_CHECKING, Literal
+
+from certtrain.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Norm = Literal["linf", "l2"]
+NORMS: tuple[str, ...] = ("linf", "l2")
+
+
+def parse_radius(value: object, *, where: str = "radius") -> Fraction:
+    """The exact radius that a user wrote: `2/255`, `0.3`, `"0.30"`, `1`, `1e-3`.
+
+    A float is read as the decimal that Python prints for it: 0.3 is 3/10 and not its binary neighbour.
+
+    Raises:
+        UserError: not a number or a fraction, negative, or not finite.
+    """
+    if isinstance(value, Fraction):
+        radius = value
+    else:
+        text = repr(value) if isinstance(value, float) else str(value).strip()
+        try:
+            if isinstance(value, bool):
+                raise ValueError
+            radius = Fraction(text.replace(" ", ""))
+        except (ValueError, ZeroDivisionError):
+            raise UserError(
+                f"{text!r} is not a radius", where=where, fix="write a number or a fraction, such as 0.3 or 2/255"
+            ) from None
+    if radius < 0:
+        raise UserError(f"the radius {radius_text(radius)} is negative", where=where, fix="a radius is >= 0")
+    return radius
+
+
+def parse_radii(values: Iterable[object], *, where: str = "radii") -> tuple[Fraction, ...]:
+    """A grid of radii: parsed, without repetitions, in ascending order.
+
+    Raises:
+        UserError: the grid is empty, not a list, or holds something that is not a radius.
+    """
+    if isinstance(values, (str, int, float, Fraction)):
+        raise UserError(f"{values!r} is not a list of radii", where=where, fix="write a list, such as [0.1,0.2,2/255]")
+    radii = sorted({parse_radius(value, where=where) for value in values or ()})
+    if not radii:
+        raise UserError("the list of radii is empty", where=where, fix="give at least one, such as radii=[0.1,0.2]")
+    return tuple(radii)
+
+
+def radius_text(radius: Fraction) -> str:
+    """The one canonical text of a radius: a decimal when it is finite, else over 255 when possible, else p/q.
+
+    `2/255` stays `2/255` (and 3/255, whose lowest terms are 1/85, too); 0.30 and 3/10 are `0.3`.
+    """
+    numerator, denominator = radius.numerator, radius.denominator
+    twos = fives = 0
+    rest = denominator
+    while rest % 2 == 0:
+        rest, twos = rest // 2, twos + 1
+    while rest % 5 == 0:
+        rest, fives = rest // 5, fives + 1
+    if rest == 1:
+        digits = max(twos, fives)
+        scaled = abs(numerator) * 10**digits // denominator
+        text = str(scaled).rjust(digits + 1, "0")
+        text = text if digits == 0 else f"{text[:-digits]}.{text[-digits:]}"
+        return ("-" if numerator < 0 else "") + text
+    if 255 % denominator == 0:
+        return f"{numerator * (255 // denominator)}/255"
+    return f"{numerator}/{denominator}"
+
+
+def radius_key(radius: Fraction) -> str:
+    """The radius inside a metric's name, where `/` separates groups: `2_255`."""
+    return radius_text(radius).replace("/", "_")
+
+
+def float_up(value: Fraction) -> float:
+    """The smallest float64 that is >= the exact value."""
+    nearest = float(value)
+    return nearest if Fraction(nearest) >= value else math.nextafter(nearest, math.inf)
+
+
+# Float32 numbers in [0, 1] are at most 2^-24 apart, so an 8-bit value k/255 and its float32 image differ by at most
+# 2^-25. Widening a box by 2^-24 therefore covers the rounding of both the centre and of any true neighbour.
+OUTWARD = 2.0**-24
+
+
+@dataclass(frozen=True)
+class ThreatModel:
+    """The set of perturbed inputs: `{x' : ||x' - x||_norm <= eps}`, for l-inf also `lower <= x' <= upper`.
+
+    Args:
+        norm: `linf` or `l2`.
+        eps: the radius in input units: exact (`Fraction`), a float, or a tensor of shape () or (B,).
+        lower: smallest admissible input value; None for no limit.
+        upper: largest admissible input value; None for no limit.
+        outward: make the box a superset in float64: eps rounded up, and 2^-24 added on each side, so that it holds the
+            float32 image of every true 8-bit neighbour. Asked for by final certificates, never in training.
+
+    The l2 ball is not intersected with the input range (a sound superset).
+    """
+
+    norm: Norm = "linf"
+    eps: Fraction | float | Tensor = Fraction(0)
+    lower: float | None = 0.0
+    upper: float | None = 1.0
+    outward: bool = False
+
+    def __post_init__(self) -> None:
+        if self.norm not in NORMS:
+            raise UserError(f"unknown norm {self.norm!r}", where="threat model", fix=f"one of {', '.join(NORMS)}")
+        if isinstance(self.eps, (int, float, Fraction)) and not self.eps >= 0:
+            raise UserError(f"eps = {self.eps} is negative or not a number", where="threat model", fix="eps >= 0")
+
+    def at(self, eps: Fraction | float | Tensor) -> ThreatModel:
+        """The same threat model at another radius."""
+        return replace(self, eps=eps)
+
+    def eps_tensor(self, x: Tensor) -> Tensor:
+        """eps in x's dtype and device, shaped () or (B, 1, ..., 1) so that it broadcasts against x."""
+        import torch
+
+        eps = self.eps
+        if isinstance(eps, torch.Tensor):
+            eps = eps.to(dtype=x.dtype, device=x.device)
+            return eps.reshape(-1, *([1] * (x.dim() - 1))) if eps.dim() else eps
+        value = float_up(eps) if isinstance(eps, Fraction) and self.outward else float(eps)
+        return torch.tensor(value, dtype=x.dtype, device=x.device)
+
+    def box(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Lower and upper corner of the l-inf box around x, both shaped like x.
+
+        Raises:
+            ValueError: the norm is not l-inf, or an outward box of an input that is not float64.
+        """
+        import torch
+
+        if self.norm != "linf":
+            raise ValueError(f"only an l-inf ball is a box, not {self.norm}")
+        eps = self.eps_tensor(x)
+        lower, upper = x - eps, x + eps
+        if self.outward:
+            if x.dtype != torch.float64:
+                raise ValueError("an outward-rounded box needs a float64 input")
+            lower = torch.nextafter(lower - OUTWARD, torch.full_like(lower, -math.inf))
+            upper = torch.nextafter(upper + OUTWARD, torch.full_like(upper, math.inf))
+        if self.lower is not None:
+            lower, upper = lower.clamp_min(self.lower), upper.clamp_min(self.lower)
+        if self.upper is not None:
+            lower, upper = lower.clamp_max(self.upper), upper.clamp_max(self.upper)
+        return lower, upper
