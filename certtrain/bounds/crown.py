@@ -1,0 +1,132 @@
+"""Backward linear bounds: CROWN (Zhang et al. 2018, arXiv 1811.00866), CROWN-IBP (Zhang et al. 2020, arXiv 1906.06316).
+
+Linear functions `<a, z_node>` are carried from a node back to the input, each step keeping a lower bound: affine layers
+exactly, ReLU by lines chosen per neuron from its bounds [l, u]:
+
+    alpha z <= relu(z) <= u / (u - l) * (z - l),   alpha = 1 if u > |l| else 0.
+
+Several functions at once: coefficients are (N, S, *shape), S functions for each of N examples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from certtrain.bounds.affine import Affine
+from certtrain.bounds.forward import Pass
+from certtrain.bounds.interval import Mixing
+from certtrain.bounds.rules import Relu, Sum
+
+# Elements of the largest coefficient tensor of a chunk in `refine`; several such tensors live at a time.
+CHUNK_ELEMENTS = 2**24
+
+
+@dataclass(frozen=True)
+class Relaxation:
+    """Lines around a ReLU on [lower, upper]: `low z <= relu(z) <= high z + offset`; all (B, *shape)."""
+
+    low: Tensor
+    high: Tensor
+    offset: Tensor
+
+    @classmethod
+    def of(cls, lower: Tensor, upper: Tensor) -> Relaxation:
+        """The adaptive lower line and the chord.
+
+        Where `u - l` is tiny the chord is drawn up to `l + 1e-8`, over a larger interval (sound).
+        """
+        low = (upper > -lower).to(lower.dtype)
+        left = lower.clamp(max=0)
+        right = torch.maximum(upper.clamp(min=0), left + 1e-8)
+        high = right / (right - left)
+        return cls(low, high, -left * high)
+
+    def at(self, rows: Tensor | None) -> Relaxation:
+        """The lines of the examples `rows`, (N,)."""
+        return self if rows is None else Relaxation(self.low[rows], self.high[rows], self.offset[rows])
+
+    def backward(self, a: Tensor) -> tuple[Tensor, Tensor]:
+        """Coefficients before the ReLU, and the constants (N, S)."""
+        negative = a.clamp(max=0)
+        before = a.clamp(min=0) * self.low[:, None] + negative * self.high[:, None]
+        return before, (negative.flatten(2) @ self.offset.flatten(1)[:, :, None]).squeeze(2)
+
+
+def interval_lines(run: Pass) -> dict[int, Relaxation]:
+    """The lines of every ReLU from its interval bounds."""
+    return {step: Relaxation.of(lower, upper) for step, (lower, upper) in run.boxes.items()}
+
+
+def lower_bounds(run: Pass, lines: dict[int, Relaxation], step: int, a: Tensor, rows: Tensor | None = None) -> Tensor:
+    """Lower bounds (N, S) of `<a, output of step>` over the input set.
+
+    Args:
+        run: the interval pass, whose operations are walked backwards.
+        lines: the relaxation of every ReLU before `step`.
+        step: index of the step whose output `a` is about; 0 is the input.
+        a: (N, S, *shape of that output).
+        rows: (N,) which example each is about; None when N = B, in order.
+    """
+    pending = {step: a}
+    constant: Tensor | None = None
+    for index in range(step, 0, -1):
+        if index not in pending:
+            continue
+        a = pending.pop(index)
+        op, sources = run.steps[index].op, run.steps[index].sources
+        if isinstance(op, Affine):
+            offset, parts = op.offset(a), [op.transpose(a)]
+        elif isinstance(op, Relu):
+            before, offset = lines[index].at(rows).backward(a)
+            parts = [before]
+        else:
+            assert isinstance(op, Sum)
+            offset, parts = None, [a, op.sign * a]
+        for source, part in zip(sources, parts):
+            pending[source] = pending[source] + part if source in pending else part
+        if offset is not None:
+            constant = offset if constant is None else constant + offset
+    least = run.inputs.minimum(pending[0], rows)
+    return least if constant is None else least + constant
+
+
+def refine(run: Pass) -> dict[int, Relaxation]:
+    """The lines of every ReLU from CROWN bounds of its input, in the order of execution.
+
+    A ReLU's bounds come from a backward pass of their own through the refined lines before it, intersected with the
+    interval bounds. Only neurons that the interval bounds leave unstable are bounded, each with its own example.
+    """
+    lines: dict[int, Relaxation] = {}
+    for index, (lower, upper) in run.boxes.items():
+        source = run.steps[index].sources[0]
+        if run.regions[source].mixing is Mixing.MORE:
+            lower, upper = _refined(run, lines, source, lower, upper)
+        lines[index] = Relaxation.of(lower, upper)
+    return lines
+
+
+def _refined(
+    run: Pass, lines: dict[int, Relaxation], source: int, lower: Tensor, upper: Tensor
+) -> tuple[Tensor, Tensor]:
+    shape = lower.shape[1:]
+    unstable = ((lower < 0) & (upper > 0)).flatten(1)
+    rows, neurons = unstable.nonzero(as_tuple=True)
+    if not len(rows):
+        return lower, upper
+    widest = max(region.example_shape.numel() for region in run.regions[: source + 1])
+    size = max(1, CHUNK_ELEMENTS // (2 * widest))
+    found = []
+    for some_rows, some in zip(rows.split(size), neurons.split(size)):
+        # Two functions per neuron: z and -z.
+        a = lower.new_zeros(len(some), 2, shape.numel())
+        a[:, 0].scatter_(1, some[:, None], 1.0)
+        a[:, 1].scatter_(1, some[:, None], -1.0)
+        found.append(lower_bounds(run, lines, source, a.unflatten(2, shape), some_rows))
+    bounds = torch.cat(found)
+    flat_lower, flat_upper = lower.flatten(1), upper.flatten(1)
+    flat_lower = flat_lower.index_put((rows, neurons), torch.maximum(flat_lower[rows, neurons], bounds[:, 0]))
+    flat_upper = flat_upper.index_put((rows, neurons), torch.minimum(flat_upper[rows, neurons], -bounds[:, 1]))
+    return flat_lower.reshape(lower.shape), flat_upper.reshape(upper.shape)

@@ -1,0 +1,193 @@
+"""The network as a graph of calls, traced once with torch.fx, without the engine owning any of its modules."""
+
+from __future__ import annotations
+
+import operator
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from certtrain.errors import UserError
+from certtrain.models.normalize import Normalize
+
+# Calls that yield sizes (plain Python values), never tensors.
+_SIZE_METHODS = frozenset({"size", "dim", "numel"})
+_SIZE_FUNCTIONS = frozenset({len})
+_SIZE_ATTRIBUTES = frozenset({"shape", "ndim"})
+IN_PLACE_OPERATORS = frozenset({"iadd", "isub", "imul", "itruediv"})
+
+
+@dataclass(frozen=True)
+class Call:
+    """One executed node of the graph, with live values in place of the nodes it depends on.
+
+    Attributes:
+        name: path in the network, unique per node: `features.1`, `features.1#2` for a second use, `block.add`.
+        key: what the rules are registered under: the module's class, the function, or the method's name.
+        module: the module itself for a module call.
+        args: positional arguments; kwargs: keyword arguments.
+    """
+
+    name: str
+    key: object
+    module: nn.Module | None
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def argument(self, position: int, keyword: str, default: Any = None) -> Any:
+        """The argument given by position or by keyword."""
+        return self.args[position] if len(self.args) > position else self.kwargs.get(keyword, default)
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, Normalize) or super().is_leaf_module(m, module_qualified_name)
+
+
+class Graph:
+    """The traced network: fx nodes that its output depends on, and names for them.
+
+    Holds a weak reference to the network and looks modules, parameters and buffers up at every call, so that an
+    optimiser's updates are seen and the network's state_dict knows nothing of the graph.
+
+    Args:
+        network: maps (B, ...) inputs to logits (B, K).
+
+    Raises:
+        UserError: torch.fx cannot trace the network, it has several inputs or outputs, or it changes in place a
+            tensor that is used elsewhere.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        network = getattr(network, "_orig_mod", network)  # what torch.compile wraps
+        try:
+            graph = _Tracer().trace(network)
+        except Exception as error:  # fx raises whatever the user's forward raises on a symbolic value
+            raise unsupported(
+                f"{type(network).__name__} cannot be traced by torch.fx: {error}",
+                "no control flow that depends on tensor values",
+            ) from error
+        self._network = weakref.ref(network)
+        result = next(node for node in graph.nodes if node.op == "output").args[0]
+        if not isinstance(result, fx.Node):
+            raise unsupported(f"{type(network).__name__} returns {type(result).__name__}", "one tensor of logits")
+        self.result = result
+        needed = {result}
+        for node in reversed(graph.nodes):
+            if node in needed:
+                needed.update(node.all_input_nodes)
+        # The nodes point into the fx graph weakly in parts: keep it alive beside them.
+        self._fx = graph
+        self.nodes = [node for node in graph.nodes if node in needed]
+        inputs = [node for node in self.nodes if node.op == "placeholder"]
+        if len(inputs) != 1:
+            raise unsupported(f"{type(network).__name__} computes its logits from {len(inputs)} inputs", "one input")
+        self.input = inputs[0]
+        # Nodes that depend on the input: the others are constants and sizes, evaluated as they stand.
+        self._depends = {self.input}
+        for node in self.nodes:
+            if not self._is_size(node) and any(parent in self._depends for parent in node.all_input_nodes):
+                self._depends.add(node)
+        self.names = self._names()
+        for node in self.nodes:
+            self._refuse_hidden_mutation(node)
+
+    @property
+    def network(self) -> nn.Module:
+        """The network, which its owner must keep alive."""
+        network = self._network()
+        if network is None:
+            raise RuntimeError("the network of this bound engine no longer exists")
+        return network
+
+    def is_abstract(self, node: fx.Node) -> bool:
+        """Whether the node's value is a tensor that depends on the input."""
+        return node in self._depends
+
+    def calls(self) -> Iterator[tuple[fx.Node, object, nn.Module | None]]:
+        """The input-dependent calls, each with its rule key and module."""
+        for node in self.nodes:
+            if node in self._depends and node.op != "placeholder":
+                module = self.network.get_submodule(node.target) if node.op == "call_module" else None
+                yield node, type(module) if module is not None else node.target, module
+
+    def resolve(self, node: fx.Node, values: dict[fx.Node, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The node's arguments with the values of the nodes among them."""
+        return fx.map_arg(node.args, values.__getitem__), fx.map_arg(node.kwargs, values.__getitem__)
+
+    def evaluate(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
+        """The value of a constant or a size."""
+        if node.op == "get_attr":
+            return operator.attrgetter(node.target)(self.network)
+        args, kwargs = self.resolve(node, values)
+        if node.op == "call_module":
+            return self.network.get_submodule(node.target)(*args, **kwargs)
+        if node.op == "call_method":
+            return getattr(args[0], node.target)(*args[1:], **kwargs)
+        return node.target(*args, **kwargs)
+
+    def _is_size(self, node: fx.Node) -> bool:
+        if node.op == "call_method":
+            return node.target in _SIZE_METHODS
+        return node.op == "call_function" and (
+            node.target in _SIZE_FUNCTIONS or (node.target is getattr and node.args[1] in _SIZE_ATTRIBUTES)
+        )
+
+    def _names(self) -> dict[fx.Node, str]:
+        names: dict[fx.Node, str] = {}
+        seen: dict[str, int] = {}
+        for node in self.nodes:
+            if node.op == "call_module":
+                name = str(node.target)
+            else:
+                stack = list((node.meta.get("nn_module_stack") or {}).values())
+                path = stack[-1][0] if stack else ""
+                what = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", node.name)
+                name = f"{path}.{what}" if path else str(what)
+            seen[name] = seen.get(name, 0) + 1
+            names[node] = name if seen[name] == 1 else f"{name}#{seen[name]}"
+        return names
+
+    def _refuse_hidden_mutation(self, node: fx.Node) -> None:
+        """An in-place call also changes whatever else reads that memory, which the graph does not show."""
+        if node not in self._depends or not self._is_in_place(node):
+            return
+        source = node.args[0]
+        while isinstance(source, fx.Node):
+            if len(source.users) > 1:
+                raise unsupported(
+                    f"{self.names[node]} changes {self.names[source]} in place, which is used elsewhere",
+                    "operations that do not change a shared tensor in place (inplace=False)",
+                )
+            if not self._is_view(source):
+                return
+            source = source.args[0]
+
+    def _is_in_place(self, node: fx.Node) -> bool:
+        if node.op == "call_module":
+            return bool(getattr(self.network.get_submodule(node.target), "inplace", False))
+        if node.op == "call_method":
+            return node.target.endswith("_")
+        name = getattr(node.target, "__name__", "")
+        return bool(node.kwargs.get("inplace")) or name in IN_PLACE_OPERATORS or name.endswith("_")
+
+    def _is_view(self, node: fx.Node) -> bool:
+        if node.op == "call_module":
+            return isinstance(
+                self.network.get_submodule(node.target), (nn.Flatten, nn.Unflatten, nn.Identity, nn.Dropout)
+            )
+        return node.target in ("view", "reshape", "flatten", torch.flatten, torch.reshape)
+
+
+def unsupported(what: str, supported: str, where: str = "bounds=native") -> UserError:
+    """The one form in which the native engine refuses a network."""
+    return UserError(what, where=where, fix=f"supported: {supported}; or use the other engine, bounds=auto_lirpa")
+
+
+def runs_unchanged(module: nn.Module) -> bool:
+    """Whether calling the module does what its class says: no forward of its own, no forward hooks."""
+    return "forward" not in vars(module) and not (module._forward_hooks or module._forward_pre_hooks)

@@ -1,0 +1,160 @@
+"""Interval bound propagation (Gowal et al. 2018, arXiv 1810.12715), the clean activations travelling with the box.
+
+A `Region` holds the clean activation and the box's centre stacked along the batch, so that a layer acts on both in
+one call, and the radius. The centre is not the clean activation: clipping to the input range and ReLU shift it.
+
+For l2 balls a box is only drawn after the first layer that mixes coordinates. Until then every coordinate is
+`clean_i + s_i d_k` with a k of its own and `||d||_2 <= eps` (normalisation, padding, reshaping), the region's radius is
+s, and the first mixing layer's outputs have the exact bounds `W x + b -+ eps ||W_row diag(s)||_2`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+from certtrain.bounds.affine import Affine
+from certtrain.threat import ThreatModel
+
+
+class Mixing(IntEnum):
+    """How far the coordinates of a region are from the input's."""
+
+    NONE = 0  # each is an affine function of one input coordinate of its own; for l2 the radius still lacks eps
+    ONCE = 1  # one affine layer mixed them: the interval bounds are the exact ones
+    MORE = 2
+
+
+@dataclass(frozen=True)
+class Region:
+    """A set of activations around the clean one.
+
+    Attributes:
+        both: (2B, ...) the clean activations, then the centres.
+        radius: (B or 1, ...), >= 0; for an l2 ball with `Mixing.NONE` per unit of eps.
+        mixing: see `Mixing`.
+        ball: eps as a tensor of shape () or (B,) when the input set is an l2 ball, else None.
+    """
+
+    both: Tensor
+    radius: Tensor
+    mixing: Mixing
+    ball: Tensor | None
+
+    @property
+    def clean(self) -> Tensor:
+        """(B, ...) the activations at the unperturbed input."""
+        return self.both[: len(self.both) // 2]
+
+    @property
+    def centre(self) -> Tensor:
+        """(B, ...) the middle of the box."""
+        return self.both[len(self.both) // 2 :]
+
+    @property
+    def example_shape(self) -> torch.Size:
+        """The shape of one example."""
+        return self.both.shape[1:]
+
+    def box_radius(self) -> Tensor:
+        """The radius of a box that holds the region, (B or 1, ...)."""
+        if self.ball is None or self.mixing > Mixing.NONE:
+            return self.radius
+        return self._times_eps(self.radius)
+
+    def box(self) -> tuple[Tensor, Tensor]:
+        """Lower and upper bounds, each (B, ...)."""
+        centre, radius = self.centre, self.box_radius()
+        return centre - radius, centre + radius
+
+    def affine(self, op: Affine) -> Region:
+        """The region after `op`; exact when nothing was mixed before."""
+        both = op.forward(self.both)
+        if not op.mixes:
+            return Region(both, op.magnitude(self.radius), self.mixing, self.ball)
+        if self.mixing > Mixing.NONE or self.ball is None:
+            radius = op.magnitude(self.radius)
+        else:
+            radius = self._times_eps(op.norms(self.radius))
+        return Region(both, radius, Mixing.ONCE if self.mixing is Mixing.NONE else Mixing.MORE, self.ball)
+
+    def relu(self, lower: Tensor, upper: Tensor) -> Region:
+        """The region after ReLU, given its box before."""
+        low, high = lower.relu(), upper.relu()
+        both = torch.cat([self.clean.relu(), (low + high) / 2])
+        return Region(both, (high - low) / 2, Mixing.MORE, self.ball)
+
+    def minimum(self, functions: Tensor) -> Tensor:
+        """Lower bounds (B, S) of linear functions (B, S, n) of the region; exact where nothing was mixed."""
+        radius = self.radius.flatten(1)
+        if self.ball is not None and self.mixing is Mixing.NONE:
+            spread = self._times_eps(torch.linalg.vector_norm(functions * radius[:, None], dim=2))
+        else:
+            spread = (functions.abs() @ radius[:, :, None]).squeeze(2)
+        return (functions @ self.centre.flatten(1)[:, :, None]).squeeze(2) - spread
+
+    def _times_eps(self, norms: Tensor) -> Tensor:
+        assert self.ball is not None
+        return norms * self.ball.reshape(-1, *([1] * (norms.dim() - 1)))
+
+
+def combine(left: Region, right: Region, sign: int) -> Region:
+    """The region of left + sign * right: no dependence between the two is used (sound)."""
+    both = torch.add(left.both, right.both, alpha=sign)
+    return Region(both, left.box_radius() + right.box_radius(), Mixing.MORE, left.ball)
+
+
+@dataclass(frozen=True)
+class InputSet:
+    """The perturbed inputs around a batch: a box (l-inf) or balls of radius `eps` (l2).
+
+    Attributes:
+        x: (B, ...) the batch.
+        centre: (B, ...) of the box; x for balls.
+        radius: (B, ...) of the box; None for balls.
+        eps: () or (B,) radius of the balls; None for a box.
+    """
+
+    x: Tensor
+    centre: Tensor
+    radius: Tensor | None
+    eps: Tensor | None
+
+    @classmethod
+    def of(cls, x: Tensor, threat: ThreatModel) -> InputSet:
+        """The set that the threat model allows around x; the l2 ball is not clipped to the range."""
+        if threat.norm == "linf":
+            lower, upper = threat.box(x)
+            return cls(x, (lower + upper) / 2, (upper - lower) / 2, None)
+        eps = threat.eps_tensor(x)
+        return cls(x, x, None, eps.flatten() if eps.dim() else eps)
+
+    def region(self) -> Region:
+        """The set as a region, for the interval pass."""
+        radius = self.radius if self.radius is not None else torch.ones_like(self.x[:1])
+        return Region(torch.cat([self.x, self.centre]), radius, Mixing.NONE, self.eps)
+
+    def minimum(self, a: Tensor, rows: Tensor | None = None) -> Tensor:
+        """min of <a, x'> over the set, exactly: (N, S) for a (N, S, *shape).
+
+        `A centre - |A| radius` for a box, `A x - eps ||A||_2` for a ball.
+
+        Args:
+            a: S linear functions for each of N examples.
+            rows: (N,) which example each is about; None when N = B, in order.
+        """
+        a = a.flatten(2)
+        centre = _pick(self.centre, rows).flatten(1)[:, :, None]
+        if self.radius is not None:
+            spread = a.abs() @ _pick(self.radius, rows).flatten(1)[:, :, None]
+            return (a @ centre - spread).squeeze(2)
+        assert self.eps is not None
+        eps = _pick(self.eps, rows)[:, None] if self.eps.dim() else self.eps
+        return (a @ centre).squeeze(2) - eps * torch.linalg.vector_norm(a, dim=2)
+
+
+def _pick(values: Tensor, rows: Tensor | None) -> Tensor:
+    return values if rows is None else values[rows]

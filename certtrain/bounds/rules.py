@@ -1,0 +1,276 @@
+"""The registry: which calls the native engine understands, and the operation each one is.
+
+A builder looks at one live call and returns an `Operation`. Everything is affine but `Relu`; a sum of two tensors is
+`Sum`. The same object serves the interval pass and the backward pass, so that both see the same weights and
+the same batch statistics.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
+
+from certtrain.bounds.affine import Affine, AvgPool, ConvMap, LinearMap, Pad, Reshape, ScaleShift
+from certtrain.bounds.batchnorm import batch_norm
+from certtrain.bounds.graph import IN_PLACE_OPERATORS, Call, runs_unchanged, unsupported
+from certtrain.bounds.interval import Region
+from certtrain.models.normalize import Normalize
+
+
+@dataclass(frozen=True)
+class Relu:
+    """max(z, 0)."""
+
+
+@dataclass(frozen=True)
+class Sum:
+    """The sum (sign 1) or difference (-1) of two tensors that depend on the input."""
+
+    sign: int
+
+
+Operation = Affine | Relu | Sum
+Builder = Callable[[Call], Operation]
+
+MODULES: dict[type[nn.Module], Builder] = {}
+FUNCTIONS: dict[object, Builder] = {}  # functions, and methods by name
+
+
+def _rule(*keys: Any) -> Callable[[Builder], Builder]:
+    def register(builder: Builder) -> Builder:
+        for key in keys:
+            (MODULES if isinstance(key, type) else FUNCTIONS)[key] = builder
+        return builder
+
+    return register
+
+
+def supported() -> tuple[str, ...]:
+    """The names of all operations with a rule."""
+    functions = {key if isinstance(key, str) else key.__name__ for key in FUNCTIONS}  # type: ignore[attr-defined]
+    plain = {name for name in functions if not name.endswith("_") and name not in IN_PLACE_OPERATORS}
+    return tuple(sorted(cls.__name__ for cls in MODULES)) + tuple(sorted(plain))
+
+
+def check(name: str, key: object, module: nn.Module | None) -> Builder:
+    """The builder for a call, by the module's class or by the function.
+
+    Raises:
+        UserError: there is none, or the module overrides its class's forward or carries hooks.
+    """
+    if module is None:
+        builder = FUNCTIONS.get(key)
+        what = key if isinstance(key, str) else getattr(key, "__name__", repr(key))
+    else:
+        # Exactly these classes: a subclass may compute something else. torch itself derives a parametrised layer's.
+        base = type(module).__bases__[0] if is_parametrized(module) else type(module)
+        builder, what = MODULES.get(base), base.__name__
+        if builder is not None and not runs_unchanged(module):
+            raise unsupported(f"{name} ({what}) has a forward of its own or forward hooks", ", ".join(supported()))
+    if builder is None:
+        raise unsupported(f"{name} ({what}) has no bound", ", ".join(supported()))
+    return builder
+
+
+def _region(call: Call, position: int = 0) -> Region:
+    return call.args[position] if call.args else call.kwargs["input"]
+
+
+@_rule(nn.Linear)
+def _linear(call: Call) -> Operation:
+    return LinearMap(call.module)  # type: ignore[arg-type]
+
+
+@_rule(nn.Conv2d)
+def _conv(call: Call) -> Operation:
+    layer = call.module
+    assert isinstance(layer, nn.Conv2d)
+    if layer.padding_mode != "zeros":
+        raise unsupported(f"{call.name} (Conv2d) pads by {layer.padding_mode!r}", "padding_mode='zeros'")
+    return ConvMap(layer, _region(call).example_shape)
+
+
+@_rule(nn.BatchNorm1d, nn.BatchNorm2d)
+def _batch_norm(call: Call) -> Operation:
+    return batch_norm(call.name, call.module, _region(call).clean)  # type: ignore[arg-type]
+
+
+@_rule(Normalize)
+def _normalize(call: Call) -> Operation:
+    layer = call.module
+    assert isinstance(layer, Normalize)
+    return ScaleShift(_region(call).example_shape, 1 / layer.std, -layer.mean / layer.std)
+
+
+@_rule(nn.Identity)
+def _identity(call: Call) -> Operation:
+    return ScaleShift(_region(call).example_shape)
+
+
+@_rule(nn.Dropout, nn.Dropout2d)
+def _dropout(call: Call) -> Operation:
+    layer = call.module
+    assert isinstance(layer, (nn.Dropout, nn.Dropout2d))
+    if layer.training and layer.p > 0:
+        raise unsupported(f"{call.name} ({type(layer).__name__}) is in training mode", "dropout in eval mode")
+    return ScaleShift(_region(call).example_shape)
+
+
+@_rule(nn.ReLU, F.relu, torch.relu, torch.relu_, "relu", "relu_")
+def _relu(call: Call) -> Operation:
+    return Relu()
+
+
+@_rule(operator.add, operator.iadd, torch.add, "add", "add_")
+def _add(call: Call) -> Operation:
+    return _sum(call, 1)
+
+
+@_rule(operator.sub, operator.isub, torch.sub, "sub", "sub_")
+def _sub(call: Call) -> Operation:
+    return _sum(call, -1)
+
+
+def _sum(call: Call, sign: int) -> Operation:
+    left, right = call.argument(0, "input"), call.argument(1, "other")
+    if call.kwargs.get("alpha", 1) != 1 or call.kwargs.get("out") is not None:
+        raise unsupported(f"{call.name} has alpha or out", "plain sums and differences")
+    if isinstance(left, Region) and isinstance(right, Region):
+        if left.example_shape != right.example_shape:
+            raise unsupported(
+                f"{call.name} broadcasts {tuple(left.example_shape)} against {tuple(right.example_shape)}",
+                "terms of equal shape",
+            )
+        return Sum(sign)
+    if isinstance(left, Region):
+        return ScaleShift(left.example_shape, None, sign * _constant(call, left, right))
+    constant = _constant(call, right, left)
+    return ScaleShift(right.example_shape, None if sign == 1 else -torch.ones_like(constant), constant)
+
+
+@_rule(operator.mul, operator.imul, torch.mul, "mul", "mul_")
+def _mul(call: Call) -> Operation:
+    left, right = call.argument(0, "input"), call.argument(1, "other")
+    if isinstance(left, Region) and isinstance(right, Region):
+        raise unsupported(f"{call.name} multiplies two tensors that depend on the input", "products with constants")
+    region, factor = (left, right) if isinstance(left, Region) else (right, left)
+    return ScaleShift(region.example_shape, _constant(call, region, factor))
+
+
+@_rule(operator.truediv, operator.itruediv, torch.div, "div", "div_")
+def _div(call: Call) -> Operation:
+    left, right = call.argument(0, "input"), call.argument(1, "other")
+    if isinstance(right, Region) or call.kwargs.get("rounding_mode") is not None:
+        raise unsupported(f"{call.name} is not a division by a constant", "division by constants")
+    return ScaleShift(left.example_shape, 1 / _constant(call, left, right))
+
+
+def _constant(call: Call, region: Region, value: Any) -> Tensor:
+    """A constant operand as a tensor that broadcasts to one example."""
+    constant = torch.as_tensor(value, dtype=region.both.dtype, device=region.both.device)
+    shape = region.example_shape
+    if constant.dim() == len(shape) + 1 and len(constant) == 1:
+        constant = constant.squeeze(0)
+    if constant.dim() > len(shape) or torch.broadcast_shapes(constant.shape, shape) != shape:
+        raise unsupported(
+            f"{call.name} combines activations {tuple(shape)} with a constant of shape {tuple(constant.shape)}",
+            "constants that broadcast to one example",
+        )
+    return constant
+
+
+@_rule(nn.Flatten, nn.Unflatten, torch.flatten, torch.reshape, "flatten", "reshape", "view")
+def _reshape(call: Call) -> Operation:
+    region = _region(call)
+    clean = region.clean
+    if call.module is not None:
+        out = call.module(clean)
+    elif isinstance(call.key, str):
+        out = getattr(clean, call.key)(*call.args[1:], **call.kwargs)
+    else:
+        extra = {name: value for name, value in call.kwargs.items() if name != "input"}
+        out = call.key(clean, *call.args[1:], **extra)  # type: ignore[operator]
+    if out.dim() < 2 or len(out) != len(clean) or out.dtype != clean.dtype:
+        raise unsupported(
+            f"{call.name} reshapes {tuple(clean.shape)} into {tuple(out.shape)}", "reshaping each example by itself"
+        )
+    return Reshape(clean.shape[1:], out.shape[1:])
+
+
+@_rule(nn.ZeroPad2d, nn.ConstantPad2d)
+def _pad_module(call: Call) -> Operation:
+    layer = call.module
+    assert isinstance(layer, nn.ConstantPad2d | nn.ZeroPad2d)
+    return Pad(_region(call).example_shape, layer.padding, float(layer.value))
+
+
+@_rule(F.pad)
+def _pad(call: Call) -> Operation:
+    region = _region(call)
+    amounts = call.argument(1, "pad")
+    mode, value = call.argument(2, "mode", "constant"), call.argument(3, "value")
+    if mode != "constant" or len(amounts) > 2 * len(region.example_shape):
+        raise unsupported(f"{call.name} pads by {mode!r} with {list(amounts)}", "constant padding of one example")
+    return Pad(region.example_shape, amounts, float(value or 0))
+
+
+@_rule(nn.AvgPool2d)
+def _avg_pool_module(call: Call) -> Operation:
+    layer = call.module
+    assert isinstance(layer, nn.AvgPool2d)
+    return _pool(
+        call,
+        layer.kernel_size,
+        layer.stride,
+        layer.padding,
+        layer.ceil_mode,
+        layer.count_include_pad,
+        layer.divisor_override,
+    )
+
+
+@_rule(F.avg_pool2d)
+def _avg_pool(call: Call) -> Operation:
+    return _pool(
+        call,
+        call.argument(1, "kernel_size"),
+        call.argument(2, "stride"),
+        call.argument(3, "padding", 0),
+        call.argument(4, "ceil_mode", False),
+        call.argument(5, "count_include_pad", True),
+        call.argument(6, "divisor_override"),
+    )
+
+
+@_rule(nn.AdaptiveAvgPool2d, F.adaptive_avg_pool2d)
+def _adaptive_pool(call: Call) -> Operation:
+    size = call.module.output_size if call.module is not None else call.argument(1, "output_size")
+    shape = _region(call).example_shape
+    wanted = [out if out is not None else now for out, now in zip(_pair(size), shape[-2:])]
+    if any(now % out for out, now in zip(wanted, shape[-2:])):
+        raise unsupported(
+            f"{call.name} pools {tuple(shape[-2:])} to {tuple(wanted)}", "output sizes that divide the input's"
+        )
+    kernel = [now // out for out, now in zip(wanted, shape[-2:])]
+    return _pool(call, kernel, kernel, 0, False, True, None)
+
+
+def _pool(
+    call: Call, kernel: Any, stride: Any, padding: Any, ceil_mode: bool, count_include_pad: bool, divisor: int | None
+) -> Operation:
+    if divisor is not None and divisor < 0:
+        raise unsupported(f"{call.name} divides by {divisor}", "a positive divisor_override")
+    stride = stride if stride not in (None, (), []) else kernel
+    shape = _region(call).example_shape
+    return AvgPool(shape, _pair(kernel), _pair(stride), _pair(padding), ceil_mode, count_include_pad, divisor)
+
+
+def _pair(value: Any) -> tuple[Any, Any]:
+    return tuple(value) if isinstance(value, (tuple, list)) else (value, value)  # type: ignore[return-value]
