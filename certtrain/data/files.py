@@ -1,0 +1,42 @@
+"""Finding the published files of a data set, or fetching them, or saying how to get them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from certtrain.errors import UserError
+
+
+def missing_files(folder: Path, names: Sequence[str]) -> list[str]:
+    """The names that are not files in the folder."""
+    return [name for name in names if not (folder / name).is_file()]
+
+
+def require_files(folder: Path, names: Sequence[str], *, data: str, download: Callable[[], object] | None) -> None:
+    """Make sure that a data set's files are there: nothing when they are, else a download.
+
+    Args:
+        folder: where they belong.
+        names: file names.
+        data: name of the data set.
+        download: fetches them; None to never try.
+
+    Raises:
+        UserError: they are missing and were not to be had; says what was looked for and how to get it.
+    """
+    missing = missing_files(folder, names)
+    cause = ""
+    if missing and download is not None:
+        try:
+            download()
+        except Exception as error:  # whatever a network, a disk or a checksum can do: the answer is the same
+            cause = f"; the download failed: {type(error).__name__}: {error}"
+        missing = missing_files(folder, names)
+    if missing:
+        raise UserError(
+            f"{data} is not in {folder.absolute()}: no {', '.join(missing)}{cause}",
+            where="data_dir",
+            fix=f"connect to the internet and run again, or put the files ({', '.join(names)}, unpacked) into "
+            f"{folder}, or set data_dir to the folder that has {'/'.join(folder.parts[-2:])}",
+        )

@@ -1,0 +1,173 @@
+"""Batches from tensors that already lie on the training device: no worker processes, no copies, resumable."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from certtrain.data.augment import Augment
+from certtrain.data.batch import Batch
+from certtrain.data.split import Split
+from certtrain.errors import UserError
+from certtrain.randomness import permutation
+
+
+class TensorLoader:
+    """Shuffled training batches, a pure function of (seed, epoch, position).
+
+    Epoch e visits the split in the order `permutation(seed, e, n)`; augmentation is keyed by (seed, epoch, index). On
+    several devices rank r takes every world_size-th example of that order from the r-th on, the same number each
+    (up to world_size - 1 examples of the order's tail wait for another epoch: none is repeated to pad).
+
+    The loader counts for itself where it is: an epoch left halfway goes on where it was left, one that ended is
+    followed by the next. `state_dict` tells which batch comes next, so that a fit loop that saves and loads it resumes
+    in mid-epoch.
+
+    Args:
+        split: the examples; moved to `device` once, here.
+        batch_size: examples per batch and device.
+        seed: the run's seed.
+        augment: applied to each batch on the device.
+        drop_last: leave out a last batch that is smaller.
+        device: where the batches are wanted.
+        rank: number of this process.
+        world_size: number of processes.
+
+    Raises:
+        UserError: not even one batch.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        augment: Augment | None = None,
+        drop_last: bool = False,
+        device: torch.device | str = "cpu",
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.split = split.to(device)
+        self.batch_size, self.seed, self.augment = batch_size, seed, augment
+        self.rank, self.world_size = rank, world_size
+        self.batches = batch_count(len(split) // world_size, batch_size, drop_last)
+        if self.batches == 0:
+            raise UserError(
+                f"{len(split)} training examples on {world_size} device(s) do not fill one batch of {batch_size}",
+                where="data.batch_size",
+                fix="a smaller data.batch_size, or data.drop_last=false",
+            )
+        self._end = self.batches
+        self.epoch = self.position = 0
+        self._order: tuple[int, Tensor] | None = None
+
+    def __len__(self) -> int:
+        """Batches in one epoch, wherever the loader stands."""
+        return self.batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        # Only a finished epoch gives way to the next one: fit loops ask more than once before they take a batch, and
+        # Lightning, resumed at an epoch's end with validation within epochs, asks anew after one batch.
+        if self.position >= self._end:
+            self.set_epoch(self.epoch + 1)
+        return self
+
+    def __next__(self) -> Batch:
+        if self.position >= self._end:
+            raise StopIteration
+        start = self.position * self.batch_size
+        index = self._epoch_order()[start : start + self.batch_size]
+        self.position += 1
+        x = self.split.x[index]
+        if self.augment:
+            x = self.augment(x, self.seed, self.epoch, index)
+        return Batch(x, self.split.y[index], index)
+
+    def limit(self, batches: int) -> None:
+        """End each epoch after so many batches at most; `len` stays that of the whole epoch."""
+        self._end = min(self.batches, max(batches, 1))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the start of an epoch."""
+        self.epoch, self.position = epoch, 0
+
+    def state_dict(self) -> dict[str, int]:
+        """The place of the next batch and what it depends on; after an epoch's last batch the next epoch's start."""
+        ended = self.position >= self._end
+        return {"epoch": self.epoch + ended, "position": 0 if ended else self.position, **self._recipe()}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go to a saved place.
+
+        Raises:
+            UserError: a place in mid-epoch under another seed, batch size, split or number of devices, where examples
+                would be seen twice or never.
+        """
+        here, saved = self._recipe(), {name: state[name] for name in self._recipe()}
+        if state["position"] and here != saved:
+            changed = [f"{name} {saved[name]} -> {here[name]}" for name in here if here[name] != saved[name]]
+            raise UserError(
+                f"the checkpoint stands in mid-epoch, but the data changed: {', '.join(changed)}",
+                where="data (resume)",
+                fix="resume with the saved values, or from a checkpoint of an epoch's end",
+            )
+        self.set_epoch(state["epoch"])
+        self.position = state["position"]
+
+    def _recipe(self) -> dict[str, int]:
+        return {
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "examples": len(self.split),
+            "devices": self.world_size,
+        }
+
+    def _epoch_order(self) -> Tensor:
+        if self._order is None or self._order[0] != self.epoch:
+            order = permutation(self.seed, self.epoch, len(self.split))
+            share = len(self.split) // self.world_size * self.world_size
+            self._order = self.epoch, order[self.rank : share : self.world_size].to(self.split.y.device)
+        return self._order[1]
+
+
+class SequentialLoader:
+    """Every example once, in order, for evaluation.
+
+    On several devices rank r takes the examples r, r + world_size, ...: nothing is padded, the shares differ by at
+    most one example.
+
+    Args:
+        split: the examples; moved to `device` once, here.
+        batch_size: examples per batch and device.
+        device: where the batches are wanted.
+        rank: number of this process.
+        world_size: number of processes.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        batch_size: int,
+        *,
+        device: torch.device | str = "cpu",
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.split, self.batch_size = split.to(device), batch_size
+        self.index = torch.arange(len(split), device=self.split.y.device)[rank::world_size]
+
+    def __len__(self) -> int:
+        return batch_count(len(self.index), self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for index in self.index.split(self.batch_size) if len(self.index) else ():
+            yield Batch(self.split.x[index], self.split.y[index], index)
+
+
+def batch_count(n: int, batch_size: int, drop_last: bool = False) -> int:
+    """Batches of n examples."""
+    return n // batch_size if drop_last else -(-n // batch_size)
