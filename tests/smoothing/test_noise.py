@@ -1,8 +1,13 @@
 """Noise bits depend on nothing but the key, and the numbers are standard normal."""
 
+import hashlib
 import itertools
 import math
+import os
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 import scipy.stats
 import torch
@@ -11,8 +16,7 @@ from hypothesis import strategies as st
 
 from certtrain.errors import UserError
 from certtrain.smoothing import noise
-from certtrain.smoothing.noise import PURPOSES, SPLITS, gaussian_noise, negative_log, normal_pair
-
+from certtrain.smoothing.noise import PURPOSES, SPLITS, exact_sqrt, gaussian_noise, negative_log, normal_pair
 
 ONE = range(1)
 
@@ -82,6 +86,29 @@ def test_bits_are_frozen():
         "-0x1.2946320000000p+0",
         "-0x1.8133e80000000p-1",
     ]
+
+
+HASH = """
+import hashlib, torch
+from certtrain.smoothing.noise import gaussian_noise
+z = gaussian_noise(1, "estimate", "test", torch.arange(50), range(7), (331,), 1.0)
+print(hashlib.sha256(z.numpy().tobytes()).hexdigest(), torch.backends.cpu.get_cpu_capability())
+"""
+
+
+def test_bits_are_the_same_on_an_older_processor():
+    """torch's kernels without vector instructions; its own logarithm and cosine give other bits there."""
+    environment = {**os.environ, "ATEN_CPU_CAPABILITY": "default", "PYTHONPATH": os.pathsep.join(sys.path)}
+    out = subprocess.run([sys.executable, "-c", HASH], env=environment, capture_output=True, text=True, check=True)
+    digest, capability = out.stdout.split()
+    assert capability in ("DEFAULT", "NO")
+    z = make(range(50), range(7), (331,), seed=1, purpose="estimate")
+    assert digest == hashlib.sha256(z.numpy().tobytes()).hexdigest()
+
+
+def test_root_is_correctly_rounded():
+    x = torch.cat([torch.rand(200_000) * 23, torch.linspace(0, 1e-6, 1000)])
+    assert np.array_equal(np.sqrt(x.numpy()), exact_sqrt(x).numpy())  # NumPy uses the processor's exact instruction
 
 
 def test_logarithm_is_accurate_from_the_smallest_word_to_the_largest():
