@@ -1,3 +1,28 @@
 """certtrain: train classifiers whose robustness can be proved, and prove it."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import nn
+
 __version__ = "0.1.0"
+__all__ = ["__version__", "load"]
+
+
+def load(run: str | Path, checkpoint: str | None = None) -> nn.Module:
+    """The trained network of a run directory, in eval mode on the CPU; maps inputs in [0, 1] to logits.
+
+    Args:
+        run: the run directory, such as `runs/quickstart-seed0`, or its name.
+        checkpoint: `last` or `best`; None for the one that the run chose.
+
+    Raises:
+        UserError: no such run, or its checkpoint is missing, corrupt or of another model.
+    """
+    from certtrain.commands.loading import load_run
+
+    return load_run(run, checkpoint).network

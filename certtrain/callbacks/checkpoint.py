@@ -1,0 +1,98 @@
+"""Checkpoints: `last` in time, at signals and at the end; `best` by a validation metric, only after the ramp."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from certtrain.callbacks.guard import check_finite
+from certtrain.callbacks.validation import CertifyValidation
+from certtrain.methods.module import CertifiedTraining
+
+
+class Checkpoints(L.Callback):
+    """Writes `last.ckpt` and `best.ckpt` atomically, each after a check that loss and weights are finite.
+
+    During the ramp the metric at the full radius says nothing about the end, so `best` starts when the ramp has ended.
+
+    Args:
+        directory: where the checkpoints go.
+        monitor: validation metric, larger is better; None keeps no best.
+        ramp_end: first optimiser step at full strength.
+        validation: what logs the metric, possibly more rarely than every epoch; a stale value is not compared.
+        every_n_seconds: longest time between two saves of `last`, at the boundary of an optimiser step.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        monitor: str | None,
+        ramp_end: int = 0,
+        every_n_seconds: float = 60.0,
+        validation: CertifyValidation | None = None,
+    ) -> None:
+        self.directory, self.monitor, self.ramp_end = Path(directory), monitor, ramp_end
+        self.validation = validation
+        self.every_n_seconds = every_n_seconds
+        self.best_value: float | None = None
+        self.best_step: int | None = None
+        self._saved_at = time.monotonic()
+        self._saved_step = -1
+
+    @property
+    def last(self) -> Path:
+        return self.directory / "last.ckpt"
+
+    @property
+    def best(self) -> Path:
+        return self.directory / "best.ckpt"
+
+    def save(self, trainer: L.Trainer, module: CertifiedTraining, path: Path) -> None:
+        """One checkpoint, complete or not there at all."""
+        check_finite(module)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        trainer.save_checkpoint(part)
+        os.replace(part, path)
+
+    def save_last(self, trainer: L.Trainer, module: CertifiedTraining) -> None:
+        self.save(trainer, module, self.last)
+        self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
+
+    def on_train_start(self, trainer: L.Trainer, module: CertifiedTraining) -> None:
+        self._saved_at = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: CertifiedTraining, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # In mid-accumulation a checkpoint would lose the gradients collected so far.
+        boundary = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        due = time.monotonic() - self._saved_at >= self.every_n_seconds
+        if boundary and due and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            self.save_last(trainer, module)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, module: CertifiedTraining) -> None:
+        value = trainer.callback_metrics.get(self.monitor) if self.monitor else None
+        fresh = self.validation is None or self.validation.step == trainer.global_step
+        if value is not None and fresh and trainer.global_step >= self.ramp_end:
+            value = float(value)
+            if self.best_value is None or value > self.best_value:
+                self.best_value, self.best_step = value, trainer.global_step
+                self.save(trainer, module, self.best)
+        ends = trainer.current_epoch + 1 >= (trainer.max_epochs or 0)
+        if ends or time.monotonic() - self._saved_at >= self.every_n_seconds:
+            self.save_last(trainer, module)
+
+    def on_train_end(self, trainer: L.Trainer, module: CertifiedTraining) -> None:
+        if self._saved_step != trainer.global_step:
+            self.save_last(trainer, module)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best_value": self.best_value, "best_step": self.best_step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best_value, self.best_step = state["best_value"], state["best_step"]

@@ -1,0 +1,101 @@
+"""Certifies the pinned validation examples while a network trains, at fixed radii."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import lightning as L
+import torch
+
+from certtrain.attacks import pgd_margins
+from certtrain.certificates import Certificates
+from certtrain.certifiers.base import Certifier, frozen
+from certtrain.data.batch import Batch
+from certtrain.methods.module import CertifiedTraining
+from certtrain.metrics import summarise
+from certtrain.threat import ThreatModel, radius_key, radius_text
+
+
+class SoundnessError(RuntimeError):
+    """An attack inside the ball broke a certificate: the bounds are wrong, and nothing they say may be used."""
+
+
+class CertifyValidation(L.Callback):
+    """Runs a certifier on pinned examples and logs `val/certified@<radius>`, ACR, abstained, invalid and seconds.
+
+    The radii are fixed, never the ramped eps, so that epochs can be compared. Weights, gradients and random state are
+    left as they were: training with and without this callback gives the same weights bit for bit. With bounds, PGD
+    attacks every pinned example at every radius: certified implies PGD-robust implies classified correctly.
+
+    Args:
+        certifier: certifies a batch of a network.
+        batch: the pinned examples.
+        every_n_epochs: how often; the last epoch always.
+        attack_steps: PGD steps of the check of bound certificates; 0 leaves it out.
+    """
+
+    def __init__(self, certifier: Certifier, batch: Batch, every_n_epochs: int = 1, attack_steps: int = 10) -> None:
+        self.certifier, self.batch = certifier, batch
+        self.every_n_epochs, self.attack_steps = max(1, every_n_epochs), attack_steps
+        self.certificates: Certificates | None = None
+        self.summary: dict[str, Any] | None = None
+        self.step: int | None = None
+
+    def due(self, trainer: L.Trainer) -> bool:
+        """Whether the epoch that ends now is one to certify."""
+        epoch = trainer.current_epoch + 1
+        return epoch % self.every_n_epochs == 0 or epoch >= (trainer.max_epochs or 0) or trainer.state.fn != "fit"
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, module: CertifiedTraining) -> None:
+        if trainer.sanity_checking or not self.due(trainer) or self.step == trainer.global_step:
+            return
+        start = time.perf_counter()
+        batch = Batch(*(column.to(module.device) for column in self.batch))
+        self.certificates = self.certifier.certify(module.network, batch)
+        self.summary = summarise(self.certificates, self.certifier.radii, self.certifier.norm)
+        metrics = self.metrics(self.summary)
+        if self.certifier.certificate == "deterministic" and self.attack_steps:
+            metrics |= self.check(module, batch)
+        metrics["val/certify_seconds"] = time.perf_counter() - start
+        self.step = trainer.global_step
+        module.log_dict(metrics, batch_size=len(batch.y))
+
+    @staticmethod
+    def metrics(summary: dict[str, Any]) -> dict[str, float]:
+        """The summary under its metric names, `val/certified@2_255`."""
+        found = {f"val/certified@{key.replace('/', '_')}": value for key, value in summary["certified"].items()}
+        for key in ("acr", "acr_grid", "abstained", "invalid"):
+            if key in summary:
+                found[f"val/{key}"] = float(summary[key])
+        found["val/certified_clean"] = summary["clean"]
+        return found
+
+    def check(self, module: CertifiedTraining, batch: Batch) -> dict[str, float]:
+        """PGD accuracy at each radius, and the chain certified => PGD-robust => correct for every example.
+
+        Raises:
+            SoundnessError: an attack beat a certificate by more than float32 rounding explains.
+        """
+        found = {}
+        assert self.certificates is not None
+        correct = torch.as_tensor(self.certificates.correct, device=batch.x.device)
+        radius_of = torch.as_tensor(self.certificates.radius, device=batch.x.device)
+        for radius in self.certifier.radii:
+            with frozen(module.network):
+                threat = ThreatModel(norm=self.certifier.norm, eps=radius)
+                attack = pgd_margins(module.network, batch.x, batch.y, threat, steps=self.attack_steps, restarts=1)
+                scale = module.network(batch.x).abs().amax(1).detach()
+            certified = correct & (radius_of >= float(radius))
+            robust = attack.margin > 0
+            broken = certified & (attack.margin < -1e-5 * scale)
+            if bool(broken.any()):
+                index = int(batch.index[broken.nonzero()[0, 0]])
+                raise SoundnessError(
+                    f"validation example {index} is certified at {self.certifier.norm} {radius_text(radius)} by "
+                    f"{self.certifier.name}, but an attack inside that ball changes its class"
+                )
+            if bool((robust & ~correct).any()):
+                raise SoundnessError("an example counts as robust although it is misclassified")
+            found[f"val/pgd@{radius_key(radius)}"] = float(robust.double().mean())
+        return found

@@ -1,0 +1,194 @@
+"""Certifies a list of examples of a split: row by row into a log that a killed run continues, and a card beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from certtrain.certificates import CertificateLog, Certificates, read_card, write_card
+from certtrain.certifiers.base import Certifier
+from certtrain.data.batch import Batch
+from certtrain.errors import UserError
+from certtrain.metrics import summarise
+from certtrain.threat import radius_text
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The examples to certify: a split's tensors and the positions chosen from it."""
+
+    x: Tensor
+    y: Tensor
+    indices: Tensor
+    split: str
+    dataset: str
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the chosen positions, one decimal number per line."""
+        text = "".join(f"{index}\n" for index in self.indices.tolist())
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def choose_indices(rule: str, n: int) -> Tensor:
+    """Positions that a rule names in a split of n examples.
+
+    Args:
+        rule: `all`, `first_500`, `every_20th`, or a file with one position per line.
+        n: the size of the split.
+
+    Raises:
+        UserError: an unknown rule, more examples than there are, a position outside the split.
+    """
+    words = str(rule).split("_")
+    if rule == "all":
+        return torch.arange(n)
+    if words[0] == "first" and len(words) == 2 and words[1].isdigit() and int(words[1]) > 0:
+        if int(words[1]) > n:
+            raise UserError(f"the split has {n} examples, not {words[1]}", where=f"indices={rule}", fix="indices=all")
+        return torch.arange(int(words[1]))
+    if words[0] == "every" and len(words) == 2 and words[1].rstrip("stndrh").isdigit():
+        step = int(words[1].rstrip("stndrh"))
+        if step > 0:
+            return torch.arange(0, n, step)
+    path = Path(str(rule))
+    if path.is_file():
+        try:
+            chosen = sorted({int(line) for line in path.read_text().split()})
+        except ValueError as error:
+            raise UserError(f"{path} holds something else than positions: {error}", where=f"indices={rule}") from error
+        if not chosen or chosen[0] < 0 or chosen[-1] >= n:
+            raise UserError(
+                f"{path} names positions outside 0..{n - 1}", where=f"indices={rule}", fix="check the split"
+            )
+        return torch.tensor(chosen)
+    raise UserError(
+        f"indices={rule!r} is not a rule",
+        where="configuration key indices",
+        fix="all, first_500, every_20th, or a file",
+    )
+
+
+def certify_examples(
+    network: nn.Module,
+    certifier: Certifier,
+    examples: Examples,
+    log_path: Path,
+    card: dict[str, Any],
+    *,
+    batch_size: int,
+    device: torch.device,
+    progress: Callable[[int, Certificates | None], None] = lambda done, new: None,
+    stop: Callable[[], None] = lambda: None,
+) -> tuple[dict[str, Any], Certificates]:
+    """Certify what the log does not hold yet, then summarise all of it.
+
+    Args:
+        network: on the device.
+        certifier: what proves.
+        examples: what to prove.
+        log_path: `NAME.tsv`; the card goes to `NAME.json`.
+        card: what is known about the run: checkpoint hash, training recipe, versions.
+        batch_size: examples between two writes to the log.
+        device: where the network is.
+        progress: told how many rows there are, and the new ones.
+        stop: called between batches; raises to end the work there.
+
+    Returns:
+        The entry of `result.json`: norm, clean, certified by radius, ACR, abstained, invalid, n, hash, seconds, and for
+        bounds the PGD accuracy by radius; and all certificates, by index.
+
+    Raises:
+        UserError: the log was made with other settings, examples or weights.
+    """
+    identity = {
+        "certifier": certifier.name,
+        "norm": certifier.norm,
+        "radii": [radius_text(r) for r in certifier.radii],
+        "settings": certifier.settings(),
+        "dataset": examples.dataset,
+        "split": examples.split,
+        "indices_sha256": examples.sha256,
+        "checkpoint_sha256": card["checkpoint_sha256"],
+    }
+    card_path = log_path.with_suffix(".json")
+    before = read_card(card_path) if card_path.exists() else None
+    _refuse_other(before, identity, log_path)
+    started = before["start"] if before else datetime.now(UTC).isoformat(timespec="seconds")
+    full_card = {**identity, **card, "status": "running", "start": started, "n": len(examples.indices)}
+    if before is None:
+        write_card(card_path, full_card)
+    log = CertificateLog(log_path)
+    done = set(log.done_indices())
+    todo = [index for index in examples.indices.tolist() if index not in done]
+    progress(len(done), log.read() if done else None)
+    begun = time.perf_counter()
+    for at in range(0, len(todo), batch_size):
+        stop()
+        index = torch.tensor(todo[at : at + batch_size])
+        batch = Batch(examples.x[index].to(device), examples.y[index].to(device), index.to(device))
+        new = certifier.certify(network, batch)
+        log.append(new)
+        progress(len(done) + at + len(index), new)
+    seconds = time.perf_counter() - begun
+    certificates = log.read().sorted()
+    entry = summarise(certificates, certifier.radii, certifier.norm)
+    entry |= falsified_bound(certificates, certifier.radii)
+    entry |= {
+        "indices_sha256": examples.sha256,
+        "certifier": certifier.name,
+        "settings": certifier.settings(),
+        "seconds": float(certificates.seconds.sum()),
+    }
+    finished = datetime.now(UTC).isoformat(timespec="seconds")
+    write_card(
+        card_path, {**full_card, "status": "complete", "end": finished, "last_run_seconds": seconds, "summary": entry}
+    )
+    return entry, certificates
+
+
+def falsified_bound(certificates: Certificates, radii: tuple[Fraction, ...]) -> dict[str, Any]:
+    """`{"pgd": {radius: fraction}}`: correct and not falsified, an upper bound of what any verifier could certify."""
+    columns = [certificates.columns.get(f"status@{radius_text(r)}") for r in radii]
+    if any(column is None for column in columns):
+        return {}
+    n = len(certificates.index)
+    fallen = ("misclassified", "falsified")
+    return {"pgd": {radius_text(r): sum(s not in fallen for s in c) / n for r, c in zip(radii, columns)}}
+
+
+def _refuse_other(before: dict[str, Any] | None, identity: dict[str, Any], log_path: Path) -> None:
+    if before is None:
+        if log_path.exists():
+            raise UserError(f"{log_path} has no card", where="the certificate log", fix="give another name=NAME")
+        return
+    # The engine's name is only known once a network was traced; the methods and the precision say the rest.
+    settings = {k: v for k, v in before["settings"].items() if k != "engine"}
+    now = {**identity, "settings": {k: v for k, v in identity["settings"].items() if k != "engine"}}
+    then = {**{key: before.get(key) for key in identity}, "settings": settings}
+    from certtrain.files import plain
+
+    different = [key for key in now if plain(now[key]) != plain(then[key])]
+    if different:
+        lines = "; ".join(f"{key}: {then[key]!r} then, {now[key]!r} now" for key in different)
+        raise UserError(
+            f"{log_path} was made with other settings ({lines})",
+            where="the certificate log",
+            fix="give this one another name with name=NAME",
+        )
+
+
+def accelerator(choice: str = "auto") -> torch.device:
+    """The device to certify on: an accelerator when there is one."""
+    if choice == "cpu" or not torch.accelerator.is_available():
+        return torch.device("cpu")
+    return torch.accelerator.current_accelerator() or torch.device("cpu")

@@ -1,0 +1,209 @@
+"""Deterministic certificates from bounds of the margins, over a grid of radii."""
+
+from __future__ import annotations
+
+import copy
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from certtrain.attacks import pgd_margins
+from certtrain.bounds.base import METHODS, BoundEngine
+from certtrain.certificates import Certificates
+from certtrain.certifiers.base import frozen
+from certtrain.data.batch import Batch
+from certtrain.errors import UserError, nearest
+from certtrain.threat import Norm, ThreatModel, parse_radii, radius_text
+
+Precision = Literal["float64", "float32"]
+
+
+class BoundCertifier:
+    """Proves each example at the largest radius of a grid that it can: every margin's lower bound finite and > 0.
+
+    Goes from the largest radius down: a certificate at R proves every r <= R, while the bounds themselves need not be
+    monotone in the radius. Correct examples that stay unproved at a radius are attacked there, from the smallest radius
+    up, so that *falsified* means that an attack succeeded and *unknown* that none did.
+
+    Args:
+        methods: bounds to try, cheapest first; an example is verified when any of them verifies it.
+        radii: the grid.
+        norm: `linf` or `l2`.
+        engine: makes a bound engine of a network.
+        precision: `float64` proves the real-arithmetic network with the given float32 weights over an outward-rounded
+            box (final certificates); `float32` is for validation during training.
+        attack_steps: PGD steps on unproved examples; 0 attacks nothing.
+        attack_restarts: random restarts beside the one at the input itself.
+        batch_size: examples bounded at once.
+
+    Raises:
+        UserError: an unknown method, or one that the engine does not have; an empty grid.
+    """
+
+    certificate = "deterministic"
+
+    def __init__(
+        self,
+        methods: Sequence[str],
+        radii: Sequence[object],
+        engine: Callable[[nn.Module], BoundEngine],
+        norm: Norm = "linf",
+        precision: Precision = "float64",
+        attack_steps: int = 40,
+        attack_restarts: int = 1,
+        batch_size: int = 256,
+    ) -> None:
+        for method in methods:
+            if method not in METHODS:
+                raise UserError(f"unknown bound {method!r}", where="certifier.methods", fix=nearest(method, METHODS))
+        if precision not in ("float64", "float32"):
+            raise UserError(f"unknown precision {precision!r}", where="certifier.precision", fix="float64 or float32")
+        self.methods, self.radii = tuple(methods), parse_radii(radii, where="certifier.radii")
+        self.threat = ThreatModel(norm=norm, outward=precision == "float64" and norm == "linf")
+        self.norm, self.make_engine, self.precision = norm, engine, precision
+        self.attack_steps, self.attack_restarts = attack_steps, attack_restarts
+        self.batch_size = batch_size
+        self.name = "+".join(self.methods)
+        self._prepared: tuple[weakref.ref[nn.Module], nn.Module, BoundEngine] | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float64 if self.precision == "float64" else torch.float32
+
+    def settings(self) -> dict[str, Any]:
+        """Plain values for the card: all that decides the outcome."""
+        return {
+            "methods": list(self.methods),
+            "precision": self.precision,
+            "box": "exact radius, rounded outward" if self.threat.outward else "nearest",
+            "input_range": [self.threat.lower, self.threat.upper] if self.norm == "linf" else None,
+            "attack": {"name": "PGD on the margin", "steps": self.attack_steps, "restarts": self.attack_restarts},
+            **({} if self._prepared is None else {"engine": self._prepared[2].name}),
+        }
+
+    def prepare(self, network: nn.Module) -> tuple[nn.Module, BoundEngine]:
+        """The network in the proof's precision (weights as they are now) and its engine, traced once per network."""
+        if self._prepared is None or self._prepared[0]() is not network:
+            own = copy.deepcopy(network).to(self.dtype) if self.precision == "float64" else network
+            engine = self.make_engine(own)
+            for method in self.methods:
+                if method not in engine.methods:
+                    raise UserError(
+                        f"the bound engine {engine.name!r} has no {method!r}",
+                        where="bounds and certifier.methods",
+                        fix="bounds=auto_lirpa has it" if engine.name == "native" else nearest(method, engine.methods),
+                    )
+            self._prepared = (weakref.ref(network), own, engine)
+        _, own, engine = self._prepared
+        if own is not network:
+            own.load_state_dict(network.state_dict())
+        return own, engine
+
+    def certify(self, network: nn.Module, batch: Batch) -> Certificates:
+        """One certificate per example, in the batch's order; `seconds` is the batch's time shared equally."""
+        start = time.perf_counter()
+        own, engine = self.prepare(network)
+        with frozen(own):
+            x, y = batch.x.to(self.dtype), batch.y
+            with torch.no_grad():
+                logits = own(x)
+            predict = logits.argmax(1)
+            correct = (predict == y) & torch.isfinite(logits).all(1)
+            table = _Table(len(y), self.radii)
+            table.status[~correct.cpu().numpy(), :] = "misclassified"
+            self._prove(engine, x, y, correct, table)
+            self._attack(own, x, y, table)
+        seconds = (time.perf_counter() - start) / max(1, len(y))
+        return table.certificates(batch, predict, correct, seconds)
+
+    def _prove(self, engine: BoundEngine, x: Tensor, y: Tensor, correct: Tensor, table: _Table) -> None:
+        remaining = correct.nonzero().flatten()
+        for column in reversed(range(len(self.radii))):
+            threat = self.threat.at(self.radii[column])
+            still: list[Tensor] = []
+            for part in remaining.split(self.batch_size):
+                try:
+                    with torch.no_grad():
+                        margins = engine.bounds(x[part], y[part], threat, self.methods).margins
+                except UserError:
+                    raise
+                except Exception as error:  # a crash is neither a proof nor a failure to prove: it gets its own status
+                    table.status[part.cpu().numpy(), column] = "error"
+                    table.reason[part.cpu().numpy()] = f"{type(error).__name__}: {error}".replace("\t", " ").split(
+                        "\n"
+                    )[0]
+                    still.append(part)
+                    continue
+                least = torch.stack([margins[m].min(1).values for m in self.methods])  # (methods, B); min keeps NaN
+                finite = torch.stack([torch.isfinite(margins[m]).all(1) for m in self.methods])
+                proved = finite & (least > 0)
+                table.record(part, column, least, finite, proved, self.methods)
+                still.append(part[~proved.any(0)])
+            remaining = torch.cat(still) if still else remaining[:0]
+
+    def _attack(self, own: nn.Module, x: Tensor, y: Tensor, table: _Table) -> None:
+        if self.attack_steps <= 0:
+            return
+        fallen = np.zeros(len(y), dtype=bool)
+        for column, radius in enumerate(self.radii):
+            # An adversarial input of a smaller ball lies in every larger one.
+            open_ = ~np.isin(table.status[:, column], ("verified", "misclassified"))
+            table.status[open_ & fallen, column] = "falsified"
+            todo = torch.as_tensor(np.flatnonzero(open_ & ~fallen), device=x.device)
+            for part in todo.split(self.batch_size):
+                threat = ThreatModel(norm=self.norm, eps=radius)  # the exact ball, without the outward rounding
+                attack = pgd_margins(
+                    own, x[part], y[part], threat, steps=self.attack_steps, restarts=self.attack_restarts + 1
+                )
+                hit = part[attack.margin <= 0].cpu().numpy()
+                fallen[hit] = True
+                table.status[hit, column] = "falsified"
+
+
+class _Table:
+    """The status of every example at every radius, while it is being decided."""
+
+    def __init__(self, n: int, radii: tuple[Fraction, ...]) -> None:
+        self.radii = radii
+        self.status = np.full((n, len(radii)), "unknown", dtype=object)
+        self.reason = np.full(n, "", dtype=object)
+        self.decided_by = np.full(n, "", dtype=object)
+        self.margin = np.full(n, np.nan)
+        self.radius = np.zeros(n)
+
+    def record(
+        self, part: Tensor, column: int, least: Tensor, finite: Tensor, proved: Tensor, methods: tuple[str, ...]
+    ) -> None:
+        rows = part.cpu().numpy()
+        any_proved, any_finite = proved.any(0).cpu().numpy(), finite.any(0).cpu().numpy()
+        first = proved.double().argmax(0)  # the cheapest that proved it, else the first
+        usable = torch.where(finite, least, -torch.inf).max(0).values
+        margin = torch.where(proved.any(0), least.gather(0, first[None])[0], usable).double().cpu().numpy()
+        self.margin[rows] = np.where(np.isfinite(margin), margin, np.nan)
+        self.status[rows[~any_finite], column] = "invalid"
+        won = rows[any_proved]
+        self.status[won, : column + 1] = "verified"
+        self.radius[won] = float(self.radii[column])
+        self.decided_by[won] = np.array(methods, dtype=object)[first.cpu().numpy()[any_proved]]
+
+    def certificates(self, batch: Batch, predict: Tensor, correct: Tensor, seconds: float) -> Certificates:
+        n = len(self.radius)
+        columns: dict[str, Any] = {"margin": self.margin, "decided_by": self.decided_by}
+        columns |= {f"status@{radius_text(r)}": self.status[:, i] for i, r in enumerate(self.radii)}
+        if (self.reason != "").any():
+            columns["reason"] = self.reason
+        return Certificates(
+            index=batch.index.cpu().numpy(),
+            label=batch.y.cpu().numpy(),
+            predict=predict.cpu().numpy(),
+            radius=self.radius,
+            correct=correct.cpu().numpy(),
+            seconds=np.full(n, seconds),
+            columns=columns,
+        )

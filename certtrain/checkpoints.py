@@ -1,0 +1,77 @@
+"""Reading checkpoints: weights only, with the contract of the network's input, refused when they do not fit."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import torch
+from torch import Tensor, nn
+
+from certtrain.errors import UserError
+from certtrain.models.contract import InputContract
+
+PREFIX = "network."
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """The content of a checkpoint that certtrain wrote, on the CPU. Nothing in it is executed.
+
+    Raises:
+        UserError: no such file, not a readable checkpoint, or one of another program.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(
+            f"there is no checkpoint {path}", where="the run directory", fix="train first, or name another run"
+        )
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, KeyError, ValueError, OSError, pickle.UnpicklingError, BadZipFile) as error:
+        reason = str(error).split("\n")[0][:120]
+        raise UserError(
+            f"the checkpoint {path} is corrupt or not a checkpoint ({reason})",
+            where=str(path),
+            fix="use another checkpoint of the run (checkpoint=last or best), or train again",
+        ) from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint or "certtrain" not in checkpoint:
+        raise UserError(f"{path} is not a checkpoint of certtrain", where=str(path), fix="name a run of certtrain")
+    return checkpoint
+
+
+def network_state(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    """The network's own state_dict."""
+    state = checkpoint["state_dict"]
+    return {key.removeprefix(PREFIX): value for key, value in state.items() if key.startswith(PREFIX)}
+
+
+def contract_of(checkpoint: dict[str, Any]) -> InputContract:
+    """What the network was told about its inputs when it was trained."""
+    return InputContract.from_dict(checkpoint["certtrain"]["contract"])
+
+
+def load_weights(network: nn.Module, checkpoint: dict[str, Any], source: str) -> nn.Module:
+    """Put the checkpoint's weights into a network of the same shape.
+
+    Raises:
+        UserError: names or shapes differ, with the first few that do.
+    """
+    own, saved = network.state_dict(), network_state(checkpoint)
+    problems = [f"{key} is missing in the checkpoint" for key in own if key not in saved]
+    problems += [f"{key} is unknown to the model" for key in saved if key not in own]
+    problems += [
+        f"{key} is {tuple(own[key].shape)} in the model and {tuple(saved[key].shape)} in the checkpoint"
+        for key in own
+        if key in saved and own[key].shape != saved[key].shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise UserError(
+            f"the checkpoint is of another model: {'; '.join(problems[:3])}{more}",
+            where=source,
+            fix="use the model and data that the run was trained with",
+        )
+    network.load_state_dict(saved)
+    return network

@@ -1,0 +1,77 @@
+"""`certtrain <command> [key=value ...]`: dispatch only. Imports nothing heavy, so that a typo is answered at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from certtrain import __version__
+from certtrain.errors import UserError, nearest
+
+COMMANDS = {
+    "train": "train a network and certify it on the validation set as it learns",
+    "certify": "certify a trained network: certtrain certify run=runs/NAME [certifier=...] [radii=...] [n=...]",
+    "predict": "the prediction and certified radius of one image: certtrain predict run=... input=image.png",
+}
+
+USAGE = """certtrain {version}: train classifiers whose robustness can be proved, and prove it
+
+usage: certtrain <command> [key=value ...]
+
+commands
+{commands}
+
+start here
+  certtrain train experiment=quickstart              CROWN-IBP on digits, l-inf certificates (seconds)
+  certtrain train experiment=quickstart_smoothing    Gaussian noise on digits, l2 certificates
+  certtrain certify run=runs/quickstart-seed0 certifier=alpha_crown
+  certtrain train --help                             every group, its options and the keys to override
+  certtrain train experiment=quickstart --cfg job    the composed configuration, nothing run
+  certtrain train -m seed=0,1,2                      one run per value
+
+--traceback (or CERTTRAIN_TRACEBACK=1) shows where an error was raised."""
+
+EXIT_USER_ERROR = 2
+
+
+def usage() -> str:
+    commands = "\n".join(f"  {name:<9} {text}" for name, text in COMMANDS.items())
+    return USAGE.format(version=__version__, commands=commands)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the exit status: 0, 2 for a user's mistake, 130/143 when interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    traceback = "--traceback" in arguments or os.environ.get("CERTTRAIN_TRACEBACK", "") not in ("", "0")
+    arguments = [argument for argument in arguments if argument != "--traceback"]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if arguments[0] in ("-V", "--version"):
+        print(f"certtrain {__version__}")
+        return 0
+    try:
+        return _dispatch(arguments[0], arguments[1:])
+    except UserError as error:
+        if traceback:
+            raise
+        print(f"certtrain: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+
+
+def _dispatch(command: str, arguments: list[str]) -> int:
+    if command not in COMMANDS:
+        hint = "certtrain train " + command if "=" in command else nearest(command, COMMANDS)
+        raise UserError(f"unknown command {command!r}", where="the command line", fix=hint)
+    from importlib import import_module
+
+    from certtrain.commands.compose import run_hydra
+
+    module = import_module(f"certtrain.commands.{command}")
+    return run_hydra(command, module.prepare(arguments), module.run)
+
+
+def entry_point() -> None:
+    """The console script."""
+    sys.exit(main())

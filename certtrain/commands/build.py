@@ -1,0 +1,200 @@
+"""Builds the parts of a run from its checked configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning.pytorch.loggers import Logger
+from torch import nn
+
+from certtrain.bounds.base import BoundEngine
+from certtrain.callbacks.csv_logger import CSVMetrics
+from certtrain.callbacks.validation import CertifyValidation
+from certtrain.certifiers import BoundCertifier, SmoothingCertifier
+from certtrain.certifiers.base import Certifier
+from certtrain.config import call_partial, instantiate
+from certtrain.data import Batch, DataModule
+from certtrain.errors import UserError
+from certtrain.methods import LearningRate, Method, Ramp, ShiRegulariser, Weight
+from certtrain.models.contract import InputContract
+from certtrain.runs import RunDirectory
+from certtrain.threat import parse_radius
+
+
+def build_data(config: dict[str, Any]) -> DataModule:
+    """The data module, with its splits in memory."""
+    data = instantiate(config["data"], "data", certify_examples=config["validation"]["examples"])
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def contract_of(data: DataModule) -> InputContract:
+    """What the network will be told about its inputs."""
+    return InputContract(
+        shape=tuple(data.input_shape), num_classes=data.num_classes, mean=list(data.mean), std=list(data.std)
+    )
+
+
+def build_network(node: dict[str, Any], contract: InputContract, seed: int) -> nn.Module:
+    """A freshly initialised network; the global random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return instantiate(
+            node,
+            "model",
+            input_shape=contract.shape,
+            num_classes=contract.num_classes,
+            mean=contract.mean,
+            std=contract.std,
+        )
+
+
+def build_engine(config: dict[str, Any]) -> Callable[[nn.Module], BoundEngine]:
+    """What makes a bound engine of a network."""
+    return instantiate(config["bounds"], "bounds")
+
+
+class Lengths:
+    """The schedule's lengths, converted from epochs of the recipe to optimiser steps of this run."""
+
+    def __init__(self, config: dict[str, Any], steps_per_epoch: int) -> None:
+        schedule = config["schedule"]
+        self.epochs, self.steps_per_epoch = config["epochs"], steps_per_epoch
+        self.factor = self.epochs / schedule["epochs"] if schedule["scale"] else 1.0
+        self.start = self.steps(schedule["warmup"], "warmup")
+        self.ramp = self.steps(schedule["ramp"], "ramp")
+        self.total = self.epochs * steps_per_epoch
+
+    def steps(self, epochs: float, key: str) -> int:
+        """Optimiser steps of a length in epochs."""
+        if isinstance(epochs, bool) or not isinstance(epochs, (int, float)) or not epochs >= 0:
+            raise UserError(
+                f"schedule.{key} = {epochs!r} is not a length in epochs >= 0",
+                where=f"configuration key schedule.{key}",
+                fix=f"schedule.{key}=5",
+            )
+        return round(epochs * self.factor * self.steps_per_epoch)
+
+
+def build_method(config: dict[str, Any], steps_per_epoch: int) -> Method:
+    """The training method with its schedules in optimiser steps.
+
+    Raises:
+        UserError: the warm-up and the ramp are longer than the training; sigma = 0 with smoothing.
+    """
+    node = dict(config["method"])
+    lengths = Lengths(config, steps_per_epoch)
+    if "kappa" in node:  # the bound-propagation family
+        schedule = config["schedule"]
+        ends = schedule["warmup"] + schedule["ramp"]
+        if lengths.start + lengths.ramp > lengths.total:
+            raise UserError(
+                f"warm-up and ramp take {ends * lengths.factor:g} epochs, training only {config['epochs']}",
+                where="configuration keys schedule.warmup, schedule.ramp and epochs",
+                fix="schedule.scale=true stretches the schedule to epochs; or set schedule.ramp, or more epochs",
+            )
+        node["ramp"] = Ramp(start=lengths.start, length=lengths.ramp, shape=schedule["shape"])
+        node["train_eps"] = float(parse_radius(config["train_eps"], where="configuration key train_eps"))
+        for key in ("kappa", "beta"):
+            if key in node:
+                node[key] = _weight(node[key], key)
+        weight = node.pop("regulariser")
+        node["regulariser"] = ShiRegulariser(weight=weight) if weight else None
+        # Hydra would turn dataclasses among its arguments into dictionaries: they are given afterwards.
+        objects = {k: node.pop(k) for k in ("ramp", "kappa", "beta", "regulariser") if k in node}
+        return call_partial(instantiate({**node, "_partial_": True}, "method"), "method", **objects)
+    return instantiate(node, "method")
+
+
+def _weight(node: Any, key: str) -> Weight:
+    try:
+        return Weight(**node)
+    except TypeError as error:
+        raise UserError(
+            f"method.{key} = {node!r} is not a weight", where=f"method.{key}", fix="{start: 1, end: 0.5, by: eps}"
+        ) from error
+
+
+def build_lr(config: dict[str, Any], steps_per_epoch: int) -> LearningRate:
+    """The learning rate's factor as a function of the optimiser step."""
+    lengths, lr = Lengths(config, steps_per_epoch), config["schedule"]["lr"]
+    milestones = tuple(lengths.steps(m, "lr.milestones") for m in lr["milestones"])
+    return LearningRate(
+        kind=lr["kind"],
+        milestones=milestones,
+        gamma=lr["gamma"],
+        every=max(1, lengths.steps(lr["every"], "lr.every")),
+        after=lengths.start + lengths.ramp,
+        total=lengths.total,
+    )
+
+
+def build_optimizer(config: dict[str, Any]) -> Callable[[Any], torch.optim.Optimizer]:
+    """What makes the optimiser of parameters."""
+    partial = instantiate(config["optimizer"], "optimizer")
+    return lambda parameters: call_partial(partial, "optimizer", parameters)
+
+
+def build_certifiers(config: dict[str, Any]) -> dict[str, Any]:
+    """The certifiers of the certify stage, by name, in the configured order."""
+    return {name: instantiate(node, f"certifier.{name}") for name, node in config["certifier"].items()}
+
+
+def build_validation(
+    config: dict[str, Any], data: DataModule, make_engine: Callable[[nn.Module], BoundEngine]
+) -> CertifyValidation | None:
+    """What certifies the pinned validation examples in training; None when nothing was held out."""
+    if not len(data.val):
+        return None
+    options, index = config["validation"], data.certify_index
+    certifier: Certifier
+    if config["choices"]["certifier"] == "smoothing":
+        certifier = SmoothingCertifier(
+            sigma=config["sigma"],
+            radii=config["radii"],
+            n0=options["n0"],
+            n=options["n"],
+            alpha=options["alpha"],
+            seed=config["seed"],
+            split="val",
+            purposes=("val_select", "val_estimate"),
+        )
+    else:
+        certifier = BoundCertifier(
+            options["methods"],
+            config["radii"],
+            make_engine,
+            norm=config["norm"],
+            precision="float32",
+            attack_steps=0,
+        )
+    batch = Batch(data.val.x[index], data.val.y[index], index)
+    return CertifyValidation(certifier, batch, every_n_epochs=options["every_n_epochs"])
+
+
+def validation_entry(validation: CertifyValidation | None, data: DataModule) -> dict[str, Any] | None:
+    """The last validation as `result.json` holds it."""
+    if validation is None or validation.summary is None:
+        return None
+    return {
+        **validation.summary,
+        "indices_sha256": data.certify_index_sha256,
+        "certifier": validation.certifier.name,
+        "settings": validation.certifier.settings(),
+        "step": validation.step,
+        "seconds": float(validation.certificates.seconds.sum()),
+    }
+
+
+def build_loggers(config: dict[str, Any], directory: RunDirectory) -> list[Logger]:
+    """Our CSV always; wandb when chosen."""
+    loggers: list[Logger] = [CSVMetrics(directory.metrics)]
+    options = config["logger"].get("wandb")
+    if options:
+        from certtrain.callbacks.wandb_logger import make_wandb
+
+        loggers.append(make_wandb(name=directory.name, run_dir=directory.path, config=config, **options))
+    return loggers

@@ -1,0 +1,66 @@
+"""`certtrain certify run=runs/NAME`: certificates for a split of the run's data, and the result beside the run."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from certtrain.config import resolve_radii
+from certtrain.errors import UserError
+from certtrain.runs import find_run
+
+# What a run's configuration says and the certify command takes over unless it is given.
+INHERITED = ("radii", "norm", "eps", "sigma", "n0", "n", "alpha", "seed", "data_dir")
+
+
+def prepare(arguments: list[str]) -> list[str]:
+    """The run's own radii, draws and certifier, put before what the user asked for.
+
+    Raises:
+        UserError: the run does not exist.
+    """
+    given = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    if "run" not in given:
+        if any(argument.startswith("-") for argument in arguments):
+            return arguments  # --help, --cfg
+        raise UserError("which run?", where="the command line", fix="certtrain certify run=runs/NAME")
+    run = find_run(given["run"], given.get("runs_dir", "runs"))
+    config = run.read_config()
+    inherited = [
+        f"{key}={json.dumps(config[key]) if isinstance(config[key], list) else config[key]}".replace('"', "")
+        for key in INHERITED
+        if key not in given and key in config
+    ]
+    if "certifier" not in given:
+        inherited.append(f"certifier={config['choices']['certifier']}")
+    rest = [argument for argument in arguments if not argument.startswith("run=")]
+    return [f"run={run.path}", *inherited, *rest]
+
+
+def run(config: Any) -> int:
+    """Certify, record, show."""
+    from certtrain.config import plain
+
+    resolved = plain(config)
+    resolve_radii(resolved)
+    if not resolved.get("certifier"):
+        raise UserError("which certifier?", where="the command line", fix="certifier=crown")
+    from rich.console import Console
+
+    from certtrain.callbacks.signals import Interrupted, SignalFlag
+    from certtrain.commands.build import build_data
+    from certtrain.commands.loading import load_run
+    from certtrain.commands.stage import certify_stage
+
+    console = Console()
+    loaded = load_run(resolved["run"], resolved["checkpoint"], resolved["runs_dir"])
+    config_of_data = {**loaded.config["data"], "data_dir": resolved["data_dir"]}
+    data = build_data({**loaded.config, "data": config_of_data})
+    try:
+        with loaded.run, SignalFlag() as flag:
+            loaded.run.lock()
+            certify_stage(loaded, data, resolved, console, flag)
+    except Interrupted as interrupted:
+        console.print(f"[yellow]{interrupted}: the same command goes on from here")
+        return interrupted.exit_status
+    return 0

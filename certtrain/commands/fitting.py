@@ -1,0 +1,109 @@
+"""The training part of a run: build what the configuration names, fit, and say how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from rich.console import Console
+
+from certtrain.callbacks.checkpoint import Checkpoints
+from certtrain.callbacks.csv_logger import CSVMetrics
+from certtrain.callbacks.signals import SignalFlag
+from certtrain.checkpoints import load_weights, read_checkpoint
+from certtrain.commands import build
+from certtrain.config import resolve_radii
+from certtrain.methods.module import CertifiedTraining
+from certtrain.runs import RunDirectory
+from certtrain.threat import parse_radius, radius_key
+from certtrain.training import TrainerSettings, fit
+
+
+def fit_run(
+    directory: RunDirectory,
+    state: str,
+    config: dict[str, Any],
+    console: Console,
+    flag: SignalFlag,
+    loggers: Sequence[Logger],
+) -> dict[str, Any]:
+    """Train, from the last checkpoint when the run is resumed.
+
+    Returns:
+        The fields of `result.json` that training decides.
+
+    Raises:
+        UserError: what is configured cannot be built, or the checkpoint is corrupt or of another model.
+        TrainingDiverged, Interrupted: as in `certtrain.training.fit`.
+    """
+    settings = TrainerSettings(**config["trainer"])
+    data = build.build_data(config)
+    contract = build.contract_of(data)
+    network = build.build_network(config["model"], contract, config["seed"])
+    steps = data.steps_per_epoch(settings.accumulate_grad_batches)
+    method = build.build_method(config, steps)
+    make_engine = build.build_engine(config)
+    resume_from = directory.last if state == "resume" and directory.last.exists() else None
+    done = 0
+    if resume_from is None:
+        method.initialise(network)
+    else:
+        content = read_checkpoint(resume_from)
+        load_weights(network, content, str(resume_from))  # here for its message: Lightning loads them again
+        done = int(content["global_step"])
+        console.print(f"from step {done} of {steps * config['epochs']}", highlight=False)
+    for logger in loggers:
+        if isinstance(logger, CSVMetrics):
+            logger.resume_from(done)  # rows after the checkpoint belong to work that was lost
+    module = CertifiedTraining(
+        network,
+        method,
+        make_engine(network) if method.needs_engine else None,
+        build.build_optimizer(config),
+        build.build_lr(config, steps),
+        seed=config["seed"],
+        record={"contract": contract.to_dict(), "config": config},
+    )
+    validation = build.build_validation(config, data, make_engine)
+    checkpoints = Checkpoints(
+        directory.checkpoints,
+        config["checkpoint"]["monitor"] or default_monitor(config),
+        ramp_end=method.ramp_end,
+        every_n_seconds=config["checkpoint"]["every_n_seconds"],
+        validation=validation,
+    )
+    outcome = fit(
+        module,
+        data,
+        epochs=config["epochs"],
+        settings=settings,
+        checkpoints=checkpoints,
+        use=config["checkpoint"]["use"],
+        validation=validation,
+        loggers=loggers,
+        console=console,
+        flag=flag,
+        resume_from=resume_from,
+    )
+    text = f"trained {outcome.epochs} epochs, {outcome.steps} steps, in {outcome.seconds:.1f} s; "
+    console.print(text + f"checkpoint {outcome.checkpoint.name}: {outcome.chosen_because}", highlight=False)
+    before = float((directory.read_result() or {}).get("seconds") or 0.0)
+    return {
+        "status": "interrupted",  # until the whole run is done
+        "trained": True,
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "checkpoint": outcome.checkpoint.name,
+        "checkpoint_chosen": outcome.chosen_because,
+        "steps": outcome.steps,
+        "seconds": before + outcome.seconds,
+        "validation": build.validation_entry(validation, data),
+    }
+
+
+def default_monitor(config: dict[str, Any]) -> str:
+    """ACR for smoothing; for bounds certified accuracy at eps, or at the largest radius when eps is not among them."""
+    if config["choices"]["certifier"] == "smoothing":
+        return "val/acr"
+    radii, eps = resolve_radii(config), parse_radius(config["eps"])
+    return f"val/certified@{radius_key(eps if eps in radii else radii[-1])}"

@@ -1,0 +1,70 @@
+"""Gives back what a run trained: the network with its contract, built from the run's own configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from certtrain.checkpoints import contract_of, load_weights, read_checkpoint
+from certtrain.config import instantiate
+from certtrain.errors import UserError
+from certtrain.models.contract import InputContract
+from certtrain.runs import RunDirectory, find_run
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A trained network and where it came from."""
+
+    run: RunDirectory
+    config: dict[str, Any]
+    network: nn.Module
+    contract: InputContract
+    checkpoint: Path
+
+
+def checkpoint_path(run: RunDirectory, choice: str | None) -> Path:
+    """`last`, `best`, or, for None, what the run's result chose."""
+    if choice is None:
+        choice = Path((run.read_result() or {}).get("checkpoint") or "last.ckpt").stem
+    if choice not in ("last", "best"):
+        raise UserError(
+            f"checkpoint={choice!r} is not a choice", where="configuration key checkpoint", fix="last or best"
+        )
+    path = run.last if choice == "last" else run.best
+    if choice == "best" and not path.exists():
+        raise UserError(
+            f"{run.path} kept no best checkpoint", where="configuration key checkpoint", fix="checkpoint=last"
+        )
+    return path
+
+
+def load_run(name: str | Path, checkpoint: str | None = None, runs_dir: str | Path = "runs") -> LoadedRun:
+    """The network of a run, in eval mode on the CPU.
+
+    Args:
+        name: the run directory, or its name under runs_dir.
+        checkpoint: `last`, `best`, or None for the one the run chose.
+        runs_dir: where runs lie.
+
+    Raises:
+        UserError: no such run, no or a corrupt checkpoint, or a checkpoint of another model.
+    """
+    run = find_run(name, runs_dir)
+    config = run.read_config()
+    path = checkpoint_path(run, checkpoint)
+    content = read_checkpoint(path)
+    contract = contract_of(content)
+    network = instantiate(
+        config["model"],
+        "model",
+        input_shape=tuple(contract.shape),
+        num_classes=contract.num_classes,
+        mean=list(contract.mean),
+        std=list(contract.std),
+    )
+    load_weights(network, content, str(path))
+    return LoadedRun(run, config, network.eval(), contract, path)

@@ -1,0 +1,35 @@
+"""The name of a run, from what was chosen: the same choices give the same directory, others another one."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+
+# Choices that do not make another run.
+NOT_IN_NAME = ("experiment", "seed", "name", "resume", "runs_dir", "data_dir", "certify_test", "logger", "trainer")
+LONGEST = 80
+
+
+def run_name(choices: Mapping[str, str | None], seed: int, overrides: Sequence[str]) -> str:
+    """`quickstart-seed0`, `digits_wong_small_ibp-seed1-eps=0.2`; a hash replaces what would get too long.
+
+    Args:
+        choices: option chosen per group.
+        seed: of the run.
+        overrides: what the user wrote, in order.
+    """
+    if choices.get("experiment"):
+        base, named = str(choices["experiment"]).replace("/", "_"), NOT_IN_NAME
+    else:
+        base = "_".join(str(choices[group]) for group in ("data", "model", "method"))
+        named = (*NOT_IN_NAME, "data", "model", "method")
+    rest = []
+    for override in overrides:
+        key = override.lstrip("+~").split("=", 1)[0]
+        if key not in named and key.split(".")[0] not in ("hydra", "trainer", "logger"):
+            rest.append(re.sub(r"[^\w.=,-]+", "_", override.lstrip("+~").replace("/", "_")))
+    tail = "-".join(sorted(rest))
+    if len(tail) > LONGEST:
+        tail = tail[: LONGEST - 9] + "-" + hashlib.sha256(tail.encode()).hexdigest()[:8]
+    return f"{base}-seed{seed}" + (f"-{tail}" if tail else "")

@@ -1,0 +1,108 @@
+"""`certtrain predict run=runs/NAME input=image.png`: the prediction and the certified radius of one input."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from certtrain.commands import certify
+from certtrain.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from certtrain.certificates import Certificates
+    from certtrain.models.contract import InputContract
+
+
+def prepare(arguments: list[str]) -> list[str]:
+    """As for `certify`, what the run says comes first; one bound certifier, the tightest, unless another is named."""
+    prepared = certify.prepare([a for a in arguments if not a.startswith("data_dir=")])
+    prepared = [a for a in prepared if not a.startswith("data_dir=")]
+    if not any(a.startswith("n=") for a in arguments):
+        prepared = [a for a in prepared if not a.startswith("n=")]  # one image can afford the default of predict
+    return ["certifier=crown" if a == "certifier=bounds" else a for a in prepared]
+
+
+def run(config: Any) -> int:
+    """Print class, radius and what the radius means."""
+    from certtrain.config import plain
+
+    resolved = plain(config)
+    from rich.console import Console
+
+    from certtrain.commands.build import build_certifiers
+    from certtrain.commands.loading import load_run
+    from certtrain.data import Batch
+
+    loaded = load_run(resolved["run"], resolved["checkpoint"], resolved["runs_dir"])
+    x = read_input(Path(resolved["input"]), loaded.contract)
+    import torch
+
+    # A bound certificate needs a label: the network's own prediction, so that the radius is that of the prediction.
+    with torch.no_grad():
+        label = loaded.network(x).argmax(1)
+    console = Console()
+    for name, certifier in build_certifiers(resolved).items():
+        if certifier.certificate == "probabilistic":
+            certifier.split = "predict"
+        found = certifier.certify(loaded.network, Batch(x, label, torch.zeros(1, dtype=torch.int64)))
+        console.print(describe(name, certifier, found), highlight=False, soft_wrap=True)
+    return 0
+
+
+def describe(name: str, certifier: Any, found: Certificates) -> str:
+    """The certificate in words."""
+    from certtrain.reporting.entries import floored
+
+    if int(found.predict[0]) < 0:
+        return f"{name}: abstains; more draws (n=...) may decide"
+    norm = {"linf": "l-inf", "l2": "l2"}[certifier.norm]
+    radius = floored(float(found.radius[0]), 4)
+    words = f"{name}: class {int(found.predict[0])}, certified {norm} radius {radius} (inputs in [0, 1])"
+    if certifier.certificate == "probabilistic":
+        settings = certifier.settings()
+        return f"{words}; sigma {settings['sigma']:g}, n {settings['n']:,}, confidence {1 - settings['alpha']:g}"
+    if found.radius[0] == 0:
+        return f"{name}: class {int(found.predict[0])}, not certified at any of the radii"
+    return f"{words}; deterministic, the largest of the grid that is proved"
+
+
+def read_input(path: Path, contract: InputContract) -> Tensor:
+    """(1, ...) float32 in [0, 1] from an image file or a .npy array.
+
+    Raises:
+        UserError: no such file, not an image, or of another size than the network's input.
+    """
+    import numpy as np
+    import torch
+
+    where = f"input={path}"
+    if not path.is_file():
+        raise UserError(f"there is no file {path}", where=where, fix="input=PATH of an image or a .npy array")
+    shape = tuple(contract.shape)
+    if path.suffix == ".npy":
+        try:
+            array = np.load(path, allow_pickle=False).astype(np.float32)
+        except (ValueError, OSError) as error:
+            raise UserError(f"{path} is not a .npy array: {error}", where=where) from error
+    else:
+        from PIL import Image, UnidentifiedImageError
+
+        if len(shape) != 3 or shape[0] not in (1, 3):
+            raise UserError(f"the network takes inputs of shape {shape}, not images", where=where, fix="a .npy array")
+        try:
+            image = Image.open(path).convert("L" if shape[0] == 1 else "RGB")
+        except (UnidentifiedImageError, OSError) as error:
+            raise UserError(f"{path} is not an image: {error}", where=where, fix="a PNG or JPEG file") from error
+        array = np.asarray(image, dtype=np.float32) / 255
+        array = array[None] if shape[0] == 1 else array.transpose(2, 0, 1)
+    if array.shape != shape:
+        raise UserError(
+            f"{path} has shape {array.shape}, the network takes {shape}",
+            where=where,
+            fix="resize the image first: the certificate would not hold for what a resize did to it",
+        )
+    if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
+        raise UserError(f"{path} holds values outside [0, 1]", where=where, fix="scale it to [0, 1]")
+    return torch.from_numpy(np.ascontiguousarray(array))[None]

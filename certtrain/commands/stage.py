@@ -1,0 +1,177 @@
+"""The certify stage: run certifiers over a split, write logs, cards and the result, show table and plot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from certtrain import environment
+from certtrain.callbacks.signals import SignalFlag
+from certtrain.certificates import Certificates
+from certtrain.certification import Examples, accelerator, certify_examples, choose_indices
+from certtrain.certifiers.base import Certifier
+from certtrain.commands.build import build_certifiers, contract_of
+from certtrain.commands.loading import LoadedRun
+from certtrain.data import DataModule
+from certtrain.errors import UserError, nearest
+from certtrain.reporting.plots import certified_accuracy_plot
+from certtrain.reporting.tables import result_tables
+from certtrain.runs import config_hash, sha256_file
+from certtrain.threat import parse_radius, radius_text
+
+# Rows between two writes of a log: small enough that little is lost, large enough that bounds fill a batch.
+LOG_ROWS = {"deterministic": 256, "probabilistic": 16}
+
+
+def certify_stage(
+    loaded: LoadedRun, data: DataModule, config: dict[str, Any], console: Console, flag: SignalFlag
+) -> dict[str, Any]:
+    """Certify with every configured certifier, and record each as `result.json`'s `test[<name>]` when it is done.
+
+    Raises:
+        UserError: the data does not fit the network's contract; an unknown split.
+        Interrupted: at a signal, between two batches; the logs keep what was done.
+    """
+    split_name = config.get("split", "test")
+    if split_name not in ("test", "val", "train"):
+        raise UserError(
+            f"unknown split {split_name!r}", where="configuration key split", fix=nearest(split_name, ["test", "val"])
+        )
+    split = getattr(data, split_name)
+    loaded.contract.check_same(contract_of(data), f"data={data.name}")
+    rule = str(config.get("indices", "all"))
+    indices = choose_indices(rule, len(split))
+    examples = Examples(split.x, split.y, indices, split_name, data.name)
+    device = accelerator(loaded.config["trainer"]["accelerator"])
+    network = loaded.network.to(device)
+    warnings = trained_with_warnings(loaded.config, config)
+    for warning in warnings:
+        console.print(f"[yellow]warning: {warning}")
+    card = {
+        "run": loaded.run.name,
+        "warnings": warnings,
+        "checkpoint": loaded.checkpoint.name,
+        "checkpoint_sha256": sha256_file(loaded.checkpoint),
+        "config_sha256": config_hash(loaded.config),
+        "indices": rule,
+        "input_contract": loaded.contract.to_dict(),
+        "training": training_recipe(loaded.config),
+        "versions": environment.package_versions(),
+        "hardware": environment.hardware(),
+        "device": str(device),
+    }
+    found: dict[str, Any] = {}
+    radii: dict[str, np.ndarray] = {}
+    for name, certifier in build_certifiers(config).items():
+        log = loaded.run.certificates / f"{log_name(name, config, rule, split_name, certifier)}.tsv"
+        with _bar(console, name, len(indices)) as (progress, task):
+            counts = {"certified": 0, "rows": 0}
+
+            def advance(done: int, new: Certificates | None, p: Any = progress, t: Any = task, c: Any = counts) -> None:
+                if new is not None:
+                    c["certified"] += int((new.correct & (new.radius > 0)).sum())
+                    c["rows"] += len(new.radius)
+                share = f"certified {c['certified'] / c['rows']:.1%}" if c["rows"] else ""
+                p.update(t, completed=done, text=share)
+
+            entry, certificates = certify_examples(
+                network,
+                certifier,
+                examples,
+                log,
+                {**card, "claim": claim(certifier)},
+                batch_size=LOG_ROWS[certifier.certificate],
+                device=device,
+                progress=advance,
+                stop=flag.raise_if_set,
+            )
+        found[log.stem] = entry
+        radii[log.stem] = np.where(certificates.correct, certificates.radius, -1.0)
+        if split_name == "test":
+            result = loaded.run.read_result() or {"status": "complete", "test": {}}
+            result["test"] = {**result.get("test", {}), log.stem: entry}
+            loaded.run.write_result(result)
+    console.print(result_tables(found))
+    # The figure of the run shows the whole test set; other splits and subsets get one of their own.
+    whole = split_name == "test" and rule == "all"
+    figure = loaded.run.figure if whole else loaded.run.path / f"certified_accuracy_{split_name}_{Path(rule).stem}.png"
+    certified_accuracy_plot(found, figure, radii=radii)
+    console.print(f"figure: {figure}", highlight=False, soft_wrap=True)
+    console.print(f"run directory: [bold]{loaded.run.path}", highlight=False, soft_wrap=True)
+    return found
+
+
+def log_name(name: str, config: dict[str, Any], rule: str, split: str, certifier: Certifier) -> str:
+    """`crown`, `smoothing_n10000`, `crown_first_500`, `val_ibp`; the user's own name, with the certifier's after it."""
+    parts = [config["name"]] if "run" in config and config.get("name") else []
+    parts += [] if split == "test" else [split]
+    parts.append(name)
+    if certifier.certificate == "probabilistic":
+        parts.append(f"n{certifier.settings()['n']}")
+    parts += [] if rule == "all" else [Path(rule).stem]
+    return "_".join(parts)
+
+
+def claim(certifier: Certifier) -> str:
+    """What the certificate says, in words, for the card."""
+    if certifier.certificate == "probabilistic":
+        return (
+            "With probability at least 1 - alpha over the noise drawn for an example, the smoothed classifier's "
+            "prediction is constant in the open l2 ball of the stated radius around it. alpha holds per example."
+        )
+    return (
+        "The network in real arithmetic, with the given float32 weights, classifies every input of the stated ball as "
+        "the label. Proved by bounds computed in "
+        f"{certifier.settings()['precision']} with rounding to nearest: not a proof about float32 inference."
+    )
+
+
+def training_recipe(config: dict[str, Any]) -> dict[str, Any]:
+    """What the card says about the training."""
+    keys = ("choices", "seed", "epochs", "norm", "eps", "train_eps", "sigma", "schedule", "method", "optimizer")
+    return {key: config[key] for key in keys if key in config}
+
+
+def trained_with_warnings(trained: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """A radius or noise other than the training's is allowed, and stands in the card."""
+    warnings = []
+    if "smoothing" in now["certifier"] and "sigma" in trained["method"]:
+        before, after = trained["sigma"], now["sigma"]
+        if before != after:
+            warnings.append(f"trained with sigma {before}, certified with sigma {after}")
+    if "smoothing" in now["certifier"] and "sigma" not in trained["method"]:
+        warnings.append("trained without noise, certified by smoothing")
+    largest = max(parse_radius(r) for r in now["radii"])
+    if "train_eps" in trained["method"] or "kappa" in trained["method"]:
+        eps = parse_radius(trained["eps"])
+        if eps not in {parse_radius(r) for r in now["radii"]}:
+            warnings.append(f"trained for eps {radius_text(eps)}, certified up to {radius_text(largest)}")
+    return warnings
+
+
+class _bar:
+    """A progress bar of certified rows; nothing is drawn where there is no terminal."""
+
+    def __init__(self, console: Console, name: str, total: int) -> None:
+        self.progress = Progress(
+            TextColumn(f"certify [bold]{name}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed}/{task.total}"),
+            TextColumn("{task.fields[text]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.task = self.progress.add_task(name, total=total, text="")
+
+    def __enter__(self) -> tuple[Progress, Any]:
+        self.progress.start()
+        return self.progress, self.task
+
+    def __exit__(self, *exception: object) -> None:
+        self.progress.stop()

@@ -1,0 +1,150 @@
+"""`certtrain train`: compose, train, certify the validation set as it learns; then, when asked, the test set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from certtrain.commands.naming import run_name
+from certtrain.config import check
+from certtrain.errors import UserError
+from certtrain.runs import RunDirectory, find_run
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from certtrain.callbacks.signals import SignalFlag
+
+# Keys that may change between two sessions of one run.
+MAY_DIFFER = ("data_dir", "data.data_dir", "runs_dir", "resume", "trainer.accelerator", "logger", "choices.logger")
+MAY_DIFFER += ("choices.trainer", "trainer.check_every_n_steps", "checkpoint.every_n_seconds")
+EXTENDS = ("epochs", "certify_test", "trainer.max_steps")
+
+
+def prepare(arguments: list[str]) -> list[str]:
+    """With `resume=RUN`, the overrides that the run was made with come first.
+
+    Raises:
+        UserError: there is no such run.
+    """
+    given = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    name = given.get("resume")
+    if not name or name == "null":
+        return arguments
+    run = find_run(name, given.get("runs_dir", "runs"))
+    mine = {argument.split("=", 1)[0] for argument in arguments}
+    kept = [old for old in run.read_overrides() if old.split("=", 1)[0] not in mine]
+    rest = [argument for argument in arguments if not argument.startswith(("resume=", "name="))]
+    location = [] if "runs_dir" in given else [f"runs_dir={run.path.parent}"]
+    return [*kept, *location, *rest, f"resume={run.name}", f"name={run.name}"]
+
+
+def run(config: Any) -> int:
+    """Train one configuration. Returns the exit status.
+
+    Raises:
+        UserError: a mistake in the configuration, the data or the run directory; training that diverged.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    hydra = HydraConfig.get()
+    resolved = check(config)
+    resolved["choices"] = {k: v for k, v in hydra.runtime.choices.items() if not k.startswith("hydra/")}
+    overrides = [o for o in hydra.overrides.task if not o.startswith(("resume=", "name="))]
+    if hydra.mode is not None and hydra.mode.name == "MULTIRUN" and resolved["certify_test"]:
+        raise UserError(
+            "certify_test=true in a multirun would choose by the test set",
+            where="configuration key certify_test",
+            fix="certify_test=false; certify the run you chose with certtrain certify run=...",
+        )
+    resolved["name"] = resolved["name"] or run_name(resolved["choices"], resolved["seed"], overrides)
+    path = Path(resolved["runs_dir"]) / str(resolved["name"])
+    directory, state = RunDirectory.open(path, resolved, overrides, may_differ=MAY_DIFFER, extends=EXTENDS)
+    with directory:
+        return _Session(directory, state, resolved).run()
+
+
+class _Session:
+    """One session of a run: from its start, or from where the last session stopped, to its end or a signal."""
+
+    def __init__(self, directory: RunDirectory, state: str, config: dict[str, Any]) -> None:
+        self.directory, self.state, self.config = directory, state, config
+        self.previous = directory.read_result() or {}
+        choices = config["choices"]
+        self.base = {"experiment": choices.get("experiment"), "seed": config["seed"]}
+        self.base |= {key: choices[key] for key in ("method", "data", "model")} | {"epochs": config["epochs"]}
+
+    def run(self) -> int:
+        from rich.console import Console
+
+        from certtrain.reporting.tables import config_tree, result_tables
+
+        console = Console()
+        if self.state == "complete":
+            print_line(console, f"{self.directory.path} is complete; another seed= or name= makes another run")
+            if self.previous.get("test"):
+                console.print(result_tables(self.previous["test"]))
+            return 0
+        console.print(config_tree(self.config))
+        if self.state == "resume":
+            print_line(console, f"going on with {self.directory.path}")
+
+        from certtrain.callbacks.guard import TrainingDiverged
+        from certtrain.callbacks.signals import Interrupted, SignalFlag
+
+        try:
+            with SignalFlag() as flag:
+                self.work(console, flag)
+        except Interrupted as interrupted:
+            self.record(status="interrupted", reason=str(interrupted))
+            print_line(console, f"{interrupted}: the same command goes on from here, {self.directory.path}")
+            return interrupted.exit_status
+        except TrainingDiverged as error:
+            self.record(status="failed", reason=error.what, step=error.step)
+            raise
+        return 0
+
+    def work(self, console: Console, flag: SignalFlag) -> None:
+        """Train unless that is done, then certify the test set when asked to."""
+        from certtrain.commands.build import build_loggers
+
+        loggers = build_loggers(self.config, self.directory)
+        failed = True
+        try:
+            for note in filter(None, (getattr(logger, "note", None) for logger in loggers)):
+                print_line(console, note)
+            if not (self.previous.get("trained") and self.previous.get("epochs") == self.config["epochs"]):
+                from certtrain.commands.fitting import fit_run
+
+                self.record(**fit_run(self.directory, self.state, self.config, console, flag, loggers))
+            if self.config["certify_test"]:
+                found = self.certify(console, flag)
+                for logger in loggers:
+                    if hasattr(logger, "log_test"):
+                        logger.log_test(found, self.directory.figure)
+            else:
+                print_line(console, f"next: certtrain certify run={self.directory.path}")
+            self.record(status="complete", reason=None)
+            failed = False
+        finally:
+            for logger in loggers:
+                if hasattr(logger, "close"):
+                    logger.close(failed=failed)
+
+    def certify(self, console: Console, flag: SignalFlag) -> dict[str, Any]:
+        from certtrain.commands.build import build_data
+        from certtrain.commands.loading import load_run
+        from certtrain.commands.stage import certify_stage
+
+        return certify_stage(load_run(self.directory.path), build_data(self.config), self.config, console, flag)
+
+    def record(self, **fields: Any) -> None:
+        """Bring `result.json` up to date; what is in it stays unless it is given."""
+        old = self.directory.read_result() or {"status": "interrupted", "test": {}}
+        new = {**old, **self.base, **fields}
+        self.directory.write_result({key: value for key, value in new.items() if key != "reason" or value})
+
+
+def print_line(console: Console, text: str) -> None:
+    """One line as it is: no wrapping, no colours for numbers."""
+    console.print(text, highlight=False, soft_wrap=True)

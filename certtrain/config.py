@@ -1,0 +1,135 @@
+"""Where conf/ is, the one instantiate helper, and the checks that need the whole composed configuration."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from certtrain.errors import UserError, nearest
+from certtrain.threat import parse_radii, parse_radius
+
+# The groups a user chooses from; `tuned` is chosen by Hydra from method and data.
+GROUPS = ("data", "model", "method", "optimizer", "bounds", "certifier", "trainer", "logger", "experiment", "sweep")
+
+
+def conf_dir() -> Path:
+    """The folder of configuration files: beside the package in a checkout, inside it in an installed wheel."""
+    package = Path(__file__).resolve().parent
+    for candidate in (package / "conf", package.parent / "conf"):
+        if (candidate / "train.yaml").is_file():
+            return candidate
+    raise UserError(
+        "the configuration files of certtrain are missing",
+        where=f"{package / 'conf'} and {package.parent / 'conf'}",
+        fix="install certtrain again",
+    )
+
+
+def options(group: str) -> list[str]:
+    """The names that a group offers, without extension; experiments as `paper/row`."""
+    root = conf_dir() / group
+    return sorted(str(path.relative_to(root).with_suffix("")) for path in root.rglob("*.yaml"))
+
+
+def plain(config: Any) -> Any:
+    """A configuration node as plain containers with every interpolation resolved."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
+
+
+def instantiate(node: Any, key: str, /, *args: Any, **kwargs: Any) -> Any:
+    """Build the object that a configuration node describes by `_target_`; the only place that does so.
+
+    Args:
+        node: the configuration node.
+        key: its place in the configuration, for messages: `model`, `certifier.crown`.
+        args, kwargs: what the program adds to the configured arguments.
+
+    Raises:
+        UserError: with the key, the target, the real cause, and the nearest argument names for a mistyped one.
+    """
+    import hydra.utils
+    from hydra.errors import InstantiationException
+
+    node = plain(node)
+    if not isinstance(node, dict) or "_target_" not in node:
+        raise UserError(f"{key} names nothing to build", where=f"configuration key {key}", fix="it needs a _target_")
+    target = node["_target_"]
+    where = f"configuration key {key} (target {target})"
+    try:
+        return hydra.utils.instantiate(node, *args, **kwargs, _convert_="all")
+    except UserError as error:
+        raise UserError(error.what, where=error.where or where, fix=error.fix) from error
+    except InstantiationException as error:
+        cause = _root_cause(error)
+        if isinstance(cause, UserError):
+            raise UserError(cause.what, where=cause.where or where, fix=cause.fix) from error
+        raise UserError(f"{key} cannot be built: {cause}", where=where, fix=_argument_hint(target, cause)) from error
+
+
+def call_partial(partial: Any, key: str, *args: Any, **kwargs: Any) -> Any:
+    """Call a `_partial_: true` target; a wrong argument only shows here, so it gets the same message."""
+    target = getattr(partial, "func", partial)
+    name = f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', target)}"
+    try:
+        return partial(*args, **kwargs)
+    except UserError:
+        raise
+    except (TypeError, ValueError) as error:
+        fix = _argument_hint(name, error, target)
+        raise UserError(f"{key} cannot be built: {error}", where=f"configuration key {key}", fix=fix) from error
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    while error.__cause__ is not None and not isinstance(error, UserError):
+        error = error.__cause__
+    return error
+
+
+def _argument_hint(target: str, cause: BaseException, found: Any = None) -> str:
+    import inspect
+
+    match = re.search(r"unexpected keyword argument '(\w+)'", str(cause))
+    if match is None:
+        return "see the cause above; --traceback shows where it was raised"
+    try:
+        if found is None:
+            import hydra.utils
+
+            found = hydra.utils.get_object(target)
+        names = [name for name in inspect.signature(found).parameters if name not in ("self", "args", "kwargs")]
+    except Exception:  # a target without a signature: the message is still better than none
+        return "remove it"
+    return nearest(match.group(1), names)
+
+
+def check(config: Any) -> dict[str, Any]:
+    """The composed configuration as plain containers, after the checks that span keys.
+
+    Radii and eps stay in their canonical text; `resolve_radii` gives them as fractions.
+
+    Raises:
+        UserError: eps, sigma, radii, epochs, seed or the schedule make no sense together.
+    """
+    resolved = plain(config)
+    for key in ("eps", "train_eps"):
+        parse_radius(resolved[key], where=f"configuration key {key}")
+    parse_radii(resolved["radii"], where="configuration key radii")
+    sigma = resolved["sigma"]
+    if isinstance(sigma, bool) or not isinstance(sigma, (int, float)) or not sigma >= 0:
+        raise UserError(f"sigma = {sigma!r} is not a number >= 0", where="configuration key sigma", fix="sigma=0.25")
+    for key, least in (("epochs", 1), ("seed", 0)):
+        value = resolved[key]
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise UserError(
+                f"{key} = {value!r} is not a whole number >= {least}", where=f"configuration key {key}", fix=f"{key}=3"
+            )
+    return resolved
+
+
+def resolve_radii(resolved: dict[str, Any]) -> tuple[Fraction, ...]:
+    """The exact evaluation radii of a checked configuration, ascending."""
+    return parse_radii(resolved["radii"], where="configuration key radii")

@@ -1,0 +1,108 @@
+"""The one LightningModule: it owns network, optimiser, schedules and the record of a step; the method owns the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from certtrain.bounds.base import BoundEngine
+from certtrain.data.batch import Batch
+from certtrain.methods.base import KeyedNoise, Method
+
+CHECKPOINT_SCHEMA = 1
+UNSEEN = -1  # no bad step so far
+
+
+class CertifiedTraining(L.LightningModule):
+    """Trains a network with a method. Parameters are saved under the prefix `network.`.
+
+    Everything that is scheduled is a function of the number of completed optimiser steps, and all noise is keyed, so a
+    checkpoint needs no more than the step to continue as if it had never stopped.
+
+    Args:
+        network: maps inputs in [0, 1] to (B, K) logits.
+        method: the objective and its schedules.
+        engine: bounds the network, for methods that need bounds.
+        optimizer: makes the optimiser of an iterable of parameters.
+        lr_factor: multiplier of the learning rate as a function of the step.
+        seed: keys the training noise.
+        record: plain containers kept in every checkpoint: input contract, configuration.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        method: Method,
+        engine: BoundEngine | None,
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        lr_factor: Callable[[int], float],
+        seed: int = 0,
+        record: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.method, self.engine = method, engine
+        self.make_optimizer, self.lr_factor = optimizer, lr_factor
+        self.noise = KeyedNoise(seed, split="train")
+        self.record = dict(record or {})
+        self.parts: dict[str, Tensor] = {}
+        self.register_buffer("first_bad_step", torch.tensor(UNSEEN), persistent=False)
+        self.register_buffer("clean_correct", torch.tensor(0), persistent=False)
+        self.register_buffer("clean_seen", torch.tensor(0), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, K) logits of inputs in [0, 1]."""
+        return self.network(x)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The method's loss at the current optimiser step; its parts stay on the device in `self.parts`."""
+        step = self.global_step
+        objective = self.method(self.network, self.engine, batch, step, self.noise)
+        loss = objective.loss
+        # Kept on the device: asking for it every step would stall an accelerator.
+        bad = ~torch.isfinite(loss.detach()) & (self.first_bad_step == UNSEEN)
+        self.first_bad_step = torch.where(bad, step, self.first_bad_step)
+        self.parts = {"loss": loss.detach(), **objective.parts}
+        return loss
+
+    def scheduled(self) -> dict[str, float]:
+        """eps, kappa, beta, ... and the learning rate at the current step."""
+        return {**self.method.scheduled(self.global_step), "lr": self.trainer.optimizers[0].param_groups[0]["lr"]}
+
+    def on_validation_epoch_start(self) -> None:
+        self.clean_correct.zero_()
+        self.clean_seen.zero_()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Counts the unperturbed accuracy over the whole validation split, in integers."""
+        self.clean_correct += (self.network(batch.x).argmax(1) == batch.y).sum()
+        self.clean_seen += len(batch.y)
+
+    def on_validation_epoch_end(self) -> None:
+        seen = self.clean_seen.clamp_min(1)
+        self.log("val/clean", self.clean_correct.double() / seen, batch_size=int(seen))
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """The optimiser over the network's parameters, and its schedule by optimiser step."""
+        optimizer = self.make_optimizer(self.network.parameters())
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": LambdaLR(optimizer, self.lr_factor), "interval": "step"},
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["certtrain"] = {
+            "schema": CHECKPOINT_SCHEMA,
+            **self.record,
+            "rng": torch.get_rng_state(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # Only dropout and the like draw from the global generator; everything of ours is keyed.
+        torch.set_rng_state(checkpoint["certtrain"]["rng"].cpu())
