@@ -1,0 +1,142 @@
+"""What a run depended on besides its configuration: code, package versions, hardware, command line."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "certtrain",
+    "torch",
+    "torchvision",
+    "lightning",
+    "torchmetrics",
+    "hydra-core",
+    "omegaconf",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "auto_LiRPA",
+    "wandb",
+)
+# Untracked files that can change a result. Others (notes, keys) have no place in evidence that gets shared.
+CODE_SUFFIXES = frozenset({".py", ".yaml", ".yml", ".toml"})
+UNTRACKED_LIMIT = 1_000_000  # bytes of one untracked file
+
+
+def describe() -> dict[str, Any]:
+    """The content of `environment.json`, without importing anything heavy and without the machine's name.
+
+    Accelerators are listed when torch is already imported; null means that nobody has looked.
+    """
+    code = git_state()
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command_line(),
+        "git": None if code is None else {"commit": code[0], "dirty": bool(code[1])},
+        "python": platform.python_version(),
+        "packages": package_versions(),
+        "platform": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "hardware": hardware(),
+    }
+
+
+def command_line() -> str:
+    """The command as typed, its program without the folder that it lies in."""
+    program = Path(sys.argv[0]).name if sys.argv and sys.argv[0] else "python"
+    return shlex.join([program, *sys.argv[1:]])
+
+
+def package_versions() -> dict[str, str | None]:
+    """The installed version of every package that can change a result, null where it is not installed."""
+    versions: dict[str, str | None] = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    return versions
+
+
+def hardware() -> dict[str, Any]:
+    """CPU model, cores (in the machine, and usable by this process), memory in GiB, accelerator names."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "usable_cores": usable,
+        "memory_gib": _memory_gib(),
+        "accelerators": _accelerators(),
+    }
+
+
+def git_state() -> tuple[str, str] | None:
+    """The commit of certtrain's own source and the patch from it to the files as they are ("" when clean).
+
+    The patch covers tracked files and untracked code and configuration. None when the package is not run from a git
+    checkout: a wheel installed inside somebody's repository must not claim that repository's commit.
+    """
+    source = Path(__file__).resolve()
+    top = _git(source.parent, "rev-parse", "--show-toplevel")
+    if top is None or _git(source.parent, "ls-files", "--error-unmatch", "__init__.py") is None:
+        return None
+    root = Path(top.strip())
+    commit = _git(root, "rev-parse", "HEAD")
+    tracked = _git(root, "diff", "HEAD", "--binary", "--no-color", "--no-ext-diff")
+    untracked = _git(root, "ls-files", "--others", "--exclude-standard", "-z")
+    if commit is None or tracked is None or untracked is None:
+        return None
+    parts = [tracked]
+    for name in filter(None, untracked.split("\0")):
+        path = root / name
+        if path.suffix not in CODE_SUFFIXES or not path.is_file():
+            continue
+        if path.stat().st_size > UNTRACKED_LIMIT:
+            parts.append(f"# untracked and too long to list: {name}\n")
+            continue
+        # git diff --no-index exits 1 when the files differ, as they always do here
+        parts.append(_git(root, "diff", "--no-index", "--no-color", "--", os.devnull, name, good=(0, 1)) or "")
+    return commit.strip(), "".join(parts)
+
+
+def _git(folder: Path, *arguments: str, good: tuple[int, ...] = (0,)) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, stdin=subprocess.DEVNULL, timeout=30
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.decode("utf-8", "replace") if done.returncode in good else None
+
+
+def _cpu_model() -> str | None:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine() or None
+
+
+def _memory_gib() -> float | None:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _accelerators() -> list[str] | None:
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return None
+    if torch.cuda.is_available():
+        return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return ["Apple MPS"] if torch.backends.mps.is_available() else []

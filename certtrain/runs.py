@@ -1,0 +1,394 @@
+"""The run directory: everything that a result rests on, written beside it."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Literal
+
+import yaml
+
+from certtrain import environment
+from certtrain.errors import UserError, nearest
+from certtrain.files import plain, write_json_atomic, write_text_atomic
+
+try:
+    import fcntl
+except ImportError:  # Windows has no flock: two processes on one run are then not told apart
+    fcntl = None  # type: ignore[assignment]
+
+RESULT_SCHEMA = 1
+STATUSES = ("complete", "interrupted", "failed")
+State = Literal["new", "resume", "complete"]
+
+ABSENT = "(absent)"
+# What may lie in a directory whose creation was interrupted before config.yaml, the last file, was written.
+FIRST_FILES = frozenset({".lock", "environment.json", "overrides.yaml", "diff.patch", "checkpoints", "certificates"})
+
+
+class RunDirectory:
+    """One run's directory: the paths in it, its configuration, its result, and the lock that keeps it to one process.
+
+    `RunDirectory(path)` only names paths. `RunDirectory.open` creates or resumes; use the run as a context manager, or
+    call `close`, to give the lock back.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._lock: IO[str] | None = None
+
+    def __repr__(self) -> str:
+        return f"RunDirectory({str(self.path)!r})"
+
+    def __enter__(self) -> RunDirectory:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration; written last at creation, so that its presence makes a directory a run."""
+        return self.path / "config.yaml"
+
+    @property
+    def overrides(self) -> Path:
+        return self.path / "overrides.yaml"
+
+    @property
+    def environment(self) -> Path:
+        return self.path / "environment.json"
+
+    @property
+    def diff(self) -> Path:
+        """The patch from the commit to the code that ran; present when it was dirty."""
+        return self.path / "diff.patch"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.csv"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def last(self) -> Path:
+        return self.checkpoints / "last.ckpt"
+
+    @property
+    def best(self) -> Path:
+        return self.checkpoints / "best.ckpt"
+
+    @property
+    def result(self) -> Path:
+        return self.path / "result.json"
+
+    @property
+    def figure(self) -> Path:
+        return self.path / "certified_accuracy.png"
+
+    @property
+    def certificates(self) -> Path:
+        """The folder of certificate logs: `<name>.tsv` with its card `<name>.json`."""
+        return self.path / "certificates"
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        config: Mapping[str, Any],
+        overrides: Sequence[str],
+        *,
+        may_differ: Collection[str] = (),
+        extends: Collection[str] = (),
+    ) -> tuple[RunDirectory, State]:
+        """Create a run, or go on with the one of that name, and lock it. Called by one process of a run only.
+
+        Args:
+            path: the run directory.
+            config: the composed, resolved configuration.
+            overrides: what the user wrote on the command line.
+            may_differ: keys (`data_dir`, `trainer`; a key stands for all below it) that do not make another
+                configuration.
+            extends: keys, such as `epochs`, that do not either, but whose change leaves a complete run work to do.
+
+        Returns:
+            The run and its state: `new`; `resume`: begun with this configuration; `complete`: finished, nothing to do.
+            A resumed run's files get the new configuration, and `environment.json` one more entry of `resumed`.
+
+        Raises:
+            UserError: the name belongs to another configuration (with the keys that differ) or to something that is
+                not a run; another process works in it; the directory cannot be written. The old files stay as they are.
+        """
+        run = cls(path)
+        run._make()
+        run.lock()
+        try:
+            if not run.config.exists():
+                run._write_evidence(config, overrides)
+                return run, "new"
+            differing = config_differences(run.read_config(), config)
+            other = [entry for entry in differing if not _below(entry[0], (*may_differ, *extends))]
+            if other:
+                raise _other_configuration(run, other)
+            longer = any(_below(key, extends) for key, _, _ in differing)
+            result = run.read_result()
+            if result is not None and result["status"] == "complete" and not longer:
+                return run, "complete"
+            run._write_resumption(config, overrides)
+            return run, "resume"
+        except BaseException:
+            run.close()
+            raise
+
+    def lock(self) -> None:
+        """Keep every other process out of this directory until `close` or the end of this process, kill -9 included.
+
+        Raises:
+            UserError: another process has the lock; the lock file cannot be written.
+        """
+        if fcntl is None or self._lock is not None:
+            return
+        path = self.path / ".lock"
+        try:
+            file = path.open("a+", encoding="utf-8")
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            holder = file.read().strip()
+            file.close()
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                raise UserError(
+                    f"another process{f' (pid {holder})' if holder else ''} is working in {self.path}",
+                    where="run directory",
+                    fix="wait for it or stop it, or choose another name=",
+                ) from None
+            return  # a file system without locks
+        file.seek(0)
+        file.truncate()
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        self._lock = file
+
+    def close(self) -> None:
+        """Give the lock back; the file stays, because deleting it would race with the next process."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def read_config(self) -> dict[str, Any]:
+        """The resolved configuration.
+
+        Raises:
+            UserError: missing, or no YAML mapping.
+        """
+        return _read_yaml(self.config, dict)
+
+    def read_overrides(self) -> list[str]:
+        """The command-line overrides that the run was composed with.
+
+        Raises:
+            UserError: missing, or no YAML list.
+        """
+        return _read_yaml(self.overrides, list)
+
+    def write_result(self, result: Mapping[str, Any]) -> Path:
+        """Replace `result.json` in one step; `schema` is added.
+
+        Raises:
+            ValueError: `status` is not complete, interrupted or failed.
+            UserError: the file cannot be written.
+        """
+        if result.get("status") not in STATUSES:
+            raise ValueError(f"status {result.get('status')!r} is none of {', '.join(STATUSES)}")
+        head = {"schema": RESULT_SCHEMA, "status": result["status"]}
+        return write_json_atomic(self.result, head | {key: result[key] for key in result if key not in head})
+
+    def read_result(self) -> dict[str, Any] | None:
+        """The content of `result.json`; None before there is one.
+
+        Raises:
+            UserError: not JSON, not a result, or of a newer version of certtrain.
+        """
+        try:
+            result = json.loads(self.result.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot read {self.result}: {error}", where="result", fix="move it away") from error
+        if not isinstance(result, dict) or result.get("status") not in STATUSES:
+            raise UserError(f"{self.result} is not the result of a run", where="result", fix="move it away")
+        if result.get("schema", 0) > RESULT_SCHEMA:
+            raise UserError(
+                f"{self.result} has schema {result['schema']}; this version reads up to {RESULT_SCHEMA}",
+                where="result",
+                fix="use the version of certtrain that wrote it, or a newer one",
+            )
+        return result
+
+    def _make(self) -> None:
+        """Make the directory, unless something that is not a run lies there."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            strange = [name for name in os.listdir(self.path) if name not in FIRST_FILES and not _temporary(name)]
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+        if strange and not self.config.exists():
+            raise UserError(
+                f"{self.path} exists and is not a run: it holds {', '.join(sorted(strange)[:3])} and no config.yaml",
+                where="run directory",
+                fix="choose another name=, or an empty directory",
+            )
+
+    def _write_evidence(self, config: Mapping[str, Any], overrides: Sequence[str]) -> None:
+        described = environment.describe()
+        self._write_patch(self.diff)
+        for folder in (self.checkpoints, self.certificates):
+            folder.mkdir(exist_ok=True)
+        write_json_atomic(self.environment, {"config_sha256": config_hash(config), **described, "resumed": []})
+        write_text_atomic(self.overrides, _yaml(list(overrides)))
+        write_text_atomic(self.config, _yaml(plain(config)))
+
+    def _write_resumption(self, config: Mapping[str, Any], overrides: Sequence[str]) -> None:
+        """The first session's evidence stays; this one's is added to it, with its own patch when the code is dirty."""
+        try:
+            described = json.loads(self.environment.read_text(encoding="utf-8"))
+            sessions = list(described.get("resumed", []))
+        except (OSError, ValueError, AttributeError):  # lost or torn by other hands: begin again rather than refuse
+            described, sessions = {}, []
+        patch = self._write_patch(self.path / f"diff.{len(sessions) + 1}.patch")
+        session = environment.describe() | ({"patch": patch.name} if patch else {})
+        described["config_sha256"] = config_hash(config)
+        described["resumed"] = [*sessions, session]
+        write_json_atomic(self.environment, described)
+        write_text_atomic(self.overrides, _yaml(list(overrides)))
+        write_text_atomic(self.config, _yaml(plain(config)))
+
+    @staticmethod
+    def _write_patch(path: Path) -> Path | None:
+        state = environment.git_state()
+        return write_text_atomic(path, state[1]) if state and state[1] else None
+
+
+def find_run(name: str | Path, root: str | Path = "runs") -> RunDirectory:
+    """The run called `NAME` under root, or at the path `runs/NAME`.
+
+    Raises:
+        UserError: there is none; names the nearest ones.
+    """
+    for candidate in (Path(name), Path(root) / name):
+        if (candidate / "config.yaml").is_file():
+            return RunDirectory(candidate)
+    known = {str(path.parent.relative_to(root)) for path in Path(root).glob("**/config.yaml")}
+    hint = nearest(Path(name).name, known) if known else "train one first: certtrain train experiment=quickstart"
+    raise UserError(f"there is no run {str(name)!r}", where=f"{name} and {Path(root) / name}", fix=hint)
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """The sha256 of a configuration's canonical JSON: keys sorted, 1.0 the same as 1, NaN and infinities null."""
+    return hashlib.sha256(_canonical(config).encode()).hexdigest()
+
+
+def config_differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], may_differ: Collection[str] = ()
+) -> list[tuple[str, Any, Any]]:
+    """The `(dotted key, old value, new value)` in which two configurations differ, in the order of the new one.
+
+    A list is one value. A key that only one of them has stands with `ABSENT` for the other. `may_differ` names keys to
+    pass over, each with all below it.
+    """
+    before, after = _flatten(plain(old)), _flatten(plain(new))
+    keys = [*after, *(key for key in before if key not in after)]
+    pairs = [(key, before.get(key, ABSENT), after.get(key, ABSENT)) for key in keys]
+    return [(key, a, b) for key, a, b in pairs if _canonical(a) != _canonical(b) and not _below(key, may_differ)]
+
+
+def sha256_file(path: str | Path) -> str:
+    """The sha256 of a file's content, in hexadecimal.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}", where="input file") from error
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict) or not value:
+        return {prefix.removesuffix("."): value}
+    return {key: item for name, inner in value.items() for key, item in _flatten(inner, f"{prefix}{name}.").items()}
+
+
+def _canonical(value: Any) -> str:
+    def integral(item: Any) -> Any:
+        if isinstance(item, dict):
+            return {key: integral(inner) for key, inner in item.items()}
+        if isinstance(item, list):
+            return [integral(inner) for inner in item]
+        return int(item) if isinstance(item, float) and item.is_integer() else item
+
+    return json.dumps(integral(plain(value)), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _below(key: str, tops: Collection[str]) -> bool:
+    return any(key == top or key.startswith(f"{top}.") for top in tops)
+
+
+def _temporary(name: str) -> bool:
+    return name.startswith(".") and name.endswith(".tmp")
+
+
+def _yaml(value: object) -> str:
+    # Without allow_unicode, whose output PyYAML itself cannot always read back (a next-line character in a key).
+    return yaml.safe_dump(value, sort_keys=False, width=120)
+
+
+def _read_yaml(path: Path, kind: type) -> Any:
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"cannot read {path}: {error}", where="run directory", fix="is this a run?") from error
+    if not isinstance(value, kind):
+        raise UserError(f"{path} does not hold a {kind.__name__}", where="run directory", fix="is this a run?")
+    return value
+
+
+def _other_configuration(run: RunDirectory, differing: list[tuple[str, Any, Any]]) -> UserError:
+    shown = [f"    {key}: {old!r} there, {new!r} now" for key, old, new in differing[:12]]
+    if len(differing) > 12:
+        shown.append(f"    and {len(differing) - 12} more")
+    try:
+        former = " ".join(run.read_overrides()) or "no overrides"
+    except UserError:
+        former = "its config.yaml"
+    return UserError(
+        "\n".join([f"the run {run.name} exists with another configuration:", *shown]),
+        where=str(run.path),
+        fix=f"choose another name=, or give the overrides that it was made with: {former}",
+    )
+
+
+def _unwritable(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"cannot write the run directory {path}: {error.strerror or error}",
+        where="configuration keys runs_dir and name",
+        fix="choose a writable directory: runs_dir=...",
+    )

@@ -1,0 +1,76 @@
+"""Evidence of code and machine: cheap, private, and true of the code that ran."""
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from certtrain import environment
+
+
+def git(folder, *arguments):
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "commit.gpgsign=false"]
+    subprocess.run(["git", "-C", str(folder), *identity, *arguments], check=True, capture_output=True)
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A small git checkout that `environment` believes to be its own."""
+    package = tmp_path / "certtrain"
+    package.mkdir()
+    (package / "__init__.py").write_text("a = 1\n")
+    shutil.copy(environment.__file__, package / "environment.py")
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-qm", "first")
+    monkeypatch.setattr(environment, "__file__", str(package / "environment.py"))
+    return tmp_path
+
+
+def test_clean_checkout(checkout):
+    commit, patch = environment.git_state()
+    assert len(commit) == 40
+    assert patch == ""
+
+
+def test_patch_rebuilds_the_code_that_ran(checkout, tmp_path_factory):
+    (checkout / "certtrain" / "__init__.py").write_text("a = 2\n")
+    (checkout / "certtrain" / "mine.py").write_text("b = 3\n")
+    (checkout / ".env").write_text("KEY=secret\n")
+    _, patch = environment.git_state()
+    assert "secret" not in patch
+    clone = tmp_path_factory.mktemp("clone")
+    git(clone.parent, "clone", "-q", str(checkout), str(clone))
+    (clone / "diff.patch").write_text(patch)
+    git(clone, "apply", "diff.patch")
+    assert (clone / "certtrain" / "__init__.py").read_text() == "a = 2\n"
+    assert (clone / "certtrain" / "mine.py").read_text() == "b = 3\n"
+
+
+def test_installed_inside_a_foreign_repository_has_no_commit(checkout, monkeypatch):
+    site = checkout / "venv" / "certtrain"
+    site.mkdir(parents=True)
+    (site / "__init__.py").write_text("")
+    monkeypatch.setattr(environment, "__file__", str(site / "environment.py"))
+    assert environment.git_state() is None
+
+
+def test_description_is_json_without_the_machine_name_or_folders(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/home/someone/bin/certtrain", "train", "radii=[0.1, 0.2]"])
+    described = environment.describe()
+    text = json.dumps(described)
+    assert described["command"] == "certtrain train 'radii=[0.1, 0.2]'"
+    assert "/home/someone" not in text
+    assert socket.gethostname() not in {described["platform"], *map(str, described["hardware"].values())}
+    assert described["hardware"]["usable_cores"] >= 1
+    assert described["hardware"]["memory_gib"] > 0
+
+
+def test_imports_nothing_heavy():
+    code = "import sys, certtrain.runs as r; r.environment.describe(); print(*sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path.cwd())
+    assert not {"torch", "lightning", "hydra", "wandb", "matplotlib"} & set(out.stdout.split())

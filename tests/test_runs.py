@@ -1,0 +1,187 @@
+"""A run directory is created whole, resumed only by its own configuration, and held by one process."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from certtrain import runs
+from certtrain.errors import UserError
+from certtrain.files import plain
+from certtrain.runs import ABSENT, RunDirectory, config_differences, config_hash, find_run, sha256_file
+
+CONFIG = {"seed": 0, "epochs": 20, "eps": "2/255", "radii": [0.1, "2/255"], "method": {"_target_": "x", "l1": 1e-5}}
+
+
+def opened(path, config=CONFIG, overrides=("seed=0",), **more):
+    run, state = RunDirectory.open(path, config, list(overrides), **more)
+    run.close()
+    return run, state
+
+
+def test_new_run_holds_its_evidence(tmp_path):
+    run, state = opened(tmp_path / "runs" / "first")
+    assert state == "new"
+    assert run.read_config() == CONFIG
+    assert run.read_overrides() == ["seed=0"]
+    described = json.loads(run.environment.read_text())
+    assert described["config_sha256"] == config_hash(CONFIG)
+    assert described["packages"]["torch"]
+    assert described["resumed"] == []
+    assert socket.gethostname() not in json.dumps(described["hardware"])
+    assert run.checkpoints.is_dir()
+    assert run.certificates.is_dir()
+    assert run.last.name == "last.ckpt"
+    assert run.metrics.name == "metrics.csv"
+    assert run.name == "first"
+
+
+def test_same_configuration_resumes_until_complete(tmp_path):
+    opened(tmp_path / "r")
+    run, state = opened(tmp_path / "r")
+    assert state == "resume"
+    assert len(json.loads(run.environment.read_text())["resumed"]) == 1
+    run.write_result({"status": "interrupted", "test": {}})
+    assert opened(tmp_path / "r")[1] == "resume"
+    run.write_result({"status": "complete", "test": {}})
+    before = {path: path.read_bytes() for path in run.path.iterdir() if path.is_file() and path.name != ".lock"}
+    assert opened(tmp_path / "r")[1] == "complete"
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_other_configuration_is_refused_and_changes_nothing(tmp_path):
+    run, _ = opened(tmp_path / "r", overrides=["epochs=20"])
+    before = run.config.read_bytes(), run.environment.read_bytes()
+    other = {**CONFIG, "epochs": 30, "method": {"_target_": "x", "l1": 0.0}, "sigma": 0.5}
+    with pytest.raises(UserError) as caught:
+        RunDirectory.open(tmp_path / "r", other, ["epochs=30"])
+    text = str(caught.value)
+    for part in ("epochs: 20 there, 30 now", "method.l1: 1e-05 there, 0.0 now", f"sigma: {ABSENT!r} there", "name="):
+        assert part in text
+    assert "epochs=20" in caught.value.fix
+    assert (run.config.read_bytes(), run.environment.read_bytes()) == before
+    assert opened(tmp_path / "r")[1] == "resume"  # the refusal gave the lock back
+
+
+def test_keys_that_may_differ(tmp_path):
+    run, _ = opened(tmp_path / "r", {**CONFIG, "trainer": {"devices": 1}, "data_dir": "a"})
+    run.write_result({"status": "complete"})
+    moved = {**CONFIG, "trainer": {"devices": 2}, "data_dir": "b"}
+    assert opened(tmp_path / "r", moved, may_differ=("trainer", "data_dir"))[1] == "complete"
+    longer = {**moved, "epochs": 40}
+    with pytest.raises(UserError, match="epochs"):
+        opened(tmp_path / "r", longer, may_differ=("trainer", "data_dir"))
+    assert opened(tmp_path / "r", longer, may_differ=("trainer", "data_dir"), extends=("epochs",))[1] == "resume"
+    assert run.read_config()["epochs"] == 40
+
+
+def test_a_key_below_does_not_free_its_namesakes():
+    assert config_differences({"data": 1, "data_dir": 2}, {"data": 1, "data_dir": 3}, ["data"]) == [("data_dir", 2, 3)]
+
+
+def test_killed_before_config_is_new_again(tmp_path):
+    run, _ = opened(tmp_path / "r")
+    run.config.unlink()
+    assert opened(tmp_path / "r")[1] == "new"
+
+
+def test_foreign_directory_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"notes\.txt"):
+        RunDirectory.open(tmp_path, CONFIG, [])
+    assert os.listdir(tmp_path) == ["notes.txt"]
+
+
+def test_second_process_is_refused_until_the_first_ends(tmp_path):
+    run, _ = RunDirectory.open(tmp_path / "r", CONFIG, [])
+    code = "import sys; from certtrain.runs import RunDirectory; RunDirectory(sys.argv[1]).lock()"
+    command = [sys.executable, "-c", code, str(run.path)]
+    refused = subprocess.run(command, capture_output=True, text=True)
+    assert refused.returncode
+    assert f"another process (pid {os.getpid()})" in refused.stderr
+    with pytest.raises(UserError, match="another process"):
+        RunDirectory.open(run.path, CONFIG, [])
+    run.close()
+    assert subprocess.run(command).returncode == 0
+
+
+@pytest.mark.parametrize("parent", ["file", "/proc"])
+def test_unwritable_directory(tmp_path, parent):
+    (tmp_path / "file").write_text("")
+    if parent == "/proc" and not os.path.isdir(parent):
+        pytest.skip("no /proc here")
+    with pytest.raises(UserError, match="cannot write the run directory"):
+        RunDirectory.open(tmp_path / parent / "r", CONFIG, [])
+
+
+def test_result_round_trip_and_refusals(tmp_path):
+    run, _ = opened(tmp_path / "r")
+    assert run.read_result() is None
+    run.write_result({"seed": 1, "status": "failed", "loss": float("nan")})
+    assert run.read_result() == {"schema": 1, "status": "failed", "seed": 1, "loss": None}
+    with pytest.raises(ValueError, match="status"):
+        run.write_result({"status": "done"})
+    assert run.read_result()["status"] == "failed"
+    for text, message in (
+        ("{", "cannot read"),
+        ("[]", "not the result"),
+        ('{"schema":9,"status":"failed"}', "schema 9"),
+    ):
+        run.result.write_text(text)
+        with pytest.raises(UserError, match=message):
+            run.read_result()
+
+
+def test_find_run(tmp_path, monkeypatch):
+    opened(tmp_path / "runs" / "digits-seed0")
+    monkeypatch.chdir(tmp_path)
+    for name in ("digits-seed0", "runs/digits-seed0", tmp_path / "runs" / "digits-seed0"):
+        assert find_run(name).name == "digits-seed0"
+    with pytest.raises(UserError, match="did you mean digits-seed0"):
+        find_run("runs/digit-seed0")
+    with pytest.raises(UserError, match="train one first"):
+        find_run("x", tmp_path / "nowhere")
+
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-5, 5)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=8,
+)
+configs = st.dictionaries(st.text(st.characters(categories=["L"]), min_size=1, max_size=5), values, max_size=5)
+
+
+@given(configs)
+def test_the_file_gives_back_the_configuration(config):
+    read = yaml.safe_load(runs._yaml(plain(config)))
+    assert config_differences(config, read) == []
+    assert config_hash(read) == config_hash(config)
+
+
+@given(configs, configs)
+def test_hash_and_differences_agree(one, other):
+    assert (config_hash(one) == config_hash(other)) == (config_differences(one, other) == [])
+
+
+def test_hash_ignores_order_and_integral_floats_but_not_booleans():
+    assert config_hash({"a": 1, "b": 2}) == config_hash({"b": 2.0, "a": 1.0})
+    assert config_hash({"a": 1}) != config_hash({"a": True})
+    assert re.fullmatch("[0-9a-f]{64}", config_hash({}))
+
+
+def test_sha256_of_a_file(tmp_path):
+    (tmp_path / "f").write_bytes(b"abc")
+    assert sha256_file(tmp_path / "f") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    with pytest.raises(UserError, match="cannot read"):
+        sha256_file(tmp_path / "g")
