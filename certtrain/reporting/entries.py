@@ -1,0 +1,75 @@
+"""What the tables and plots read from the `test` mapping of result.json: labels, kinds, groups that may be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import ROUND_DOWN, Decimal
+from fractions import Fraction
+from typing import Any
+
+from certtrain.threat import parse_radius
+
+Entry = Mapping[str, Any]
+
+LABELS = {"ibp": "IBP", "crown_ibp": "CROWN-IBP", "crown": "CROWN", "alpha_crown": "α-CROWN", "smoothing": "smoothing"}
+ORDER = tuple(LABELS)  # cheapest, and loosest, first
+
+
+def is_smoothing(entry: Entry) -> bool:
+    """Whether a certificate holds with a confidence (and has an ACR) rather than being deterministic."""
+    return "acr" in entry
+
+
+def label(entry: Entry) -> str:
+    """A certifier's published name; a staged one is its bounds joined by `+`."""
+    return "+".join(LABELS.get(part, part) for part in str(entry["certifier"]).split("+"))
+
+
+def rank(entry: Entry) -> tuple[int, str]:
+    """Sorts certifiers from the loosest to the tightest, unknown ones last."""
+    last = str(entry["certifier"]).split("+")[-1]
+    return (ORDER.index(last) if last in ORDER else len(ORDER)), str(entry["certifier"])
+
+
+def groups(test: Mapping[str, Entry]) -> list[list[Entry]]:
+    """Entries that may stand side by side: bounds in the same norm on the same examples; each smoothing one alone."""
+    bounds: dict[tuple[str, int, str], list[Entry]] = {}
+    alone: list[list[Entry]] = []
+    for entry in test.values():
+        if is_smoothing(entry):
+            alone.append([entry])
+        else:
+            bounds.setdefault((entry["norm"], entry["n"], entry["indices_sha256"]), []).append(entry)
+    return [sorted(group, key=rank) for group in bounds.values()] + alone
+
+
+def grid(entries: list[Entry], key: str = "certified") -> list[tuple[Fraction, str]]:
+    """The radii of all entries, exact and as text, ascending."""
+    return sorted({(parse_radius(text), text) for entry in entries for text in entry.get(key) or ()})
+
+
+def upper_bound(entries: list[Entry]) -> dict[str, float]:
+    """The least PGD accuracy that any of the entries found at each radius: no certifier can certify more there."""
+    found: dict[str, float] = {}
+    for entry in entries:
+        for text, value in (entry.get("pgd") or {}).items():
+            found[text] = min(value, found.get(text, value))
+    return found
+
+
+def smoothed_accuracy(entry: Entry) -> float:
+    """Certified accuracy at radius 0: the smoothed classifier is right and does not abstain."""
+    return entry["certified"].get("0", entry["clean"])
+
+
+def percent(fraction: float | None) -> str:
+    """`86.94`; a dash for nothing. Never `100.00` for less than all."""
+    if fraction is None:
+        return "–"
+    text = f"{100 * fraction:.2f}"
+    return "99.99" if text == "100.00" and fraction < 1 else text
+
+
+def floored(value: float, digits: int) -> str:
+    """A decimal that is never rounded up: what a certificate proves."""
+    return str(Decimal(repr(float(value))).quantize(Decimal(1).scaleb(-digits), rounding=ROUND_DOWN))

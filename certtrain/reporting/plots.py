@@ -1,0 +1,210 @@
+"""Certified accuracy against the radius, as a figure for a paper."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from certtrain.errors import UserError
+from certtrain.reporting.entries import Entry, floored, grid, groups, is_smoothing, label, percent, upper_bound
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+AXES = {"linf": r"$\ell_\infty$ radius (input range [0, 1])", "l2": r"$\ell_2$ radius (input range [0, 1])"}
+# Okabe and Ito's palette, told apart by readers with any colour vision; markers repeat what the colours say.
+COLOURS = ("#0072B2", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
+MARKERS = ("o", "s", "^", "D", "v")
+GREY = "#555555"
+STYLE = {"linewidth": 1.6, "markersize": 5.5, "markeredgecolor": "white", "markeredgewidth": 0.6}
+
+
+def certified_accuracy_plot(
+    test: Mapping[str, Entry],
+    path: str | Path,
+    *,
+    radii: Mapping[str, Sequence[float] | np.ndarray] | None = None,
+    band: bool = True,
+) -> Path:
+    """Draw a test result, one panel per set of entries that may be compared, and replace the PNG at path.
+
+    Bounds: what each certifier proves at the radii of the grid, joined by the steps that follow from it (a certificate
+    at R proves every r <= R), from clean accuracy at 0; above it what PGD leaves standing, joined by the steps that
+    follow likewise (an attack at r is one at every R >= r); between the best of both nobody knows.
+    Smoothing: the exact step curve when the radii of the examples are given, else the points of the grid and the steps
+    that follow from them.
+
+    Args:
+        test: the mapping of `result.json`.
+        path: the PNG to write.
+        radii: per entry name the radius of each example, -1 where it is misclassified or abstained.
+        band: with radii, the Clopper-Pearson 95 % interval of each value over the n examples as a draw from the data's
+            distribution (alpha, the risk of each certificate, comes on top).
+
+    Raises:
+        ValueError: there is nothing to draw, or as many radii as examples are not given.
+        UserError: the file cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    panels = groups(test)
+    if not panels:
+        raise ValueError("there is no certificate to draw")
+    figure = Figure(figsize=(5.6 * len(panels), 3.9), dpi=200, layout="constrained")
+    FigureCanvasAgg(figure)
+    names = {id(entry): name for name, entry in test.items()}
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
+        entry = panel[0]
+        if is_smoothing(entry):
+            _smoothing(axes, entry, (radii or {}).get(names[id(entry)]), band)
+        else:
+            _bounds(axes, panel)
+        axes.set_xlabel(AXES.get(entry["norm"], f"{entry['norm']} radius"))
+        axes.set_ylabel("accuracy (%)")
+        axes.grid(True, color="#DDDDDD", linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=8.5, loc="best")
+    return _save(figure, Path(path))
+
+
+def step_curve(radii: Sequence[float] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Certified accuracy as the exact step function of the radius: `mean(radius >= r)`.
+
+    Args:
+        radii: (n,) radius of each example, -1 (any negative number) where misclassified or abstained.
+
+    Returns:
+        The distinct radii >= 0, ascending from 0, and the count that is certified at each. Between two of them the
+        count is that of the larger one; beyond the last it is 0.
+    """
+    values = np.sort(np.asarray(radii, dtype=float))
+    points = np.unique(np.append(values[values >= 0], 0.0))
+    return points, len(values) - np.searchsorted(values, points, side="left")
+
+
+def clopper_pearson(count: np.ndarray, n: int, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """The exact two-sided interval of a probability after `count` successes in n (Clopper and Pearson 1934)."""
+    from scipy.stats import beta
+
+    tail = (1 - confidence) / 2
+    count = np.asarray(count)
+    with np.errstate(invalid="ignore"):
+        lower = np.where(count > 0, beta.ppf(tail, count, n - count + 1), 0.0)
+        upper = np.where(count < n, beta.ppf(1 - tail, count + 1, n - count), 1.0)
+    return lower, upper
+
+
+def _bounds(axes: Axes, entries: list[Entry]) -> None:
+    exact = grid(entries)
+    clean = 100 * entries[0]["clean"]
+    best = dict.fromkeys((r for r, _ in exact), 0.0)
+    attacked = upper_bound(entries)
+    ceiling = [(r, 100 * attacked[text]) for r, text in exact if text in attacked]
+    if ceiling:
+        x, y = _columns(ceiling)
+        axes.hlines([clean, *y[:-1]], [0, *x[:-1]], x, color=GREY, linewidth=1.2, linestyle=(0, (4, 2)))
+        axes.plot(x, y, linestyle="", marker="x", color=GREY, markersize=6, markeredgewidth=1.5)
+        axes.plot([], [], color=GREY, linestyle=(0, (4, 2)), marker="x", markeredgewidth=1.5, label="PGD (upper bound)")
+    for i, entry in enumerate(entries):
+        points = [(r, 100 * entry["certified"][text]) for r, text in exact if text in entry["certified"]]
+        for r, value in points:
+            best[r] = max(best[r], value)
+        x, y = _columns(points)
+        colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+        _steps(axes, x, y, colour, marker, f"certified by {label(entry)}")
+    if len(ceiling) == len(exact):
+        edges = [0.0, *(float(r) for r, _ in exact)]
+        floor = [best[r] for r, _ in exact]
+        roof = [clean, *(y for _, y in ceiling[:-1])]
+        for left, right, low, high in zip(edges, edges[1:], floor, roof):
+            axes.fill_between([left, right], low, high, color=GREY, alpha=0.09, linewidth=0)
+    axes.plot([0], [clean], linestyle="", marker="*", color="black", markersize=11, clip_on=False, label="clean")
+    _radius_ticks(axes, [r for r, _ in exact], [text for _, text in exact])
+    _accuracy_axis(axes, 100 * min(value for entry in entries for value in entry["certified"].values()))
+    axes.set_title(f"certified accuracy, n = {entries[0]['n']:,}", fontsize=10)
+
+
+def _smoothing(axes: Axes, entry: Entry, radii: Sequence[float] | np.ndarray | None, band: bool) -> None:
+    settings, n, colour = entry["settings"], entry["n"], COLOURS[0]
+    text = f"smoothed, $\\sigma$ = {settings['sigma']:g}, ACR {floored(entry['acr'], 3)}"
+    if radii is None:
+        x, y = _columns([(r, 100 * entry["certified"][key]) for r, key in grid([entry])])
+        _steps(axes, x, y, colour, MARKERS[0], text)
+        right, lowest = max(x), min(y)
+    else:
+        if len(radii) != n:
+            raise ValueError(f"{len(radii)} radii given for {n} examples")
+        points, count = step_curve(radii)
+        right, lowest = points[-1], 0.0
+        x = np.append(points, right)
+        axes.step(x, 100 * np.append(count, 0) / n, where="pre", color=colour, linewidth=1.6, label=text)
+        if band:
+            low, high = clopper_pearson(count, n)
+            shade = {"step": "pre", "color": colour, "alpha": 0.16, "linewidth": 0}
+            axes.fill_between(points, 100 * low, 100 * high, label=f"95 % interval over {n:,} images", **shade)
+    clean = entry.get("clean")
+    if clean is not None and "0" in entry["certified"] and percent(clean) != percent(entry["certified"]["0"]):
+        axes.plot(
+            [0], [100 * clean], linestyle="", marker="*", color="black", markersize=11, clip_on=False, label="clean"
+        )
+    axes.set_xlim(0, max(right * 1.04, 1e-6))
+    _accuracy_axis(axes, lowest)
+    draws = f"{settings['n']:,} draws, $\\alpha$ = {settings['alpha']:g}"
+    axes.set_title(f"certified accuracy, n = {n:,} images, {draws}", fontsize=10)
+
+
+def _steps(axes: Axes, x: list[float], y: list[float], colour: str, marker: str, text: str) -> None:
+    """Points, and to the left of each what it proves for the smaller radii; no line down to the next point."""
+    axes.hlines(y, [0, *x[:-1]], x, color=colour, linewidth=1.6, alpha=0.6)
+    axes.plot(x, y, linestyle="", marker=marker, color=colour, clip_on=False, **_marker())
+    axes.plot([], [], color=colour, marker=marker, label=text, **STYLE)
+
+
+def _accuracy_axis(axes: Axes, lowest: float) -> None:
+    """From 0, or from higher up when all is high, with room for the legend below the curves."""
+    bottom = 10 * np.floor((lowest - 0.6 * (100 - lowest)) / 10)
+    axes.set_ylim(max(0.0, bottom), 101)
+
+
+def _radius_ticks(axes: Axes, radii: list[Any], texts: list[str]) -> None:
+    """Ticks at the exact radii while they are few: 2/255 says more than 0.0078."""
+    right = float(radii[-1])
+    axes.set_xlim(-0.02 * right, right * 1.05)
+    if len(radii) <= 8 and radii[0] > 0:
+        axes.set_xticks([0, *map(float, radii)], ["0", *texts])
+
+
+def _marker() -> dict[str, Any]:
+    return {key: value for key, value in STYLE.items() if key != "linewidth"}
+
+
+def _columns(points: list[tuple[Any, float]]) -> tuple[list[float], list[float]]:
+    return [float(x) for x, _ in points], [y for _, y in points]
+
+
+def _save(figure: Any, path: Path) -> Path:
+    """Write beside the file and rename, so that a killed run leaves the old figure or the new one."""
+    part: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        with os.fdopen(handle, "wb") as file:
+            figure.savefig(file, format="png")
+        os.chmod(part, 0o644)
+        os.replace(part, path)
+        part = None
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}", where="figure", fix="free the disk"
+        ) from error
+    finally:
+        if part is not None:
+            Path(part).unlink(missing_ok=True)
+    return path

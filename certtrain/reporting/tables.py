@@ -1,0 +1,145 @@
+"""Result tables and the configuration tree, as rich renderables that fit a terminal of 100 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from certtrain.reporting.entries import (
+    Entry,
+    floored,
+    grid,
+    groups,
+    is_smoothing,
+    label,
+    percent,
+    smoothed_accuracy,
+    upper_bound,
+)
+
+NORM_NAMES = {"linf": "l-inf", "l2": "l2"}
+
+
+def result_tables(test: Mapping[str, Entry]) -> Group:
+    """Every table of a test result: one per norm and example list for bounds, one per smoothing certificate.
+
+    Args:
+        test: the mapping of `result.json`.
+    """
+    tables = [smoothing_table(group[0]) if is_smoothing(group[0]) else bounds_table(group) for group in groups(test)]
+    return Group(*tables)
+
+
+def bounds_table(entries: list[Entry]) -> RenderableType:
+    """Per radius: clean accuracy, the accuracy that each certifier proves, what PGD leaves standing, n; seconds below.
+
+    All in percent of the same n examples. A certifier above PGD would be unsound: the table says so.
+    """
+    table = Table(box=box.SIMPLE_HEAD, show_footer=True, pad_edge=False)
+    title = f"certified accuracy (%), deterministic, {NORM_NAMES.get(entries[0]['norm'], entries[0]['norm'])}"
+    attacked = upper_bound(entries)
+    table.add_column("radius", footer="seconds", justify="right", no_wrap=True)
+    table.add_column("clean", justify="right", no_wrap=True)
+    for entry in entries:
+        table.add_column(
+            f"certified by\n{label(entry)}", footer=f"{entry['seconds']:,.1f}", justify="right", overflow="fold"
+        )
+    if attacked:
+        table.add_column("PGD\nupper bound", justify="right")
+    table.add_column("n", justify="right", no_wrap=True)
+    notes = []
+    for _, radius in grid(entries):
+        proved = [entry["certified"].get(radius) for entry in entries]
+        bound = [percent(attacked.get(radius))] if attacked else []
+        row = [percent(entries[0]["clean"]), *map(percent, proved), *bound, f"{entries[0]['n']:,}"]
+        table.add_row(radius, *row)
+        for entry, value in zip(entries, proved):
+            if value is not None and value > attacked.get(radius, 1.0) + 1e-12:
+                notes.append(f"UNSOUND: {label(entry)} certifies more at {radius} than PGD leaves standing")
+    notes += [note for entry in entries for note in _failures(entry)]
+    return _assemble(title, [table], notes)
+
+
+def smoothing_table(entry: Entry) -> RenderableType:
+    """Certified accuracy of the smoothed classifier per radius; below it ACR, abstentions, draws, alpha, n."""
+    settings = entry["settings"]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    norm = NORM_NAMES.get(entry["norm"], entry["norm"])
+    sigma, alpha = settings.get("sigma"), settings.get("alpha")
+    title = f"certified accuracy (%), smoothed with sigma {sigma:g}, {norm}"
+    table.add_column("radius", justify="right", no_wrap=True)
+    table.add_column("certified accuracy (smoothed)", justify="right")
+    for _, radius in grid([entry]):
+        table.add_row(radius, percent(entry["certified"][radius]))
+    n, abstained = entry["n"], entry["abstained"]
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(justify="left", style="bold", no_wrap=True)
+    facts.add_column()
+    facts.add_row("ACR", floored(entry["acr"], 4))
+    facts.add_row("smoothed accuracy", f"{percent(smoothed_accuracy(entry))} %  (certified accuracy at radius 0)")
+    facts.add_row("abstained", f"{abstained:,} of {n:,}  ({percent(abstained / n)} %)")
+    facts.add_row("draws", f"n = {settings['n']:,} per image, after n0 = {settings['n0']:,} to select the class")
+    facts.add_row("alpha", f"{alpha:g}  (each certificate is wrong with at most this probability)")
+    facts.add_row("images", f"{n:,}")
+    facts.add_row("sigma", f"{sigma:g}")
+    facts.add_row("seconds", f"{entry['seconds']:,.1f}")
+    return _assemble(title, [table, facts], _failures(entry))
+
+
+def config_tree(config: Mapping[str, Any]) -> Tree:
+    """The composed configuration, one line per group; what is null or empty is left out.
+
+    Args:
+        config: the resolved configuration; `_target_` is shown as the last part of its name.
+    """
+    tree = Tree(Text("configuration", style="bold"), guide_style="dim")
+    scalars = {key: value for key, value in config.items() if not isinstance(value, Mapping)}
+    tree.add(_line("", scalars))
+    for key, value in config.items():
+        if not isinstance(value, Mapping) or not value:
+            continue
+        parts = {name: part for name, part in value.items() if isinstance(part, Mapping) and "_target_" in part}
+        branch = tree.add(_line(key, {name: part for name, part in value.items() if name not in parts}))
+        for name, part in parts.items():
+            branch.add(_line(name, part))
+    return tree
+
+
+def _line(name: str, values: Mapping[str, Any]) -> Text:
+    text = Text(name, style="bold cyan")
+    if "_target_" in values:
+        text.append(f" {str(values['_target_']).rsplit('.', 1)[-1]}", style="green")
+    for key, value in _flat(values):
+        if key != "_target_" and value is not None and value != []:
+            text.append(f"{'  ' if text else ''}{key} ", style="dim").append(_short(value), style="default not bold")
+    return text
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        found += _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(f"{prefix}{key}", value)]
+    return found
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        items = [_short(item) for item in value]
+        return f"[{', '.join(items if len(items) <= 12 else [*items[:10], f'... {len(items)} in all'])}]"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _failures(entry: Entry) -> list[str]:
+    """What must not hide among the unproved: bounds that were no numbers, and certifiers that crashed."""
+    names = {"invalid": "invalid (NaN or infinite)", "error": "error (the certifier failed)"}
+    return [f"{label(entry)}: {entry[k]:,} of {entry['n']:,} {text}" for k, text in names.items() if entry.get(k)]
+
+
+def _assemble(title: str, body: list[RenderableType], notes: list[str]) -> Group:
+    return Group(Text(title, style="bold"), *body, *(Text(note, style="bold red") for note in notes), Text())
