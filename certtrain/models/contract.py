@@ -1,0 +1,134 @@
+"""What a network expects of its inputs: carried by checkpoints, compared before anything is certified."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from certtrain.errors import UserError
+from certtrain.models.normalize import Normalize
+
+
+class _Data(Protocol):
+    input_shape: tuple[int, ...]
+    num_classes: int
+    mean: list[float]
+    std: list[float]
+
+
+@dataclass(frozen=True)
+class InputContract:
+    """Shape, classes, normalisation and range of a network's inputs.
+
+    Attributes:
+        shape: of one example, (C, H, W) or (d,).
+        num_classes: K.
+        mean: the normalisation's, per channel or feature.
+        std: likewise.
+        lower: smallest input value.
+        upper: largest input value.
+    """
+
+    shape: tuple[int, ...]
+    num_classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    lower: float = 0.0
+    upper: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(int(size) for size in self.shape))
+        for name in ("mean", "std"):
+            values = tuple(float(value) for value in getattr(self, name))
+            object.__setattr__(self, name, values * self.shape[0] if len(values) == 1 else values)
+
+    @classmethod
+    def of(cls, data: _Data) -> InputContract:
+        """What a data module delivers."""
+        return cls(tuple(data.input_shape), data.num_classes, tuple(data.mean), tuple(data.std))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists and numbers, which `torch.load(weights_only=True)` accepts."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> InputContract:
+        """The inverse of `to_dict`.
+
+        Raises:
+            UserError: a field is missing or unknown.
+        """
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise UserError(
+                f"the input contract has other fields than {', '.join(cls.__dataclass_fields__)}: {sorted(values)}",
+                where="checkpoint",
+                fix="use a checkpoint that this program wrote",
+            ) from error
+
+    def check(self, x: Tensor, y: Tensor | None = None, *, this: str = "the network", that: str = "the batch") -> None:
+        """Refuse inputs that the network was not made for.
+
+        Args:
+            x: (B, ...) inputs.
+            y: (B,) classes, when there are any.
+            this: names whose contract this is.
+            that: names where the inputs come from.
+
+        Raises:
+            UserError: another shape, values outside the range or not finite, or labels outside the classes.
+        """
+        if tuple(x.shape[1:]) != self.shape:
+            raise _mismatch("inputs of shape", this, self.shape, that, tuple(x.shape[1:]))
+        if x.numel():
+            low, high = (float(value) for value in x.aminmax())
+            if not (self.lower <= low and high <= self.upper):
+                raise _mismatch("values in", this, (self.lower, self.upper), that, (low, high))
+        if y is not None and y.numel():
+            low, high = int(y.min()), int(y.max())
+            if low < 0 or high >= self.num_classes:
+                raise _mismatch("classes in", this, (0, self.num_classes - 1), that, (low, high))
+
+    def check_same(self, other: InputContract, *, this: str = "the checkpoint", that: str = "the data") -> None:
+        """Refuse data that differ from what the network was trained on.
+
+        Raises:
+            UserError: another shape, number of classes, normalisation or range; names both sides.
+        """
+        for what, mine, theirs in (
+            ("inputs of shape", self.shape, other.shape),
+            ("classes:", self.num_classes, other.num_classes),
+            ("normalisation by mean", self.mean, other.mean),
+            ("normalisation by std", self.std, other.std),
+            ("values in", (self.lower, self.upper), (other.lower, other.upper)),
+        ):
+            if mine != theirs:
+                raise _mismatch(what, this, mine, that, theirs)
+
+    def check_network(self, network: nn.Module, *, this: str = "the checkpoint", that: str = "the network") -> None:
+        """Refuse a network whose first `Normalize` layer is another one than the contract's.
+
+        Raises:
+            UserError: no such layer, or another mean or std in float32; names both sides.
+        """
+        layer = next((module for module in network.modules() if isinstance(module, Normalize)), None)
+        if layer is None:
+            raise UserError(f"{that} has no Normalize layer, {this} states one", where="model")
+        for name in ("mean", "std"):
+            mine, theirs = getattr(self, name), getattr(layer, name).flatten().tolist()
+            if torch.tensor(mine).tolist() != torch.tensor(theirs).tolist():
+                raise _mismatch(f"normalisation by {name}", this, mine, that, theirs)
+
+
+def _mismatch(what: str, this: str, mine: object, that: str, theirs: object) -> UserError:
+    mine, theirs = (list(side) if isinstance(side, Sequence) else side for side in (mine, theirs))
+    return UserError(
+        f"{this} has {what} {mine}, but {that} has {theirs}",
+        where="data, model",
+        fix="use the data set, model and normalisation that the network was trained with",
+    )
