@@ -57,6 +57,8 @@ def run_hydra(command: str, arguments: list[str], job: Callable[[Any], int]) -> 
 def explain(error: Exception, command: str) -> UserError:
     """A UserError for what Hydra refused."""
     text = str(error)
+    if override := getattr(error, "override", None):
+        return UserError(f"{override!r} cannot be read: {text}", where="the command line", fix="key=value; quote lists")
     if match := re.search(r"Could not override '([^']+)'", text):
         key = match.group(1)
         return UserError(

@@ -1,0 +1,82 @@
+"""The command line answers at once, helps with typos, and never shows a traceback for a user's mistake."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from certtrain import __version__
+from certtrain.cli import main
+
+
+def certtrain(*arguments: str, cwd=None) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "certtrain", *arguments], capture_output=True, text=True, cwd=cwd, timeout=120
+    )
+
+
+@pytest.mark.parametrize("arguments", [["--help"], [], ["-h"], ["help"]])
+def test_help_names_every_command(arguments, capsys):
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert all(f"\n  {command} " in shown for command in ("train", "certify", "predict"))
+    assert max(map(len, shown.splitlines())) <= 120
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert __version__ in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["trian"], "did you mean train?"),
+        (["method=ibp"], "certtrain train method=ibp"),
+        (["train", "epoch=3"], "epochs"),
+        (["train", "schedule.rmp=3"], "schedule.ramp"),
+        (["train", "method=crown_ipb"], "did you mean crown_ibp"),
+        (["train", "modle=cnn7"], "model"),
+        (["train", "data=mnits"], "mnist"),
+        (["train", "experiment=quickstrat"], "quickstart"),
+        (["train", "radii=[0.1"], "radii=[0.1"),
+    ],
+)
+def test_typos_are_answered_with_the_nearest_name_in_no_time(arguments, expected, capsys):
+    start = time.perf_counter()
+    assert main(arguments) == 2
+    shown = capsys.readouterr().err
+    assert expected in shown
+    assert "Traceback" not in shown
+    assert time.perf_counter() - start < 3  # a loaded machine; the subprocess test below bounds the usual case
+
+
+def test_composing_imports_nothing_heavy_and_takes_under_a_second():
+    program = (
+        "import sys; from certtrain.cli import main; status = main(['train', 'experiment=quickstart', '--cfg', 'job']);"
+        "heavy = [m for m in ('torch', 'lightning', 'wandb', 'sklearn', 'matplotlib', 'scipy') if m in sys.modules];"
+        "print('HEAVY', heavy); sys.exit(status)"
+    )
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+        times.append(time.perf_counter() - start)
+        assert done.returncode == 0, done.stderr
+        assert "HEAVY []" in done.stdout
+        assert "eps: 0.1" in done.stdout
+    assert min(times) < 1.0
+
+
+def test_module_and_console_script_are_the_same():
+    done = certtrain("--version")
+    assert done.returncode == 0
+    assert __version__ in done.stdout
+
+
+def test_train_help_lists_the_groups():
+    done = certtrain("train", "--help")
+    assert done.returncode == 0, done.stderr
+    for option in ("crown_ibp", "gaussian", "cnn7", "digits", "quickstart"):
+        assert option in done.stdout
