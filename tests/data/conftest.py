@@ -1,3 +1,6 @@
+import os
+from pathlib import Path
+
 import lightning as L
 import pytest
 import torch
@@ -63,3 +66,12 @@ def trainer(tmp_path):
         return L.Trainer(**quiet | options)
 
     return build
+
+
+@pytest.fixture
+def real_data():
+    """The folder of the unpacked published sets."""
+    folder = os.environ.get("CERTTRAIN_DATA")
+    if not folder:
+        pytest.skip("CERTTRAIN_DATA names no folder with the published data sets")
+    return Path(folder)
