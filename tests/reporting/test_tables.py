@@ -1,0 +1,108 @@
+"""Every table fits 100 columns and says what result.json says, failures included."""
+
+import re
+
+import pytest
+from rich.console import Console
+
+from certtrain.reporting.tables import config_tree, result_tables
+
+
+def lines(renderable, width=100):
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(renderable)
+    return [line.rstrip() for line in console.export_text().splitlines()]
+
+
+def cells(printed, first):
+    [line] = [line for line in printed if line.split()[:1] == [first]]
+    return line.split()
+
+
+def test_bounds_table_shows_every_number(bounds):
+    printed = lines(result_tables(bounds))
+    assert max(map(len, printed)) <= 100
+    assert cells(printed, "2/255") == ["2/255", "96.25", "92.50", "93.00", "93.61", "95.00", "10,000"]
+    assert cells(printed, "0.3") == ["0.3", "96.25", "10.00", "20.00", "30.00", "50.00", "10,000"]
+    assert cells(printed, "seconds") == ["seconds"] + 3 * ["1,234.6"]
+    header = next(line for line in printed if "radius" in line)
+    assert re.findall(r"[\w-]*[A-Z][\w-]*", header) == ["IBP", "CROWN-IBP", "CROWN"]
+    assert "upper bound" in header
+    assert "l-inf" in "\n".join(printed)
+    assert "UNSOUND" not in "\n".join(printed)
+    assert "invalid" not in "\n".join(printed)
+
+
+def test_radii_of_one_certifier_only(bounds):
+    bounds["test_ibp"]["certified"] = {"0.1": 0.8472}
+    assert cells(lines(result_tables(bounds)), "0.3")[2] == "–"
+
+
+def test_no_attack_no_upper_bound(bounds):
+    for entry in bounds.values():
+        entry["pgd"] = None
+    printed = "\n".join(lines(result_tables(bounds)))
+    assert "PGD" not in printed
+
+
+def test_failures_are_not_hidden(bounds):
+    bounds["test_crown"] |= {"invalid": 7, "error": 2}
+    printed = lines(result_tables(bounds))
+    assert "CROWN: 7 of 10,000 invalid (NaN or infinite)" in printed
+    assert "CROWN: 2 of 10,000 error (the certifier failed)" in printed
+
+
+def test_more_than_pgd_leaves_standing_is_called_unsound(bounds):
+    bounds["test_crown"]["certified"]["0.1"] = 0.9251
+    assert "UNSOUND: CROWN certifies more at 0.1 than PGD leaves standing" in lines(result_tables(bounds))
+
+
+def test_smoothing_table_shows_every_number(smoothing):
+    printed = lines(result_tables(smoothing))
+    assert max(map(len, printed)) <= 100
+    text = "\n".join(printed)
+    assert cells(printed, "0")[1] == "87.50"
+    assert re.search(r"ACR +0\.4123$", text, re.M)  # never rounded up
+    assert re.search(r"smoothed accuracy +87\.50 %", text)
+    assert re.search(r"abstained +3 of 40 +\(7\.50 %\)", text)
+    assert re.search(r"draws +n = 10,000 per image, after n0 = 100", text)
+    assert re.search(r"alpha +0\.001", text)
+    assert re.search(r"images +40$", text, re.M)
+    assert re.search(r"sigma +0\.25$", text, re.M)
+    assert re.search(r"seconds +33\.2", text)
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_many_certifiers_fit(bounds, count):
+    entry = bounds["test_crown"]
+    names = ("ibp", "crown_ibp", "crown", "alpha_crown", "ibp+crown_ibp+crown")[:count]
+    printed = lines(result_tables({name: {**entry, "certifier": name} for name in names}))
+    assert max(map(len, printed)) <= 100
+    assert cells(printed, "0.1")[:3] == ["0.1", "96.25", "86.00"]
+    assert len(cells(printed, "0.1")) == 4 + count
+
+
+def test_config_tree_is_compact_and_complete():
+    config = {
+        "seed": 3,
+        "radii": [0.1, "2/255"],
+        "resume": None,
+        "data": {"_target_": "certtrain.data.digits", "batch_size": 64, "augment": False},
+        "method": {"_target_": "certtrain.methods.CrownIBP", "kappa": {"start": 1.0, "end": 0.5}},
+        "certifier": {
+            "ibp": {"_target_": "certtrain.certifiers.BoundCertifier", "methods": ["ibp"]},
+            "crown": {"_target_": "certtrain.certifiers.BoundCertifier", "methods": ["crown"]},
+        },
+        "milestones": list(range(50)),
+        "long": {f"a_rather_long_key_{i}": i for i in range(20)},
+    }
+    printed = lines(config_tree(config))
+    text = "\n".join(printed)
+    assert max(map(len, printed)) <= 100
+    assert len(printed) <= 20
+    assert "seed 3  radii [0.1, 2/255]" in text  # brackets are no markup
+    assert "data digits  batch_size 64  augment false" in text
+    assert "method CrownIBP  kappa.start 1.0  kappa.end 0.5" in text
+    assert "crown BoundCertifier  methods [crown]" in text
+    assert "50 in all" in text
+    assert "resume" not in text
