@@ -1,0 +1,163 @@
+"""The architecture as the design draws it, read from the source: who may import whom, how long, how typed."""
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "certtrain"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
+
+# The rooms of certtrain from the ground up: a room imports itself and those before it.
+FLOORS = (
+    {"errors"},
+    {"threat", "files", "environment", "schedules", "randomness"},
+    {"bounds", "smoothing", "models", "data", "attacks", "certificates", "metrics", "runs"},
+    {"certifiers", "methods", "reporting"},
+    {"certification", "callbacks", "checkpoints"},
+    {"training"},
+    {"config"},
+    {"commands", "api"},
+    {"cli"},
+    {"__init__", "__main__"},  # __init__ is the facade: `certtrain.load`
+)
+LIBRARY = {"threat", "schedules", "bounds", "smoothing", "attacks", "randomness", "models", "metrics", "certificates"}
+KNOW_HYDRA = {"cli", "commands", "config"}
+NO_LIGHTNING = LIBRARY | {"certifiers", "certification", "runs", "reporting", "environment", "files", "errors", "cli"}
+
+
+def room(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def name(path):
+    return str(path.relative_to(ROOT))
+
+
+def imports(tree, *, module_level=False):
+    """The dotted names that a module imports: `certtrain.threat`, `torch`; all, or those run on import."""
+    nodes = tree.body if module_level else ast.walk(tree)
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def tops(tree, **kind):
+    return {dotted.split(".")[0] for dotted in imports(tree, **kind)}
+
+
+def floor(room_name):
+    return next((i for i, rooms in enumerate(FLOORS) if room_name in rooms), None)
+
+
+def test_every_room_has_its_floor():
+    assert sorted({room(path) for path in MODULES if floor(room(path)) is None}) == []
+
+
+def test_lower_rooms_never_import_higher_ones():
+    wrong = [
+        f"{name(path)} imports {dotted}"
+        for path, tree in TREES.items()
+        for dotted in imports(tree)
+        if dotted.startswith("certtrain.")
+        and (above := floor(dotted.split(".")[1])) is not None
+        and above > floor(room(path))
+    ]
+    assert wrong == []
+
+
+def test_the_library_is_plain_and_only_the_top_knows_hydra():
+    hydra = [name(p) for p, t in TREES.items() if {"hydra", "omegaconf"} & tops(t) and room(p) not in KNOW_HYDRA]
+    lightning = [
+        name(p) for p, t in TREES.items() if {"lightning", "pytorch_lightning"} & tops(t) and room(p) in NO_LIGHTNING
+    ]
+    assert hydra == []
+    assert lightning == []
+
+
+def test_one_lightning_namespace():
+    """Mixed with `lightning`, classes of `pytorch_lightning` fail isinstance."""
+    assert [name(p) for p, t in TREES.items() if {"pytorch_lightning", "lightning_fabric"} & tops(t)] == []
+
+
+def test_optional_and_heavy_packages_are_imported_late():
+    wrong = [name(p) for p, t in TREES.items() if {"wandb", "auto_LiRPA"} & tops(t, module_level=True)]
+    assert wrong == []
+    early = {"torch", "lightning", "torchvision", "torchmetrics", "hydra", "omegaconf", "matplotlib", "scipy"}
+    quick = [PACKAGE / f"{stem}.py" for stem in ("__init__", "cli", "config", "errors", "files", "runs", "threat")]
+    assert [name(p) for p in quick if early & tops(TREES[p], module_level=True)] == []
+
+
+def test_files_are_small():
+    lengths = {
+        name(p): len(p.read_text(encoding="utf-8").splitlines()) for p in (*MODULES, *ROOT.glob("tests/**/*.py"))
+    }
+    assert {path: count for path, count in lengths.items() if count > 450} == {}
+
+
+def test_every_module_says_what_it_is():
+    empty = [p for p in MODULES if p.name == "__init__.py" and not TREES[p].body]
+    assert [name(p) for p in MODULES if p not in empty and not ast.get_docstring(TREES[p])] == []
+
+
+def functions(tree):
+    return (node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)))
+
+
+def test_every_signature_is_typed():
+    untyped = []
+    for path, tree in TREES.items():
+        for function in functions(tree):
+            arguments = function.args
+            every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+            every += filter(None, (arguments.vararg, arguments.kwarg))
+            bare = [a.arg for a in every if a.annotation is None and a.arg not in ("self", "cls")]
+            if function.returns is None or bare:
+                untyped.append(f"{name(path)}:{function.lineno} {function.name}({', '.join(bare)})")
+    assert untyped == []
+
+
+def test_groups_are_few_and_two_levels_deep():
+    folders = [p.relative_to(ROOT / "conf") for p in (ROOT / "conf").rglob("*") if p.is_dir()]
+    assert [str(p) for p in folders if len(p.parts) > 2] == []
+    assert len([p for p in folders if len(p.parts) == 1 and str(p) != "tuned"]) <= 10
+
+
+def test_tests_mirror_the_package():
+    """tests/ROOM/test_X.py tests certtrain/ROOM/X.py; folders without a counterpart hold what spans rooms."""
+    spanning = {"soundness", "packaging", "commands", "experiments"}
+    strange = [
+        name(p)
+        for p in (ROOT / "tests").iterdir()
+        if p.is_dir() and p.name not in spanning and not p.name.startswith("__") and not (PACKAGE / p.name).is_dir()
+    ]
+    assert strange == []
+    assert list((ROOT / "tests").rglob("__init__.py")) == []
+
+
+def test_one_version_everywhere():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    [version] = re.findall(r'^__version__ = "(.*)"', (PACKAGE / "__init__.py").read_text(), re.M)
+    assert project["version"] == citation["version"] == version
+    assert project["license"] == citation["license"] == "Apache-2.0"
+    assert "Apache License" in (ROOT / "LICENSE").read_text()[:200]
+
+
+def test_ci_runs_the_command_of_the_readme():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    if not readme.strip():
+        pytest.skip("there is no README yet")
+    script = (ROOT / ".ci" / "run").read_text()
+    commands = re.findall(r"^uv run pytest.*$", script, re.M)
+    assert commands == ["uv run pytest"]
+    assert re.search(r"^\s*(?:\$ )?pip install uv && uv run pytest$", readme, re.M)
+    assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
