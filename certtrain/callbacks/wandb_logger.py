@@ -115,7 +115,7 @@ class WandbMetrics(WandbLogger):
         self.run.log(logged)
 
     def close(self, failed: bool = False) -> None:
-        """End the run and write out what waits. A second call does nothing."""
+        """End the run; what waits is written before this process exits. A second call does nothing."""
         if not self._closed:
             self._closed = True
             self.run.finish(exit_code=1 if failed else 0)
