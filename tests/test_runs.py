@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from certtrain import runs
@@ -162,6 +162,7 @@ values = st.recursive(
 configs = st.dictionaries(st.text(st.characters(categories=["L"]), min_size=1, max_size=5), values, max_size=5)
 
 
+@settings(deadline=None)
 @given(configs)
 def test_the_file_gives_back_the_configuration(config):
     read = yaml.safe_load(runs._yaml(plain(config)))
@@ -169,6 +170,7 @@ def test_the_file_gives_back_the_configuration(config):
     assert config_hash(read) == config_hash(config)
 
 
+@settings(deadline=None)
 @given(configs, configs)
 def test_hash_and_differences_agree(one, other):
     assert (config_hash(one) == config_hash(other)) == (config_differences(one, other) == [])

@@ -3,7 +3,7 @@
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from certtrain.reporting.entries import floored, grid, groups, label, percent, smoothed_accuracy, upper_bound
@@ -52,6 +52,7 @@ def test_percent():
     assert [percent(x) for x in (0.8472, 1.0, 0.99996, 0.0, None)] == ["84.72", "100.00", "99.99", "0.00", "–"]
 
 
+@settings(deadline=None)
 @given(st.floats(0, 100), st.integers(0, 6))
 def test_floored_never_exceeds_the_value(value, digits):
     text = floored(value, digits)

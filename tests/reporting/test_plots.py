@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
@@ -11,6 +11,7 @@ from certtrain.reporting import plots
 from certtrain.reporting.plots import certified_accuracy_plot, clopper_pearson, step_curve
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.floats(0, 4) | st.just(-1.0) | st.sampled_from([0.0, 0.5]), min_size=1, max_size=30),
     st.lists(st.floats(0, 5), min_size=1),
@@ -28,6 +29,7 @@ def test_certified_accuracy_of_the_design():
     assert count[np.searchsorted(points, 0.20)] / 5 == 0.40
 
 
+@settings(deadline=None)
 @given(st.integers(1, 300), st.floats(0, 1))
 def test_band_is_clopper_pearson(n, share):
     k = round(n * share)
