@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from certtrain.bounds.fused import TransposedConv
+
 
 class Affine:
     """Base of the affine operations; `mixes` when an output depends on more than one input coordinate."""
@@ -112,10 +114,9 @@ class ConvMap(Affine):
         return _sqrt(self._conv(s.square(), self.weight.square(), None))
 
     def transpose(self, a: Tensor) -> Tensor:
-        rows = F.conv_transpose2d(
+        rows = TransposedConv.apply(
             a.flatten(0, 1),
             self.weight,
-            None,
             self.stride,
             self.before,
             self.output_padding,

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from certtrain.bounds.affine import Affine
 from certtrain.bounds.forward import Pass
+from certtrain.bounds.fused import RelaxedRelu
 from certtrain.bounds.interval import Mixing
 from certtrain.bounds.rules import Relu, Sum
 
@@ -50,9 +51,10 @@ class Relaxation:
 
     def backward(self, a: Tensor) -> tuple[Tensor, Tensor]:
         """Coefficients before the ReLU, and the constants (N, S)."""
-        negative = a.clamp(max=0)
-        before = a.clamp(min=0) * self.low[:, None] + negative * self.high[:, None]
-        return before, (negative.flatten(2) @ self.offset.flatten(1)[:, :, None]).squeeze(2)
+        before, constant = RelaxedRelu.apply(
+            a.flatten(2), self.low.flatten(1), self.high.flatten(1), self.offset.flatten(1)
+        )
+        return before.view(a.shape), constant
 
 
 def interval_lines(run: Pass) -> dict[int, Relaxation]:

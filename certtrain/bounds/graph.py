@@ -48,6 +48,15 @@ class _Tracer(fx.Tracer):
         return isinstance(m, Normalize) or super().is_leaf_module(m, module_qualified_name)
 
 
+def _trace(network: nn.Module) -> fx.Graph:
+    tracer = _Tracer()
+    if not tracer.is_leaf_module(network, ""):
+        return tracer.trace(network)
+    graph = fx.Graph()  # the network is one layer: fx would trace into it
+    graph.output(graph.call_module("", (graph.placeholder("input"),)))
+    return graph
+
+
 class Graph:
     """The traced network: fx nodes that its output depends on, and names for them.
 
@@ -65,7 +74,7 @@ class Graph:
     def __init__(self, network: nn.Module) -> None:
         network = getattr(network, "_orig_mod", network)  # what torch.compile wraps
         try:
-            graph = _Tracer().trace(network)
+            graph = _trace(network)
         except Exception as error:  # fx raises whatever the user's forward raises on a symbolic value
             raise unsupported(
                 f"{type(network).__name__} cannot be traced by torch.fx: {error}",
@@ -142,7 +151,7 @@ class Graph:
         seen: dict[str, int] = {}
         for node in self.nodes:
             if node.op == "call_module":
-                name = str(node.target)
+                name = str(node.target) or type(self.network).__name__
             else:
                 stack = list((node.meta.get("nn_module_stack") or {}).values())
                 path = stack[-1][0] if stack else ""

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from certtrain.bounds.affine import Affine
+from certtrain.bounds.fused import IntervalRelu
 from certtrain.threat import ThreatModel
 
 
@@ -81,11 +82,10 @@ class Region:
             radius = self._times_eps(op.norms(self.radius))
         return Region(both, radius, Mixing.ONCE if self.mixing is Mixing.NONE else Mixing.MORE, self.ball)
 
-    def relu(self, lower: Tensor, upper: Tensor) -> Region:
-        """The region after ReLU, given its box before."""
-        low, high = lower.relu(), upper.relu()
-        both = torch.cat([self.clean.relu(), (low + high) / 2])
-        return Region(both, (high - low) / 2, Mixing.MORE, self.ball)
+    def relu(self) -> Region:
+        """The region after ReLU."""
+        both, radius = IntervalRelu.apply(self.both, self.box_radius().expand_as(self.centre))
+        return Region(both, radius, Mixing.MORE, self.ball)
 
     def minimum(self, functions: Tensor) -> Tensor:
         """Lower bounds (B, S) of linear functions (B, S, n) of the region; exact where nothing was mixed."""

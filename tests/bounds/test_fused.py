@@ -1,0 +1,45 @@
+"""The written-out gradients: values and derivatives against plain tensor operations."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from certtrain.bounds.fused import IntervalRelu, RelaxedRelu, TransposedConv
+
+
+def randn(*shape):
+    return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+
+
+def test_interval_relu():
+    torch.manual_seed(0)
+    both, radius = randn(6, 5), torch.rand(3, 5, dtype=torch.float64, requires_grad=True)
+    after, spread = IntervalRelu.apply(both, radius)
+    clean, centre = both.chunk(2)
+    torch.testing.assert_close(after[:3], clean.relu())
+    torch.testing.assert_close(after[3:] - spread, (centre - radius).relu())
+    torch.testing.assert_close(after[3:] + spread, (centre + radius).relu())
+    assert torch.autograd.gradcheck(IntervalRelu.apply, (both, radius))
+
+
+def test_relaxed_relu():
+    torch.manual_seed(0)
+    a, high, offset = randn(2, 3, 4), randn(2, 4), randn(2, 4)
+    low = (torch.rand(2, 4) > 0.5).double()
+    before, constant = RelaxedRelu.apply(a, low, high, offset)
+    torch.testing.assert_close(before, a.clamp(min=0) * low[:, None] + a.clamp(max=0) * high[:, None])
+    torch.testing.assert_close(constant, (a.clamp(max=0) * offset[:, None]).sum(2))
+    assert torch.autograd.gradcheck(lambda a, h, o: RelaxedRelu.apply(a, low, h, o), (a, high, offset))
+
+
+@pytest.mark.parametrize(
+    ("stride", "padding", "output_padding", "groups", "dilation"),
+    [(1, 0, 0, 1, 1), (2, 1, 1, 1, 1), (3, 0, 2, 2, 1), (1, 1, 0, 1, 2)],
+)
+def test_transposed_conv(stride, padding, output_padding, groups, dilation):
+    torch.manual_seed(0)
+    a, weight = randn(2, 4, 3, 3), randn(4, 2, 3, 2)
+    settings = ([stride] * 2, [padding] * 2, [output_padding] * 2, groups, [dilation] * 2)
+    expected = F.conv_transpose2d(a, weight, None, *settings)
+    torch.testing.assert_close(TransposedConv.apply(a, weight, *settings), expected)
+    assert torch.autograd.gradcheck(lambda a, w: TransposedConv.apply(a, w, *settings), (a, weight))

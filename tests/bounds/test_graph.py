@@ -1,0 +1,169 @@
+"""What the engine accepts, how it names things, and what it leaves alone."""
+
+import copy
+import gc
+import weakref
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from certtrain.bounds import NativeEngine
+from certtrain.bounds.graph import Graph
+from certtrain.errors import UserError
+from certtrain.threat import ThreatModel
+
+
+class Net(nn.Module):
+    """Layers in a block, and a forward given from outside."""
+
+    def __init__(self, forward, **layers):
+        super().__init__()
+        self.block = nn.Module()
+        self.block.fc = nn.Linear(4, 4)
+        self.relu = nn.ReLU()
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+        self._forward = forward
+
+    def forward(self, x):
+        return self._forward(self, x)
+
+
+class Block(nn.Module):
+    def forward(self, x):
+        return F.relu(x) + x.relu()
+
+
+def bound(net, training=False):
+    net.train(training)
+    return NativeEngine(net).bounds(torch.rand(3, 4), torch.tensor([0, 1, 2]), ThreatModel("linf", 0.1))
+
+
+def test_nodes_are_named_by_path_and_a_reused_module_is_two_nodes():
+    net = nn.Sequential(nn.Linear(4, 4), nn.Sequential(Block()))
+    net.append(nn.Linear(4, 4))
+    engine = NativeEngine(net)
+    bounds = engine.bounds(torch.rand(3, 4), torch.tensor([0, 1, 2]), ThreatModel("linf", 0.1))
+    assert [box.name for box in bounds.pre_activations] == ["1.0.relu", "1.0.relu#2"]
+    reused = bound(Net(lambda n, x: n.relu(n.block.fc(n.relu(n.block.fc(x))))))
+    assert [box.name for box in reused.pre_activations] == ["relu", "relu#2"]
+    assert (reused.pre_activations[0].upper != reused.pre_activations[1].upper).any()
+
+
+@pytest.mark.parametrize(
+    ("net", "path"),
+    [
+        (nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Identity(), nn.Tanh())), r"1\.1 \(Tanh\)"),
+        (nn.Sequential(nn.MaxPool2d(2)), r"0 \(MaxPool2d\)"),
+        (Net(lambda n, x: F.dropout(n.block.fc(x), 0.5, n.training)), r"dropout"),
+        (Net(lambda n, x: n.block.fc(x).sigmoid()), r"sigmoid"),
+        (Net(lambda n, x: F.batch_norm(x, n.mean, n.mean), mean=None), r"batch_norm"),
+        (Net(lambda n, x: torch.cat([x, x], 1)), r"cat"),
+    ],
+)
+def test_an_operation_without_a_rule_is_named(net, path):
+    with pytest.raises(UserError, match=path) as caught:
+        NativeEngine(net)
+    assert "Conv2d" in caught.value.fix
+    assert "bounds=auto_lirpa" in caught.value.fix
+
+
+class Loud(nn.Linear):
+    """A subclass may compute anything."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def hooked():
+    layer = nn.Linear(4, 4)
+    layer.register_forward_hook(lambda module, args, out: 2 * out)
+    return layer
+
+
+def patched():
+    layer = nn.Linear(4, 4)
+    layer.forward = lambda x: 2 * x
+    return layer
+
+
+@pytest.mark.parametrize("make", [lambda: Loud(4, 4), hooked, patched])
+def test_a_layer_that_is_not_what_its_class_says_is_refused(make):
+    with pytest.raises(UserError):
+        NativeEngine(nn.Sequential(nn.Linear(4, 4), make(), nn.ReLU(), nn.Linear(4, 3)))
+
+
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        (Net(lambda n, x: x.t() if x.sum() > 0 else x), "traced"),
+        (Net(lambda n, x: (x, x)), "tuple"),
+        (Net(lambda n, x: n.inplace(x) + x, inplace=nn.ReLU(inplace=True)), "in place"),
+        (Net(lambda n, x: F.relu(x.view(-1, 4), inplace=True) + x), "in place"),
+        (Net(lambda n, x: x.add_(1) + x), "in place"),
+    ],
+)
+def test_graphs_that_would_be_bounded_wrongly_are_refused(net, message):
+    with pytest.raises(UserError, match=message):
+        NativeEngine(net)
+
+
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        (Net(lambda n, x: n.drop(x), drop=nn.Dropout(0.5)), r"drop \(Dropout\) is in training mode"),
+        (Net(lambda n, x: x * n.block.fc(x)), "multiplies"),
+        (Net(lambda n, x: 1 / (x + 2)), "division"),
+        (Net(lambda n, x: x.reshape(4, -1)), "reshapes"),
+        (Net(lambda n, x: F.pad(x, (1, 1), mode="reflect")), "reflect"),
+        (Net(lambda n, x: n.block.fc(x) + torch.rand(3, 4)), "constant of shape"),
+        (Net(lambda n, x: torch.add(x, n.block.fc(x), alpha=2)), "alpha"),
+        (Net(lambda n, x: x.view(-1, 1, 2, 2)), "output has shape"),
+        (Net(lambda n, x: n.conv(x.view(-1, 1, 2, 2)), conv=nn.Conv2d(1, 1, 1, padding_mode="circular")), "circular"),
+        (Net(lambda n, x: n.pool(x.view(-1, 1, 2, 2)), pool=nn.AdaptiveAvgPool2d(3)), "divide"),
+    ],
+)
+def test_calls_whose_live_form_has_no_bound_are_refused(net, message):
+    NativeEngine(net)
+    with pytest.raises(UserError, match=message):
+        bound(net, training=True)
+
+
+def test_in_place_where_nobody_else_looks_is_fine():
+    net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True), nn.Linear(4, 3))
+    x = torch.rand(3, 4)
+    bounds = NativeEngine(net).bounds(x, torch.tensor([0, 1, 2]), ThreatModel("linf", 0.1))
+    torch.testing.assert_close(bounds.clean, net(x))
+
+
+def test_the_network_is_neither_owned_nor_changed():
+    net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3))
+    before, modules = copy.deepcopy(net.state_dict()), list(net.modules())
+    engine = NativeEngine(net)
+    net.engine = engine
+    engine.bounds(torch.rand(3, 4), torch.tensor([0, 1, 2]), ThreatModel("linf", 0.1))
+    assert list(net.modules()) == modules
+    assert list(net.state_dict()) == list(before)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    graph, reference = Graph(net), weakref.ref(net)
+    del net, engine, modules
+    gc.collect()
+    assert reference() is None
+    with pytest.raises(RuntimeError, match="no longer exists"):
+        graph.network  # noqa: B018
+
+
+def test_parameters_are_read_live_and_parametrised_layers_work():
+    net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3))
+    engine = NativeEngine(net)
+    x, y, threat = torch.rand(3, 4), torch.tensor([0, 1, 2]), ThreatModel("linf", 0.1)
+    engine.bounds(x, y, threat)
+    with torch.no_grad():
+        net[0].weight.mul_(-1)
+    torch.testing.assert_close(engine.bounds(x, y, threat).clean, net(x))
+    nn.utils.parametrizations.weight_norm(net[0])
+    with torch.no_grad():
+        net[0].parametrizations.weight.original0.mul_(3)
+    torch.testing.assert_close(NativeEngine(net).bounds(x, y, threat).clean, net(x))
