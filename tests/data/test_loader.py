@@ -62,8 +62,11 @@ def test_batches_hold_their_examples_and_augmentation_ignores_batching():
     augment = Augment(crop_padding=1, flip=True)
     small, large = (TensorLoader(split, size, augment=augment) for size in (4, 30))
     together = torch.cat([batch.x for batch in small])
-    assert torch.equal(together, next(iter(large)).x)
-    assert not torch.equal(together, next(iter(large)).x)  # the next epoch has other crops
+    first, second = next(iter(large)), next(iter(large))
+    assert torch.equal(together, first.x)
+    same = first.x[first.index.argsort()] == second.x[second.index.argsort()]
+    assert not same.flatten(1).all(1).all()  # the next epoch has other crops
+    assert torch.equal(second.x, augment(split.x[second.index], 0, 1, second.index))
 
 
 @given(st.integers(0, 25), st.integers(2, 9))
@@ -161,3 +164,26 @@ def test_a_checkpoint_written_within_the_run_resumes_to_max_epochs(hook, stop, t
     again.fit(second, datamodule=tiny(), ckpt_path=tmp_path / "within.ckpt")
     assert [index for _, index in straight.seen[stop:]] == [index for _, index in second.seen]
     assert torch.equal(straight.layer.weight, second.layer.weight)
+
+
+@pytest.mark.parametrize("stop", [3, 7, 9])
+def test_a_stop_by_steps_resumes_to_max_epochs(stop, tiny, recorder, trainer, tmp_path):
+    # Lightning counts the epoch that max_steps cut short as a finished one and then restores no loader.
+    straight, first, second = recorder(), recorder(), recorder()
+    trainer(max_epochs=3).fit(straight, datamodule=tiny())
+    run = trainer(max_steps=stop, max_epochs=-1)
+    run.fit(first, datamodule=tiny())
+    run.save_checkpoint(tmp_path / "stop.ckpt")
+    trainer(max_epochs=3).fit(second, datamodule=tiny(), ckpt_path=tmp_path / "stop.ckpt")
+    seen = [index for _, index in first.seen + second.seen]
+    assert seen == [index for _, index in straight.seen][: len(seen)]
+    assert len(seen) >= 14
+
+
+@pytest.mark.parametrize("limit", [3, 0.5])
+def test_limited_epochs_begin_anew(limit, tiny, recorder, trainer):
+    network, loader = recorder(), TensorLoader(split_of(50), 8)
+    trainer(max_epochs=3, limit_train_batches=limit).fit(network, datamodule=tiny())
+    for epoch in range(3):
+        loader.set_epoch(epoch)
+        assert [index for number, index in network.seen if number == epoch] == indices(loader)[:3]
