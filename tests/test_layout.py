@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -16,13 +18,13 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
 # The rooms of certtrain from the ground up: a room imports itself and those before it.
 FLOORS = (
     {"errors"},
-    {"threat", "files", "environment", "schedules", "randomness"},
+    {"threat", "files", "environment", "evaluation", "schedules", "randomness"},
     {"bounds", "smoothing", "models", "data", "attacks", "certificates", "metrics", "runs"},
     {"certifiers", "methods", "reporting"},
     {"certification", "callbacks", "checkpoints"},
     {"training"},
     {"config"},
-    {"commands", "api"},
+    {"commands"},
     {"cli"},
     {"__init__", "__main__"},  # __init__ is the facade: `certtrain.load`
 )
@@ -48,6 +50,10 @@ def imports(tree, *, module_level=False):
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _exists(room_name):
+    return (PACKAGE / room_name / "__init__.py").exists() or (PACKAGE / f"{room_name}.py").exists()
 
 
 def tops(tree, **kind):
@@ -81,6 +87,15 @@ def test_the_library_is_plain_and_only_the_top_knows_hydra():
     ]
     assert hydra == []
     assert lightning == []
+
+
+def test_the_library_imports_neither_lightning_nor_hydra():
+    """Also not through a package's __init__."""
+    rooms = ", ".join(f"certtrain.{name}" for name in sorted(LIBRARY) if _exists(name))
+    code = f"import sys, {rooms}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert not {"lightning", "hydra", "auto_LiRPA", "wandb"} & set(done.stdout.split())
 
 
 def test_one_lightning_namespace():
