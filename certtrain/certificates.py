@@ -1,0 +1,290 @@
+"""Certificates: one row per example, in memory and in a log that survives a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from certtrain.errors import UserError
+from certtrain.files import write_json_atomic, write_text_atomic
+
+ABSTAIN = -1
+# What can be said about one example at one radius, in this precedence; the counts of a radius add up to n.
+MISCLASSIFIED, VERIFIED, FALSIFIED = "misclassified", "verified", "falsified"
+UNKNOWN, INVALID, ERROR = "unknown", "invalid", "error"
+STATUSES: tuple[str, ...] = (MISCLASSIFIED, VERIFIED, FALSIFIED, UNKNOWN, INVALID, ERROR)
+
+HEADER: tuple[str, ...] = ("idx", "label", "predict", "radius", "correct", "time")
+
+
+@dataclass
+class Certificates:
+    """Columns of certificates, one entry per example.
+
+    Attributes:
+        index: (n,) int64 positions in the split.
+        label: (n,) int64 true classes.
+        predict: (n,) int64 classes of the certified classifier; -1 = ABSTAIN.
+        radius: (n,) float64 certified radii; 0 where it abstains or nothing was proved. A misclassified example may
+            have a positive radius: its wrong prediction is certified.
+        correct: (n,) bool, never true where the prediction is not the label.
+        seconds: (n,) float64.
+        columns: further columns by name: integers, floats or text. Smoothing: `n0 n count_top count_runner_up classes
+            p_lower status`; bounds: `margin decided_by` and one `status@<radius>` per radius.
+
+    Raises:
+        ValueError: columns of unequal length, a radius that is negative, NaN or infinite, or a row that contradicts
+            itself (abstains with a radius, correct with another class than the label).
+    """
+
+    index: NDArray[np.int64]
+    label: NDArray[np.int64]
+    predict: NDArray[np.int64]
+    radius: NDArray[np.float64]
+    correct: NDArray[np.bool_]
+    seconds: NDArray[np.float64]
+    columns: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, kind in (("index", np.int64), ("label", np.int64), ("predict", np.int64)):
+            setattr(self, name, np.asarray(getattr(self, name), dtype=kind))
+        self.radius = np.asarray(self.radius, dtype=np.float64)
+        self.correct = np.asarray(self.correct, dtype=bool)
+        self.seconds = np.asarray(self.seconds, dtype=np.float64)
+        self.columns = {name: _column(name, values) for name, values in self.columns.items()}
+        for name, values in self._all():
+            if values.shape != self.index.shape or values.ndim != 1:
+                raise ValueError(f"column {name!r} has shape {values.shape}, index {self.index.shape}")
+        if not (np.isfinite(self.radius) & (self.radius >= 0)).all():
+            raise ValueError("a certified radius is finite and >= 0")
+        if (self.correct & (self.predict != self.label)).any():
+            raise ValueError("a row is correct although its prediction is not the label")
+        if ((self.predict == ABSTAIN) & (self.radius > 0)).any():
+            raise ValueError("a row abstains with a positive radius")
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def select(self, rows: NDArray[Any]) -> Certificates:
+        """The rows of a mask or of positions (not of split indices), in that order."""
+        main = [values[rows] for _, values in self._main()]
+        return Certificates(*main, columns={name: values[rows] for name, values in self.columns.items()})
+
+    def sorted(self) -> Certificates:
+        """The rows in ascending order of index."""
+        return self.select(np.argsort(self.index, kind="stable"))
+
+    @staticmethod
+    def concat(parts: Sequence[Certificates]) -> Certificates:
+        """All rows of the parts, in their order. A text column that a part lacks is empty there.
+
+        Raises:
+            ValueError: no parts, or a part that has rows but lacks a column of numbers.
+        """
+        if not parts:
+            raise ValueError("nothing to concatenate")
+        parts = [part for part in parts if len(part)] or [parts[0]]
+        names = dict.fromkeys(name for part in parts for name in part.columns)
+        columns = {}
+        for name in names:
+            known = [part.columns[name] for part in parts if name in part.columns]
+            if len(known) < len(parts) and any(values.dtype != object for values in known):
+                raise ValueError(f"some certificates lack the column {name!r}")
+            empty = [part.columns.get(name, np.full(len(part), "", dtype=object)) for part in parts]
+            columns[name] = np.concatenate(empty)
+        main = zip(*([values for _, values in part._main()] for part in parts))
+        return Certificates(*(np.concatenate(values) for values in main), columns=columns)
+
+    def lines(self, names: Iterable[str]) -> str:
+        """The rows as tab separated text, the further columns in the given order; floats in full precision."""
+        columns = [values for _, values in self._main()] + [self.columns[name] for name in names]
+        texts = [[_text(value) for value in values.tolist()] for values in columns]
+        return "".join("\t".join(row) + "\n" for row in zip(*texts))
+
+    def _main(self) -> list[tuple[str, NDArray[Any]]]:
+        names = ("index", "label", "predict", "radius", "correct", "seconds")
+        return [(name, getattr(self, name)) for name in names]
+
+    def _all(self) -> list[tuple[str, NDArray[Any]]]:
+        return [*self._main(), *self.columns.items()]
+
+
+class CertificateLog:
+    """A log of certificates, one row per example, that can be continued after a kill at any moment.
+
+    Each `append` writes its rows at once and waits until they are on disk. Of a write that was cut short the complete
+    rows are kept and the torn last line is dropped on reopening: at most the last row of it is lost.
+
+    The first six columns are those of the field's logs, `idx label predict radius correct time` (time in seconds,
+    abstain -1 with radius 0.0), further ones follow by name.
+
+    Args:
+        path: the TSV file; made by the first append.
+
+    Raises:
+        UserError: the file exists and is not such a log, or cannot be written.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._names: tuple[str, ...] | None = None  # the further columns, once there is a header
+        self._done: set[int] = set()
+        if self.path.exists():
+            self._done = set(self.read().index.tolist())
+            self._drop_torn_line()
+
+    def done_indices(self) -> list[int]:
+        """The examples that the log holds, ascending."""
+        return sorted(self._done)
+
+    def append(self, certificates: Certificates) -> None:
+        """Add rows; on return they are on disk. A text column that is new makes the file be rewritten with it.
+
+        Raises:
+            ValueError: an example that the log holds already, or columns of numbers that do not fit its header.
+            UserError: the file cannot be written.
+        """
+        if not len(certificates):
+            return
+        new = certificates.index.tolist()
+        if len(set(new)) < len(new) or self._done & set(new):
+            raise ValueError(f"the log {self.path} would hold an example twice")
+        if self._names is None:
+            self._rewrite(certificates)
+        elif set(certificates.columns) != set(self._names):
+            self._rewrite(Certificates.concat([self.read(), certificates]))
+        else:
+            self._write(certificates.lines(self._names))
+        self._done |= set(new)
+
+    def read(self) -> Certificates:
+        """All complete rows, in the order they were written.
+
+        Raises:
+            UserError: not a certificate log, a row that does not fit the header, an example twice.
+        """
+        try:
+            content = self.path.read_bytes() if self.path.exists() else b""
+            text = content[: content.rfind(b"\n") + 1].decode("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            self._refuse(str(error))
+        header, *rows = text.split("\n")[:-1] or [""]
+        names = header.split("\t") if header else list(HEADER)
+        if tuple(names[: len(HEADER)]) != HEADER:
+            self._refuse("its first columns are not " + " ".join(HEADER))
+        self._names = tuple(names[len(HEADER) :]) if header else None
+        cells = [row.split("\t") for row in rows]
+        for number, row in enumerate(cells, start=2):
+            if len(row) != len(names):
+                self._refuse(f"line {number} has {len(row)} columns, the header {len(names)}")
+        columns = [list(column) for column in zip(*cells)] or [[] for _ in names]
+        try:
+            found = Certificates(
+                *(np.array([int(cell) for cell in column], dtype=np.int64) for column in columns[:3]),
+                radius=np.array([float(cell) for cell in columns[3]]),
+                correct=np.array([_flag(cell) for cell in columns[4]], dtype=bool),
+                seconds=np.array([float(cell) for cell in columns[5]]),
+                columns={name: _parse(column) for name, column in zip(names[len(HEADER) :], columns[len(HEADER) :])},
+            )
+        except ValueError as error:
+            self._refuse(str(error))
+        if len(np.unique(found.index)) < len(found):
+            self._refuse("it holds an example twice")
+        return found
+
+    def _rewrite(self, certificates: Certificates) -> None:
+        names = tuple(certificates.columns)
+        write_text_atomic(self.path, "\t".join(HEADER + names) + "\n" + certificates.lines(names))
+        self._names = names
+
+    def _write(self, text: str) -> None:
+        with self._writing(), open(self.path, "a", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"cannot write {self.path}: {error.strerror}", where="certificate log", fix="free space, then resume"
+            ) from error
+
+    def _drop_torn_line(self) -> None:
+        content = self.path.read_bytes()
+        keep = content.rfind(b"\n") + 1
+        if keep < len(content):
+            with self._writing(), open(self.path, "r+b") as file:
+                file.truncate(keep)
+                os.fsync(file.fileno())
+
+    def _refuse(self, what: str) -> NoReturn:
+        raise UserError(
+            f"{self.path} is not a certificate log: {what}",
+            where="certificate log",
+            fix="move the file away, or write to another name",
+        )
+
+
+def write_card(path: str | Path, card: dict[str, Any]) -> Path:
+    """Write the JSON that says what a log's certificates claim and how they were made, whole or not at all."""
+    return write_json_atomic(path, card)
+
+
+def read_card(path: str | Path) -> dict[str, Any]:
+    """The card beside a log.
+
+    Raises:
+        UserError: missing, or not a JSON object.
+    """
+    try:
+        card = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(card, dict):
+            raise ValueError("not a JSON object")
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read the card {path}: {error}", where="certificate card") from error
+    return card
+
+
+def _column(name: str, values: Any) -> NDArray[Any]:
+    if name in HEADER or not name or any(c in name for c in "\t\r\n"):
+        raise ValueError(f"{name!r} cannot name a further column")
+    array = np.asarray(values)
+    if array.dtype.kind in "iub":
+        return array.astype(np.int64)
+    if array.dtype.kind == "f":
+        return array.astype(np.float64)
+    array = np.array([str(value) for value in array.tolist()], dtype=object)
+    if any(c in value for value in array for c in "\t\r\n"):
+        raise ValueError(f"a value of column {name!r} holds a tab or a line break")
+    return array
+
+
+def _text(value: object) -> str:
+    return str(int(value)) if isinstance(value, bool) else repr(value) if isinstance(value, float) else str(value)
+
+
+def _flag(cell: str) -> bool:
+    if cell not in ("0", "1"):
+        raise ValueError(f"correct is 0 or 1, not {cell!r}")
+    return cell == "1"
+
+
+def _parse(cells: list[str]) -> NDArray[Any]:
+    """The column's type by its text: integers, else floats (always written with a point, nan or inf), else text."""
+    for kind in (int, float):
+        try:
+            return np.array([kind(cell) for cell in cells], dtype=np.int64 if kind is int else np.float64)
+        except ValueError:
+            continue
+    return np.array(cells, dtype=object)
