@@ -51,7 +51,7 @@ def describe() -> dict[str, Any]:
 def command_line() -> str:
     """The command as typed, its program without the folder that it lies in."""
     program = Path(sys.argv[0]).name if sys.argv and sys.argv[0] else "python"
-    return shlex.join([program, *sys.argv[1:]])
+    return " ".join([program, *map(shlex.quote, sys.argv[1:])])  # a program of two words is a command with its name
 
 
 def package_versions() -> dict[str, str | None]:
@@ -73,7 +73,7 @@ def hardware() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "usable_cores": usable,
         "memory_gib": _memory_gib(),
-        "accelerators": _accelerators(),
+        "accelerators": accelerators(),
     }
 
 
@@ -133,7 +133,8 @@ def _memory_gib() -> float | None:
         return None
 
 
-def _accelerators() -> list[str] | None:
+def accelerators() -> list[str] | None:
+    """The names of the accelerators that torch sees; None while torch is not imported."""
     torch = sys.modules.get("torch")
     if torch is None:
         return None

@@ -210,12 +210,15 @@ class RunDirectory:
     def write_result(self, result: Mapping[str, Any]) -> Path:
         """Replace `result.json` in one step; `schema` is added.
 
+        A run is opened before torch is imported, so this is also where `environment.json` learns of accelerators.
+
         Raises:
             ValueError: `status` is not complete, interrupted or failed.
             UserError: the file cannot be written.
         """
         if result.get("status") not in STATUSES:
             raise ValueError(f"status {result.get('status')!r} is none of {', '.join(STATUSES)}")
+        self._complete_environment()
         head = {"schema": RESULT_SCHEMA, "status": result["status"]}
         return write_json_atomic(self.result, head | {key: result[key] for key in result if key not in head})
 
@@ -266,11 +269,8 @@ class RunDirectory:
 
     def _write_resumption(self, config: Mapping[str, Any], overrides: Sequence[str]) -> None:
         """The first session's evidence stays; this one's is added to it, with its own patch when the code is dirty."""
-        try:
-            described = json.loads(self.environment.read_text(encoding="utf-8"))
-            sessions = list(described.get("resumed", []))
-        except (OSError, ValueError, AttributeError):  # lost or torn by other hands: begin again rather than refuse
-            described, sessions = {}, []
+        described = self._read_environment()
+        sessions = list(described.get("resumed", []))
         patch = self._write_patch(self.path / f"diff.{len(sessions) + 1}.patch")
         session = environment.describe() | ({"patch": patch.name} if patch else {})
         described["config_sha256"] = config_hash(config)
@@ -278,6 +278,23 @@ class RunDirectory:
         write_json_atomic(self.environment, described)
         write_text_atomic(self.overrides, _yaml(list(overrides)))
         write_text_atomic(self.config, _yaml(plain(config)))
+
+    def _complete_environment(self) -> None:
+        found = environment.accelerators()
+        if found is None or self._lock is None:  # only the process that opened the run knows its hardware
+            return
+        described = self._read_environment()
+        session = (described.get("resumed") or [described])[-1]
+        if session.get("hardware", {}).get("accelerators", found) is None:
+            session["hardware"]["accelerators"] = found
+            write_json_atomic(self.environment, described)
+
+    def _read_environment(self) -> dict[str, Any]:
+        try:
+            described = json.loads(self.environment.read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # lost or torn by other hands: begin again rather than refuse to go on
+            return {}
+        return described if isinstance(described, dict) else {}
 
     @staticmethod
     def _write_patch(path: Path) -> Path | None:

@@ -64,6 +64,8 @@ def test_description_is_json_without_the_machine_name_or_folders(monkeypatch):
     described = environment.describe()
     text = json.dumps(described)
     assert described["command"] == "certtrain train 'radii=[0.1, 0.2]'"
+    monkeypatch.setattr(sys, "argv", ["certtrain train", "seed=1"])
+    assert environment.command_line() == "certtrain train seed=1"
     assert "/home/someone" not in text
     assert socket.gethostname() not in {described["platform"], *map(str, described["hardware"].values())}
     assert described["hardware"]["usable_cores"] >= 1

@@ -139,6 +139,23 @@ def test_result_round_trip_and_refusals(tmp_path):
             run.read_result()
 
 
+def test_accelerators_are_filled_in_once_torch_is_there(tmp_path, monkeypatch):
+    def accelerators(run):
+        described = json.loads(run.environment.read_text())
+        return [session["hardware"]["accelerators"] for session in (described, *described["resumed"])]
+
+    monkeypatch.setattr(runs.environment, "accelerators", lambda: None)
+    opened(tmp_path / "r")
+    run, _ = RunDirectory.open(tmp_path / "r", CONFIG, [])
+    monkeypatch.setattr(runs.environment, "accelerators", lambda: ["a device"])
+    run.write_result({"status": "interrupted"})
+    assert accelerators(run) == [None, ["a device"]]
+    run.close()
+    monkeypatch.setattr(runs.environment, "accelerators", lambda: ["another machine"])
+    RunDirectory(run.path).write_result({"status": "complete"})
+    assert accelerators(run) == [None, ["a device"]]
+
+
 def test_find_run(tmp_path, monkeypatch):
     opened(tmp_path / "runs" / "digits-seed0")
     monkeypatch.chdir(tmp_path)

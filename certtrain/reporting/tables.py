@@ -105,33 +105,46 @@ def config_tree(config: Mapping[str, Any]) -> Tree:
         if not isinstance(value, Mapping) or not value:
             continue
         parts = {name: part for name, part in value.items() if isinstance(part, Mapping) and "_target_" in part}
-        branch = tree.add(_line(key, {name: part for name, part in value.items() if name not in parts}))
+        line = _line(key, {name: part for name, part in value.items() if name not in parts})
+        if line.plain == key and not parts:
+            continue
+        branch = tree.add(line)
         for name, part in parts.items():
             branch.add(_line(name, part))
     return tree
 
 
 def _line(name: str, values: Mapping[str, Any]) -> Text:
+    """`name Target  key=value  key=value`, each pair as it would be written on the command line."""
     text = Text(name, style="bold cyan")
     if "_target_" in values:
-        text.append(f" {str(values['_target_']).rsplit('.', 1)[-1]}", style="green")
+        text.append(f" {_target(values)}", style="green")
     for key, value in _flat(values):
-        if key != "_target_" and value is not None and value != []:
-            text.append(f"{'  ' if text else ''}{key} ", style="dim").append(_short(value), style="default not bold")
+        if value is not None and value != []:
+            text.append(f"{'  ' if text else ''}{key}=", style="default not bold dim")
+            text.append(_short(value), style="default not bold")
     return text
+
+
+def _target(values: Mapping[str, Any]) -> str:
+    return str(values["_target_"]).rsplit(".", 1)[-1]
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     found: list[tuple[str, Any]] = []
     for key, value in values.items():
-        found += _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(f"{prefix}{key}", value)]
+        if isinstance(value, Mapping):
+            target = [(f"{prefix}{key}", _target(value))] if "_target_" in value else []
+            found += target + _flat(value, f"{prefix}{key}.")
+        elif not key.startswith("_"):
+            found.append((f"{prefix}{key}", value))
     return found
 
 
 def _short(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         items = [_short(item) for item in value]
-        return f"[{', '.join(items if len(items) <= 12 else [*items[:10], f'... {len(items)} in all'])}]"
+        return f"[{','.join(items if len(items) <= 12 else [*items[:10], f'...{len(items)}'])}]"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -83,15 +83,17 @@ def test_many_certifiers_fit(bounds, count):
 
 
 def test_config_tree_is_compact_and_complete():
+    engine = {"_target_": "certtrain.bounds.NativeEngine", "_partial_": True}
     config = {
         "seed": 3,
+        "logger": {"wandb": None},
         "radii": [0.1, "2/255"],
         "resume": None,
         "data": {"_target_": "certtrain.data.digits", "batch_size": 64, "augment": False},
         "method": {"_target_": "certtrain.methods.CrownIBP", "kappa": {"start": 1.0, "end": 0.5}},
         "certifier": {
             "ibp": {"_target_": "certtrain.certifiers.BoundCertifier", "methods": ["ibp"]},
-            "crown": {"_target_": "certtrain.certifiers.BoundCertifier", "methods": ["crown"]},
+            "crown": {"_target_": "certtrain.certifiers.BoundCertifier", "methods": ["crown"], "engine": engine},
         },
         "milestones": list(range(50)),
         "long": {f"a_rather_long_key_{i}": i for i in range(20)},
@@ -100,9 +102,11 @@ def test_config_tree_is_compact_and_complete():
     text = "\n".join(printed)
     assert max(map(len, printed)) <= 100
     assert len(printed) <= 20
-    assert "seed 3  radii [0.1, 2/255]" in text  # brackets are no markup
-    assert "data digits  batch_size 64  augment false" in text
-    assert "method CrownIBP  kappa.start 1.0  kappa.end 0.5" in text
-    assert "crown BoundCertifier  methods [crown]" in text
-    assert "50 in all" in text
+    assert "seed=3  radii=[0.1,2/255]" in text  # brackets are no markup
+    assert "data digits  batch_size=64  augment=false" in text
+    assert "method CrownIBP  kappa.start=1.0  kappa.end=0.5" in text
+    assert "crown BoundCertifier  methods=[crown]  engine=NativeEngine" in text
+    assert "9,...50]" in text
     assert "resume" not in text
+    assert "logger" not in text
+    assert "_partial_" not in text
