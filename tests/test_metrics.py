@@ -1,0 +1,131 @@
+"""Certified accuracy and ACR by hand, in any batching and order, and on several processes."""
+
+import random
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from certtrain.certificates import ABSTAIN, STATUSES, Certificates
+from certtrain.metrics import (
+    Abstained,
+    AverageCertifiedRadius,
+    CertifiedAccuracy,
+    Invalid,
+    certified,
+    status_counts,
+    summarise,
+)
+from certtrain.threat import parse_radii
+
+
+def make(predict, radius, label=None, **columns):
+    n = len(predict)
+    label = np.zeros(n, int) if label is None else label
+    correct = np.asarray(predict) == label
+    return Certificates(range(n), label, predict, radius, correct, np.zeros(n), columns)
+
+
+WORKED = make([0, 0, 1, 0, 0], [0.10, 0.25, 0.00, 0.40, 0.18], count_top=[1] * 5)
+
+
+def test_worked_example_of_the_design():
+    found = summarise(WORKED, parse_radii([0, 0.1, 0.2, 0.4, 0.5]), "l2")
+    assert found["certified"] == {"0": 0.8, "0.1": 0.8, "0.2": 0.40, "0.4": 0.2, "0.5": 0.0}
+    assert found["acr"] == pytest.approx((0.10 + 0.25 + 0.40 + 0.18) / 5, abs=1e-11)
+    assert found["acr"] <= (0.10 + 0.25 + 0.40 + 0.18) / 5
+    assert "acr_grid" not in found
+    assert (found["norm"], found["clean"], found["abstained"], found["invalid"], found["n"]) == ("l2", 0.8, 0, 0, 5)
+
+
+def test_a_wrong_or_abstained_example_certifies_nothing_but_counts():
+    rows = make([0, 1, ABSTAIN, 0], [0.3, 0.9, 0.0, 0.0], count_top=[1] * 4)
+    found = summarise(rows, parse_radii([0, 0.2]), "l2")
+    assert found["certified"] == {"0": 0.5, "0.2": 0.25}
+    assert found["acr"] == pytest.approx(0.3 / 4, abs=1e-11)
+    assert found["abstained"] == 1
+
+
+@given(st.integers(1, 60), st.integers(61, 1000))
+def test_a_bound_certificate_at_a_radius_of_the_grid_counts_there(p, q):
+    """float(p/q) lies below p/q for about half of them."""
+    radius = Fraction(p, q)
+    rows = make([0], [float(radius)])
+    assert certified(rows, radius).all()
+    assert certified(rows, radius / 2).all()
+    assert not certified(rows, radius + Fraction(1, 10**9)).any()
+    below = make([0], [np.nextafter(float(radius), 0)])
+    assert not certified(below, radius).any()
+
+
+def test_bounds_have_a_grid_acr_and_statuses():
+    rows = make(
+        [0, 0, 1, 0, 0, 0],
+        [float(Fraction(2, 255)), 0, 0, 0, 0, 0],
+        **{"status@2/255": ["verified", "falsified", "misclassified", "unknown", "invalid", "error"]},
+    )
+    found = summarise(rows, parse_radii(["2/255"]), "linf")
+    assert found["certified"] == {"2/255": 1 / 6}
+    assert found["acr_grid"] == pytest.approx(2 / 255 / 6)
+    assert "acr" not in found
+    assert (found["invalid"], found["error"]) == (1, 1)
+    assert status_counts(rows, Fraction(2, 255)) == dict.fromkeys(STATUSES, 1)
+
+
+def test_statuses_of_smoothing_add_up():
+    rows = make(
+        [0, 0, 1, ABSTAIN, ABSTAIN],
+        [0.5, 0.1, 0.9, 0.0, 0.0],
+        status=["certified", "certified", "certified", "abstained", "invalid"],
+    )
+    counts = status_counts(rows, Fraction(1, 4))
+    expected = {"misclassified": 1, "verified": 1, "falsified": 0, "unknown": 2, "invalid": 1, "error": 0}
+    assert counts == expected
+    assert Invalid()(rows) == pytest.approx(0.2)
+
+
+def test_an_unknown_status_is_an_error():
+    with pytest.raises(ValueError, match="timeout"):
+        status_counts(make([0], [0.0], **{"status@0.1": ["timeout"]}), Fraction(1, 10))
+
+
+def test_nothing_to_summarise():
+    with pytest.raises(ValueError, match="no certificates"):
+        summarise(make([], []), (Fraction(1),), "l2")
+
+
+RADII = parse_radii([0, 0.25, 0.5, 1])
+ROWS = st.lists(st.tuples(st.integers(-1, 2), st.floats(0, 4), st.integers(0, 2)), min_size=1, max_size=40)
+
+
+@settings(max_examples=40, deadline=None)
+@given(ROWS, st.integers(1, 7), st.randoms(use_true_random=False))
+def test_metrics_equal_the_summary_in_any_batching_order_and_number_of_processes(rows, size, shuffle: random.Random):
+    predict, radius, label = (np.array(column) for column in zip(*rows))
+    whole = make(predict, np.where(predict == ABSTAIN, 0, radius), label, count_top=np.ones(len(rows), int))
+    order = list(range(len(rows)))
+    shuffle.shuffle(order)
+    expected = summarise(whole, RADII, "l2")
+    processes = [(CertifiedAccuracy(RADII), AverageCertifiedRadius(), Abstained()) for _ in range(2)]
+    for i, start in enumerate(range(0, len(order), size)):
+        for metric in processes[i % 2]:
+            metric.update(whole.select(np.array(order[start : start + size])))
+    merged = []
+    for first, second in zip(*processes):
+        assert first.sums.dtype == first.total.dtype == torch.int64
+        first.merge_state(second)
+        merged.append(first.compute())
+    assert merged[0].tolist() == list(expected["certified"].values())
+    assert merged[1].item() == expected["acr"]
+    assert merged[2].item() == expected["abstained"] / len(rows)
+
+
+def test_metrics_reset():
+    metric = CertifiedAccuracy([0.2])
+    metric.update(WORKED)
+    metric.reset()
+    metric.update(WORKED.select(np.array([0, 1])))
+    assert metric.compute().item() == 0.5
