@@ -1,0 +1,40 @@
+"""The losses and counts that the methods share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+# Exactly the layers whose weights multiply activations: L1 and the IBP initialisation leave biases and BatchNorm alone.
+WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def robust_cross_entropy(margins: Tensor) -> Tensor:
+    """Cross-entropy at the worst logits that the bounds allow: the mean of `CE([0, -m], class 0) = logsumexp([0, -m])`.
+
+    An upper bound of the cross-entropy anywhere in the threat model (Wong and Kolter 2018, Gowal et al. 2018).
+
+    Args:
+        margins: (B, K-1) lower bounds of `z_y - z_j`.
+    """
+    return torch.logsumexp(torch.cat([torch.zeros_like(margins[:, :1]), -margins], dim=1), dim=1).mean()
+
+
+def l1_norm(network: nn.Module) -> Tensor:
+    """The sum of |w| over the weights of all linear and convolution layers; a module used twice counts once."""
+    weights = [module.weight for module in network.modules() if isinstance(module, WEIGHTED)]
+    return torch.stack([weight.abs().sum() for weight in weights]).sum() if weights else torch.zeros(())
+
+
+def accuracy(logits: Tensor, y: Tensor) -> Tensor:
+    """The share of (B, K) logits whose largest is the class y: a detached scalar."""
+    return (logits.detach().argmax(1) == y).float().mean()
+
+
+def add_l1(loss: Tensor, parts: dict[str, Tensor], network: nn.Module, l1: float) -> Tensor:
+    """The loss plus `l1 ||w||_1`, noted in the parts as `loss_l1`; nothing is computed for l1 = 0."""
+    if not l1:
+        return loss
+    penalty = l1 * l1_norm(network)
+    parts["loss_l1"] = penalty.detach()
+    return loss + penalty
