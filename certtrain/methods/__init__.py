@@ -1,1 +1,23 @@
+"""Training methods: a pure objective each. The LightningModule that runs one is `certtrain.methods.module`."""
 
+from certtrain.methods.base import KeyedNoise, Method, Objective
+from certtrain.methods.crown_ibp import CrownIBP
+from certtrain.methods.gaussian import Gaussian
+from certtrain.methods.ibp import IBP
+from certtrain.methods.regularisers import ShiRegulariser
+from certtrain.methods.standard import Standard
+from certtrain.schedules import LearningRate, Ramp, Weight
+
+__all__ = [
+    "IBP",
+    "CrownIBP",
+    "Gaussian",
+    "KeyedNoise",
+    "LearningRate",
+    "Method",
+    "Objective",
+    "Ramp",
+    "ShiRegulariser",
+    "Standard",
+    "Weight",
+]

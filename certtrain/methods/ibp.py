@@ -1,0 +1,139 @@
+"""Training with interval bounds (Gowal et al. 2018, arXiv 1810.12715; Shi et al. 2021, arXiv 2103.17268)."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import ClassVar, Literal, get_args
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from certtrain.bounds.base import BoundEngine, Bounds
+from certtrain.bounds.verdict import verified
+from certtrain.data.batch import Batch
+from certtrain.errors import UserError, nearest
+from certtrain.methods.base import Method, Noise, Objective, non_negative
+from certtrain.methods.initialisation import ibp_init
+from certtrain.methods.losses import accuracy, add_l1, robust_cross_entropy
+from certtrain.methods.regularisers import MIN_EPS, ShiRegulariser, normalised_radius
+from certtrain.methods.standard import natural_objective
+from certtrain.methods.statistics import unstable_share
+from certtrain.schedules import Ramp, Weight
+from certtrain.threat import Norm, ThreatModel, parse_radius
+
+Init = Literal["default", "ibp"]
+KAPPA = Weight(1.0, 0.5, "step")
+
+
+class IBP(Method):
+    """`kappa CE(z(x), y) + (1 - kappa) CE([0, -m], 0)`, plus the regularisers, plus `l1 ||w||_1`.
+
+    m are the IBP lower bounds of the margins at eps_t = train_eps * ramp.fraction(step). While eps_t = 0 (the natural
+    warm-up) the loss is the plain cross-entropy, which the formula would give too, at the cost of a bound pass; then,
+    and while kappa = 1, no bound is computed unless the regulariser asks for it.
+
+    Args:
+        train_eps: the radius at the ramp's end, a number or a fraction such as `2/255`.
+        ramp: the rise of eps.
+        norm: `linf` or `l2`.
+        kappa: weight of the clean loss. Gowal et al.: from 1 to 0.5 by step; Shi et al.: 0 throughout.
+        l1: weight of the sum of |w| over linear and convolution weights.
+        regulariser: those of Shi et al., for l-inf only.
+        init: `default` keeps the network's weights, `ibp` draws those of Shi et al.
+        lower: smallest admissible input value; None for no limit.
+        upper: largest admissible input value; None for no limit.
+
+    Raises:
+        UserError: train_eps or l1 negative, an unknown norm or init, the regulariser with an l2 ball.
+    """
+
+    needs_engine: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        train_eps: Fraction | float | str,
+        ramp: Ramp,
+        norm: Norm = "linf",
+        kappa: Weight = KAPPA,
+        l1: float = 0.0,
+        regulariser: ShiRegulariser | None = None,
+        init: Init = "default",
+        lower: float | None = 0.0,
+        upper: float | None = 1.0,
+    ) -> None:
+        if init not in get_args(Init):
+            raise UserError(f"unknown init {init!r}", where="method.init", fix=nearest(str(init), get_args(Init)))
+        if regulariser is not None and norm != "linf":
+            raise UserError(
+                f"the regularisers of Shi et al. are defined for boxes, not for {norm}",
+                where="method.regulariser",
+                fix="method.regulariser=0 or norm=linf",
+            )
+        self.train_eps = float(parse_radius(train_eps, where="train_eps"))
+        self.threat = ThreatModel(norm=norm, eps=self.train_eps, lower=lower, upper=upper)
+        self.ramp, self.kappa, self.regulariser, self.init = ramp, kappa, regulariser, init
+        self.l1 = non_negative(l1, "method.l1")
+
+    def eps(self, step: int) -> float:
+        """eps_t, the radius trained at."""
+        return self.train_eps * self.ramp.fraction(step)
+
+    def regularisation(self, step: int) -> float:
+        """The weight of L_tight + L_relu: lambda (1 - eps_t/eps_max)."""
+        return 0.0 if self.regulariser is None else self.regulariser.weight * (1 - self.ramp.fraction(step))
+
+    def scheduled(self, step: int) -> dict[str, float]:
+        """eps, kappa, and the regulariser's weight when there is one."""
+        values = {"eps": self.eps(step), "kappa": self.kappa.at(step, self.ramp)}
+        return values if self.regulariser is None else {**values, "regulariser": self.regularisation(step)}
+
+    @property
+    def ramp_end(self) -> int:
+        """The ramp's end."""
+        return self.ramp.end
+
+    def initialise(self, network: nn.Module) -> None:
+        """Draw the weights of Shi et al. when `init` is `ibp`."""
+        if self.init == "ibp":
+            ibp_init(network)
+
+    def bound_methods(self, step: int) -> tuple[str, ...]:
+        """The bounds that the robust loss needs at this step."""
+        return ("ibp",)
+
+    def margins(self, bounds: Bounds, step: int) -> Tensor:
+        """(B, K-1) lower bounds of the margins that the robust loss is computed from."""
+        return bounds.margins["ibp"]
+
+    def __call__(
+        self, network: nn.Module, engine: BoundEngine | None, batch: Batch, step: int, rng: Noise
+    ) -> Objective:
+        """Parts: loss_natural, clean; with bounds also unstable_relu and, as far as they are computed, loss_robust,
+        train_verified (the share correct and proved at eps_t), loss_tight, loss_relu; loss_l1 when there is one."""
+        eps, kappa, weight = self.eps(step), self.kappa.at(step, self.ramp), self.regularisation(step)
+        robust = eps > 0 and kappa < 1
+        if not robust and not weight:
+            return natural_objective(network, batch, self.l1)
+        assert engine is not None, "a bound-propagation method needs an engine"
+        threat = self.threat.at(max(eps, MIN_EPS) if weight else eps)
+        bounds = engine.bounds(batch.x, batch.y, threat, self.bound_methods(step) if robust else ("ibp",))
+
+        loss = natural = F.cross_entropy(bounds.clean, batch.y)
+        parts = {
+            "loss_natural": natural.detach(),
+            "clean": accuracy(bounds.clean, batch.y),
+        }
+        if bounds.pre_activations:
+            parts["unstable_relu"] = unstable_share(bounds.pre_activations)
+        if robust:
+            margins = self.margins(bounds, step)
+            worst = robust_cross_entropy(margins)
+            loss = kappa * natural + (1 - kappa) * worst
+            proved = verified(margins.detach()) & (bounds.clean.detach().argmax(1) == batch.y)
+            parts |= {"loss_robust": worst.detach(), "train_verified": proved.float().mean()}
+        if weight:
+            assert self.regulariser is not None
+            terms = self.regulariser.terms(normalised_radius(network, batch.x, threat), bounds.pre_activations)
+            loss = loss + weight * (terms.tight + terms.relu)
+            parts |= {"loss_tight": terms.tight.detach(), "loss_relu": terms.relu.detach()}
+        return Objective(add_l1(loss, parts, network, self.l1), parts)
