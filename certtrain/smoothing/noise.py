@@ -75,21 +75,31 @@ def gaussian_noise(
         UserError: unknown purpose or split, sigma not finite or negative.
         ValueError: a draw outside [0, 2^32), an index that is not int64.
     """
+    batch, count = len(index), len(draws)
+    check_draws(draws)
+    device = torch.device(device) if device is not None else index.device
+    draw = torch.arange(draws.start, draws.stop, draws.step, device=device).repeat(batch)
+    index = index.to(device).repeat_interleave(count)
+    return noise_rows(seed, purpose, split, index, draw, shape, sigma).reshape(batch, count, *shape)
+
+
+@torch.no_grad()
+def noise_rows(
+    seed: int, purpose: Purpose, split: Split, index: Tensor, draw: Tensor, shape: tuple[int, ...], sigma: float
+) -> Tensor:
+    """The noise of any list of (example, draw): `index` and `draw` (R,) int64 to (R, *shape) float32.
+
+    The rows of `gaussian_noise`, for batches that are filled across examples. Whoever makes the draws checks
+    their range with `check_draws`.
+    """
     for name, value, options in (("purpose", purpose, PURPOSES), ("split", split, SPLITS)):
         if value not in options:
             raise UserError(f"unknown {name} {value!r}", where="noise", fix=nearest(str(value), options))
     if not (math.isfinite(sigma) and sigma >= 0):
         raise UserError(f"sigma = {sigma} is not a standard deviation", where="sigma", fix="sigma > 0, such as 0.25")
-    if len(draws):
-        check_range("draws", min(draws[0], draws[-1]), max(draws[0], draws[-1]))
-    device = torch.device(device) if device is not None else index.device
-    batch, size = len(index), math.prod(shape)
-    rows = batch * len(draws)
+    rows, size, device = len(index), math.prod(shape), index.device
     blocks = math.ceil(size / 4)
     check_range("blocks of an input", 0, blocks)
-
-    draw = torch.arange(draws.start, draws.stop, draws.step, device=device).repeat(batch)
-    index = index.to(device).repeat_interleave(len(draws))
     block = torch.arange(blocks, device=device)
     out = torch.empty(rows, 4, blocks, dtype=torch.float32, device=device)
     chunk = CPU_CHUNK if device.type == "cpu" else ACCELERATOR_CHUNK
@@ -100,8 +110,17 @@ def gaussian_noise(
         a, b, c, d = words(k, index[part, None], draw[part, None], block)
         normal_pair(a, b, out[part, 0], out[part, 1])
         normal_pair(c, d, out[part, 2], out[part, 3])
-    out = out.reshape(rows, 4 * blocks)[:, :size].mul(sigma)
-    return out.reshape(batch, len(draws), *shape)
+    return out.reshape(rows, 4 * blocks)[:, :size].mul(sigma).reshape(rows, *shape)
+
+
+def check_draws(draws: range) -> None:
+    """Refuse draws outside [0, 2^32).
+
+    Raises:
+        ValueError: the range reaches outside.
+    """
+    if len(draws):
+        check_range("draws", min(draws[0], draws[-1]), max(draws[0], draws[-1]))
 
 
 def normal_pair(radial: Tensor, angular: Tensor, first: Tensor, second: Tensor) -> None:

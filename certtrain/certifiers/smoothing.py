@@ -1,0 +1,139 @@
+"""Certificates of randomized smoothing with a fixed number of draws."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from torch import nn
+
+from certtrain.certificates import Certificates
+from certtrain.data.batch import Batch
+from certtrain.errors import UserError, nearest
+from certtrain.evaluation import frozen
+from certtrain.smoothing.classifier import SELECT_AND_ESTIMATE, SmoothedClassifier, check_draw_counts
+from certtrain.smoothing.noise import PURPOSES, SPLITS, Purpose, Split
+from certtrain.threat import Norm, parse_radii
+
+
+class SmoothingCertifier:
+    """Certifies the smoothed network in l2 (Cohen et al. 2019): with confidence 1 - alpha for each example.
+
+    Args:
+        sigma: standard deviation of the noise in input units.
+        radii: at which certified accuracy is reported; the certified radii themselves are continuous.
+        n0: selection draws.
+        n: estimation draws.
+        alpha: probability with which one certificate may be wrong.
+        seed: of the noise.
+        split: the split that the batches' indices count in: another split is other noise.
+        two_sided: bound the other classes' probabilities too.
+        batch_size: rows per evaluation of the network, filled across examples and draws.
+        purposes: noise streams of selection and estimation.
+
+    Raises:
+        UserError: sigma not > 0, a negative or empty radius grid, n0, n, alpha, split or purposes out of range.
+    """
+
+    certificate: Literal["deterministic", "probabilistic"] = "probabilistic"
+    norm: Norm = "l2"
+
+    def __init__(
+        self,
+        sigma: float,
+        radii: Sequence[object],
+        n0: int = 100,
+        n: int = 1000,
+        alpha: float = 0.001,
+        seed: int = 0,
+        split: Split = "test",
+        two_sided: bool = False,
+        batch_size: int = 1000,
+        purposes: Sequence[Purpose] = SELECT_AND_ESTIMATE,
+    ) -> None:
+        if isinstance(sigma, bool) or not isinstance(sigma, (int, float)) or not 0 < sigma < float("inf"):
+            raise UserError(f"sigma = {sigma!r} with smoothing", where="sigma", fix="sigma > 0, such as sigma=0.25")
+        check_draw_counts(n0, n, alpha)
+        if split not in SPLITS:
+            raise UserError(f"unknown split {split!r}", where="certifier.split", fix=nearest(str(split), SPLITS))
+        if len(purposes) != 2 or purposes[0] == purposes[1] or not set(purposes) <= set(PURPOSES):
+            raise UserError(
+                f"purposes = {list(purposes)} are not two streams of noise",
+                where="certifier.purposes",
+                fix=f"two different ones of {', '.join(PURPOSES)}",
+            )
+        self.name, self.sigma, self.radii = "smoothing", float(sigma), parse_radii(radii, where="certifier.radii")
+        self.n0, self.n, self.alpha, self.seed, self.split = n0, n, float(alpha), seed, split
+        self.two_sided, self.batch_size, self.purposes = two_sided, batch_size, (purposes[0], purposes[1])
+
+    def settings(self) -> dict[str, Any]:
+        """Plain values for the card: all that decides the outcome."""
+        return {
+            "sigma": self.sigma,
+            "n0": self.n0,
+            "n": self.n,
+            "alpha": self.alpha,
+            "budget": "alpha for each example",
+            "seed": self.seed,
+            "noise": "Philox4x32-10, Box-Muller, float32; keyed by seed, purpose, split, index, draw",
+            "noise_split": self.split,
+            "purposes": list(self.purposes),
+            "two_sided": self.two_sided,
+            "abstain": "p_lower < p_upper of the other classes" if self.two_sided else "p_lower < 1/2",
+            "precision": "float32 network, float64 confidence bounds",
+            "batch_size": self.batch_size,
+        }
+
+    def certify(self, network: nn.Module, batch: Batch) -> Certificates:
+        """One certificate per example, in the batch's order; `seconds` is the batch's time shared equally.
+
+        An example whose logits are not finite under noise abstains with the status *invalid*.
+        """
+        start = time.perf_counter()
+        classes = _num_classes(network, batch)
+        classifier = SmoothedClassifier(network, self.sigma, classes, batch_size=self.batch_size)
+        found = classifier.certify(
+            batch.x,
+            batch.index,
+            n0=self.n0,
+            n=self.n,
+            alpha=self.alpha,
+            seed=self.seed,
+            split=self.split,
+            purposes=self.purposes,
+            two_sided=self.two_sided,
+        )
+        rows, label = len(batch.y), batch.y.cpu().numpy()
+        status = np.where(found.predict >= 0, "certified", np.where(found.invalid, "invalid", "abstained"))
+        return Certificates(
+            index=batch.index.cpu().numpy(),
+            label=label,
+            predict=found.predict,
+            radius=found.radius,
+            correct=found.predict == label,
+            seconds=np.full(rows, (time.perf_counter() - start) / max(1, rows)),
+            columns={
+                "n0": np.full(rows, self.n0),
+                "n": np.full(rows, self.n),
+                "count_top": found.count_top,
+                "count_runner_up": found.count_runner_up,
+                "classes": np.full(rows, classes),
+                "p_lower": found.p_lower,
+                "status": status,
+            },
+        )
+
+
+def _num_classes(network: nn.Module, batch: Batch) -> int:
+    """The number of logits, asked of the network itself with one input."""
+    with frozen(network):
+        logits = network(batch.x[:1])
+    if logits.dim() != 2:
+        raise UserError(
+            f"the network maps {tuple(batch.x[:1].shape)} to {tuple(logits.shape)}",
+            where="smoothing certifier",
+            fix="a classifier maps (B, ...) to (B, K)",
+        )
+    return logits.shape[1]

@@ -1,0 +1,184 @@
+"""The smoothed classifier g(x) = argmax_k P(f(x + N(0, sigma^2 I)) = k), and its certificates (Cohen et al. 2019)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from certtrain.errors import UserError
+from certtrain.smoothing.confidence import radius_one_sided, radius_two_sided, vote_is_decided
+from certtrain.smoothing.noise import Purpose, Split
+from certtrain.smoothing.votes import Votes, count_votes
+
+ABSTAIN = -1
+SELECT_AND_ESTIMATE: tuple[Purpose, Purpose] = ("select", "estimate")
+
+
+class Certified(NamedTuple):
+    """CERTIFY's answer for a batch; all (B,).
+
+    Attributes:
+        predict: the class, or -1 = ABSTAIN.
+        radius: float64 l2 radius in input units, 0 where it abstains.
+        count_top: estimation votes for the class that the selection chose (also where it abstains).
+        count_runner_up: the most estimation votes of any other class.
+        p_lower: lower confidence bound of the top class' probability.
+        invalid: a logit was NaN or infinite: abstains, whatever the votes say.
+    """
+
+    predict: NDArray[np.int64]
+    radius: NDArray[np.float64]
+    count_top: NDArray[np.int64]
+    count_runner_up: NDArray[np.int64]
+    p_lower: NDArray[np.float64]
+    invalid: NDArray[np.bool_]
+
+
+class SmoothedClassifier:
+    """A network smoothed by Gaussian noise of its input.
+
+    The network gets x + noise for x in [0, 1] and normalises by itself: noise of standard deviation `sigma` in input
+    units comes before it. While votes are counted the network is `frozen`; nothing of it is changed.
+
+    Args:
+        network: maps (R, ...) inputs to (R, K) logits, on the device of the inputs.
+        sigma: standard deviation of the noise, > 0.
+        num_classes: K >= 2.
+        batch_size: rows per evaluation of the network, filled across examples and draws.
+
+    Raises:
+        UserError: sigma, num_classes or batch_size out of range.
+    """
+
+    def __init__(self, network: nn.Module, sigma: float, num_classes: int, *, batch_size: int = 1000) -> None:
+        if not 0 < sigma < float("inf"):
+            raise UserError(f"sigma = {sigma} with smoothing", where="sigma", fix="sigma > 0, such as sigma=0.25")
+        if num_classes < 2:
+            raise UserError(f"a classifier of {num_classes} classes", where="num_classes", fix="at least 2")
+        if batch_size < 1:
+            raise UserError(f"batch_size = {batch_size}", where="smoothing batch_size", fix="batch_size >= 1")
+        self.network, self.sigma = network, float(sigma)
+        self.num_classes, self.batch_size = num_classes, batch_size
+
+    def votes(self, x: Tensor, index: Tensor, draws: range, *, seed: int, purpose: Purpose, split: Split) -> Votes:
+        """Votes of each example over the draws of one purpose."""
+        return count_votes(
+            self.network,
+            x,
+            index,
+            draws,
+            sigma=self.sigma,
+            num_classes=self.num_classes,
+            seed=seed,
+            purpose=purpose,
+            split=split,
+            batch_size=self.batch_size,
+        )
+
+    def certify(
+        self,
+        x: Tensor,
+        index: Tensor,
+        n0: int = 100,
+        n: int = 1000,
+        alpha: float = 0.001,
+        seed: int = 0,
+        split: Split = "test",
+        purposes: tuple[Purpose, Purpose] = SELECT_AND_ESTIMATE,
+        two_sided: bool = False,
+    ) -> Certified:
+        """CERTIFY: the class from n0 selection draws, its radius from n estimation draws of another stream.
+
+        For each example, with probability at least 1 - alpha over the draws: where it does not abstain, g answers
+        `predict` at every point within l2 distance `radius`.
+
+        Args:
+            x: (B, ...) inputs in [0, 1].
+            index: (B,) int64 positions in the split.
+            n0: selection draws.
+            n: estimation draws.
+            alpha: probability with which one certificate may be wrong.
+            seed, split: the noise's key.
+            purposes: streams of selection and estimation; never the same.
+            two_sided: bound the other classes too (see `confidence.radius_two_sided`) rather than by 1 - p_lower.
+
+        Raises:
+            UserError: n0 or n < 1, alpha outside (0, 1), one stream for both purposes, the network's output shape.
+        """
+        check_draw_counts(n0, n, alpha)
+        if purposes[0] == purposes[1]:
+            raise UserError(
+                f"selection and estimation both from the stream {purposes[0]!r}", where="purposes", fix="two streams"
+            )
+        selection = self.votes(x, index, range(n0), seed=seed, purpose=purposes[0], split=split)
+        estimation = self.votes(x, index, range(n), seed=seed, purpose=purposes[1], split=split)
+        top = selection.counts.cpu().numpy().argmax(axis=1)
+        counts = estimation.counts.cpu().numpy()
+        invalid = (selection.invalid | estimation.invalid).cpu().numpy()
+
+        rows = np.arange(len(counts))
+        others = counts.copy()
+        others[rows, top] = -1
+        # A draw that was no vote counts against the top class: n stays n. Its example abstains in any case.
+        sound = counts.copy()
+        sound[rows, others.argmax(axis=1)] += n - counts.sum(axis=1)
+        if two_sided:
+            proof = radius_two_sided(sound, top, alpha, self.sigma)
+        else:
+            proof = radius_one_sided(counts[rows, top], n, alpha, self.sigma)
+        abstain = proof.abstain | invalid
+        return Certified(
+            predict=np.where(abstain, ABSTAIN, top),
+            radius=np.where(abstain, 0.0, proof.radius),
+            count_top=counts[rows, top],
+            count_runner_up=others.max(axis=1),
+            p_lower=proof.p_lower,
+            invalid=invalid,
+        )
+
+    def predict(
+        self,
+        x: Tensor,
+        index: Tensor,
+        n: int = 1000,
+        alpha: float = 0.001,
+        seed: int = 0,
+        split: Split = "predict",
+        purpose: Purpose = "estimate",
+    ) -> NDArray[np.int64]:
+        """PREDICT: the class with most votes of n draws, or ABSTAIN where it is not clear enough from the second.
+
+        Wrong (another class than g's) with probability at most alpha for each example. No radius.
+
+        Returns:
+            (B,) int64 classes, -1 = ABSTAIN.
+
+        Raises:
+            UserError: n < 1, alpha outside (0, 1), the network's output shape.
+        """
+        check_draw_counts(1, n, alpha)
+        votes = self.votes(x, index, range(n), seed=seed, purpose=purpose, split=split)
+        counts = votes.counts.cpu().numpy()
+        top = counts.argmax(axis=1)
+        if not len(counts):
+            return top
+        second, first = np.partition(counts, -2, axis=1)[:, -2:].T
+        invalid = votes.invalid.cpu().numpy()
+        decided = vote_is_decided(np.where(invalid, 1, first), np.where(invalid, 1, second), alpha)
+        return np.where(decided & ~invalid, top, ABSTAIN)
+
+
+def check_draw_counts(n0: int, n: int, alpha: float) -> None:
+    """Refuse numbers of draws and a confidence that make no certificate.
+
+    Raises:
+        UserError: n0 or n not a whole number >= 1, alpha outside (0, 1).
+    """
+    for name, value in (("n0", n0), ("n", n)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise UserError(f"{name} = {value!r} draws", where=name, fix=f"a whole number >= 1, such as {name}=1000")
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 < alpha < 1:
+        raise UserError(f"alpha = {alpha!r} is not in (0, 1)", where="alpha", fix="alpha=0.001")

@@ -1,0 +1,89 @@
+"""Counting votes: how often a network answers each class under keyed Gaussian noise."""
+
+from __future__ import annotations
+
+import warnings
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from certtrain.errors import UserError
+from certtrain.evaluation import frozen
+from certtrain.smoothing.noise import Purpose, Split, check_draws, noise_rows
+
+
+class Votes(NamedTuple):
+    """Votes of a batch.
+
+    Attributes:
+        counts: (B, K) int64; a row's sum is the number of draws, less those that were not finite.
+        invalid: (B,) bool, whether some draw gave a logit that is NaN or infinite. Such a draw is no vote, and such an
+            example has no certificate.
+    """
+
+    counts: Tensor
+    invalid: Tensor
+
+
+@torch.no_grad()
+def count_votes(
+    network: nn.Module,
+    x: Tensor,
+    index: Tensor,
+    draws: range,
+    *,
+    sigma: float,
+    num_classes: int,
+    seed: int,
+    purpose: Purpose,
+    split: Split,
+    batch_size: int,
+) -> Votes:
+    """Votes `argmax_k network(x + noise)_k` (the first of equal ones) for each example over the draws.
+
+    Batches are filled across examples and draws. The noise does not depend on them, its bits are keyed; the logits may,
+    in their last bits, so that a vote at a near-tie can depend on `batch_size`.
+
+    Args:
+        network: maps (R, ...) inputs to (R, K) logits; evaluated `frozen`.
+        x: (B, ...) inputs in [0, 1]; the noise is added to them unclipped.
+        index: (B,) int64 positions in the split.
+        draws: numbers of the draws.
+        sigma: standard deviation of the noise.
+        num_classes: K.
+        seed, purpose, split: the noise's key.
+        batch_size: rows per evaluation of the network.
+
+    Raises:
+        UserError: the network's output is not (R, K); unknown purpose or split.
+    """
+    check_draws(draws)
+    batch, count = len(x), len(draws)
+    counts = torch.zeros(batch * num_classes, dtype=torch.int64, device=x.device)
+    invalid = torch.zeros(batch, dtype=torch.bool, device=x.device)
+    index = index.to(x.device)
+    draw = torch.arange(draws.start, draws.stop, draws.step, device=x.device)
+    with frozen(network):
+        for start in range(0, batch * count, batch_size):
+            rows = torch.arange(start, min(start + batch_size, batch * count), device=x.device)
+            example = rows // count
+            noise = noise_rows(seed, purpose, split, index[example], draw[rows % count], x.shape[1:], sigma)
+            logits = network(x[example] + noise.to(x.dtype))
+            if logits.shape != (len(rows), num_classes):
+                raise UserError(
+                    f"the network maps {len(rows)} inputs to {tuple(logits.shape)}, not to {num_classes} logits each",
+                    where="smoothed classifier",
+                    fix="give the network's number of classes",
+                )
+            finite = torch.isfinite(logits).all(dim=1)
+            counts.scatter_add_(0, example * num_classes + logits.argmax(dim=1), finite.to(torch.int64))
+            invalid[example[~finite]] = True
+    if bool(invalid.any()):
+        named = ", ".join(map(str, index[invalid][:10].tolist()))
+        warnings.warn(
+            f"the network's logits are NaN or infinite under noise for {int(invalid.sum())} examples of {split}: "
+            f"{named}; they get no certificate",
+            stacklevel=2,
+        )
+    return Votes(counts.reshape(batch, num_classes), invalid)
