@@ -57,11 +57,14 @@ def _weighted_calls(network: nn.Module) -> list[tuple[str, bool]]:
             where="method.init=ibp",
             fix="init=default, or no control flow that depends on tensor values",
         ) from error
-    graph.eliminate_dead_code()
+    live = {node for node in graph.nodes if node.op == "output"}
+    for node in reversed(graph.nodes):
+        if node in live:
+            live.update(node.all_input_nodes)
     return [
         (str(node.target), _is_sum_of_branches(node.args[0]))
         for node in graph.nodes
-        if node.op == "call_module" and isinstance(network.get_submodule(node.target), WEIGHTED)
+        if node in live and node.op == "call_module" and isinstance(network.get_submodule(node.target), WEIGHTED)
     ]
 
 
