@@ -64,6 +64,8 @@ class SmoothingCertifier:
                 where="certifier.purposes",
                 fix=f"two different ones of {', '.join(PURPOSES)}",
             )
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise UserError(f"batch_size = {batch_size!r}", where="certifier.batch_size", fix="batch_size >= 1")
         self.name, self.sigma, self.radii = "smoothing", float(sigma), parse_radii(radii, where="certifier.radii")
         self.n0, self.n, self.alpha, self.seed, self.split = n0, n, float(alpha), seed, split
         self.two_sided, self.batch_size, self.purposes = two_sided, batch_size, (purposes[0], purposes[1])

@@ -61,7 +61,7 @@ def count_votes(
     check_draws(draws)
     batch, count = len(x), len(draws)
     counts = torch.zeros(batch * num_classes, dtype=torch.int64, device=x.device)
-    invalid = torch.zeros(batch, dtype=torch.bool, device=x.device)
+    broken = torch.zeros(batch, dtype=torch.int64, device=x.device)
     index = index.to(x.device)
     draw = torch.arange(draws.start, draws.stop, draws.step, device=x.device)
     with frozen(network):
@@ -76,9 +76,10 @@ def count_votes(
                     where="smoothed classifier",
                     fix="give the network's number of classes",
                 )
-            finite = torch.isfinite(logits).all(dim=1)
-            counts.scatter_add_(0, example * num_classes + logits.argmax(dim=1), finite.to(torch.int64))
-            invalid[example[~finite]] = True
+            finite = torch.isfinite(logits).all(dim=1).to(torch.int64)
+            counts.scatter_add_(0, example * num_classes + logits.argmax(dim=1), finite)
+            broken.scatter_add_(0, example, 1 - finite)
+    invalid = broken > 0
     if bool(invalid.any()):
         named = ", ".join(map(str, index[invalid][:10].tolist()))
         warnings.warn(
