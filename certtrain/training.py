@@ -32,7 +32,6 @@ class TrainerSettings:
     devices: int = 1
     accumulate_grad_batches: int = 1
     gradient_clip_val: float | None = None
-    max_steps: int = -1
     check_every_n_steps: int = 50
 
     def __post_init__(self) -> None:
@@ -105,7 +104,6 @@ def fit(
         accelerator=settings.accelerator,
         devices=settings.devices,
         max_epochs=epochs,
-        max_steps=settings.max_steps,
         accumulate_grad_batches=settings.accumulate_grad_batches,
         gradient_clip_val=settings.gradient_clip_val,
         callbacks=callbacks,

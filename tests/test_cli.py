@@ -59,7 +59,7 @@ def test_composing_imports_nothing_heavy_and_takes_under_a_second():
         "print('HEAVY', heavy); sys.exit(status)"
     )
     times = []
-    for _ in range(3):
+    for _ in range(6):  # the least of several: other work on the machine only adds
         start = time.perf_counter()
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
         times.append(time.perf_counter() - start)

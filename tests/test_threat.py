@@ -96,5 +96,5 @@ def test_an_l2_ball_is_not_a_box_and_an_outward_box_wants_float64():
 def test_unknown_norms_and_negative_eps_are_refused():
     with pytest.raises(UserError, match="l1"):
         ThreatModel("l1", 0.1)
-    with pytest.raises(UserError, match="-0.1"):
+    with pytest.raises(UserError, match=r"-0\.1"):
         ThreatModel(eps=-0.1)

@@ -31,13 +31,6 @@ def build_data(config: dict[str, Any]) -> DataModule:
     return data
 
 
-def contract_of(data: DataModule) -> InputContract:
-    """What the network will be told about its inputs."""
-    return InputContract(
-        shape=tuple(data.input_shape), num_classes=data.num_classes, mean=list(data.mean), std=list(data.std)
-    )
-
-
 def build_network(node: dict[str, Any], contract: InputContract, seed: int) -> nn.Module:
     """A freshly initialised network; the global random state is left as it was."""
     with torch.random.fork_rng(devices=[]):

@@ -15,6 +15,7 @@ from certtrain.checkpoints import load_weights, read_checkpoint
 from certtrain.commands import build
 from certtrain.config import resolve_radii
 from certtrain.methods.module import CertifiedTraining
+from certtrain.models.contract import InputContract
 from certtrain.runs import RunDirectory
 from certtrain.threat import parse_radius, radius_key
 from certtrain.training import TrainerSettings, fit
@@ -39,7 +40,7 @@ def fit_run(
     """
     settings = TrainerSettings(**config["trainer"])
     data = build.build_data(config)
-    contract = build.contract_of(data)
+    contract = InputContract.of(data)
     network = build.build_network(config["model"], contract, config["seed"])
     steps = data.steps_per_epoch(settings.accumulate_grad_batches)
     method = build.build_method(config, steps)

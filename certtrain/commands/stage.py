@@ -14,10 +14,11 @@ from certtrain.callbacks.signals import SignalFlag
 from certtrain.certificates import Certificates
 from certtrain.certification import Examples, accelerator, certify_examples, choose_indices
 from certtrain.certifiers.base import Certifier
-from certtrain.commands.build import build_certifiers, contract_of
+from certtrain.commands.build import build_certifiers
 from certtrain.commands.loading import LoadedRun
 from certtrain.data import DataModule
 from certtrain.errors import UserError, nearest
+from certtrain.models.contract import InputContract
 from certtrain.reporting.plots import certified_accuracy_plot
 from certtrain.reporting.tables import result_tables
 from certtrain.runs import config_hash, sha256_file
@@ -42,7 +43,7 @@ def certify_stage(
             f"unknown split {split_name!r}", where="configuration key split", fix=nearest(split_name, ["test", "val"])
         )
     split = getattr(data, split_name)
-    loaded.contract.check_same(contract_of(data), f"data={data.name}")
+    loaded.contract.check_same(InputContract.of(data), that=f"data={data.name}")
     rule = str(config.get("indices", "all"))
     indices = choose_indices(rule, len(split))
     examples = Examples(split.x, split.y, indices, split_name, data.name)

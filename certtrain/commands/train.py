@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # Keys that may change between two sessions of one run.
 MAY_DIFFER = ("data_dir", "data.data_dir", "runs_dir", "resume", "trainer.accelerator", "logger", "choices.logger")
 MAY_DIFFER += ("choices.trainer", "trainer.check_every_n_steps", "checkpoint.every_n_seconds")
-EXTENDS = ("epochs", "certify_test", "trainer.max_steps")
+EXTENDS = ("epochs", "certify_test")
 
 
 def prepare(arguments: list[str]) -> list[str]:
