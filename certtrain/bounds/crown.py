@@ -10,59 +10,26 @@ Several functions at once: coefficients are (N, S, *shape), S functions for each
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from certtrain.bounds.affine import Affine
 from certtrain.bounds.forward import Pass
-from certtrain.bounds.fused import RelaxedRelu
 from certtrain.bounds.interval import Mixing
+from certtrain.bounds.lines import Lines
 from certtrain.bounds.rules import Relu, Sum
+from certtrain.bounds.windows import plan, walk
 
 # Elements of the largest coefficient tensor of a chunk in `refine`; several such tensors live at a time.
 CHUNK_ELEMENTS = 2**24
 
 
-@dataclass(frozen=True)
-class Relaxation:
-    """Lines around a ReLU on [lower, upper]: `low z <= relu(z) <= high z + offset`; all (B, *shape)."""
-
-    low: Tensor
-    high: Tensor
-    offset: Tensor
-
-    @classmethod
-    def of(cls, lower: Tensor, upper: Tensor) -> Relaxation:
-        """The adaptive lower line and the chord.
-
-        Where `u - l` is tiny the chord is drawn up to `l + 1e-8`, over a larger interval (sound).
-        """
-        low = (upper > -lower).to(lower.dtype)
-        left = lower.clamp(max=0)
-        right = torch.maximum(upper.clamp(min=0), left + 1e-8)
-        high = right / (right - left)
-        return cls(low, high, -left * high)
-
-    def at(self, rows: Tensor | None) -> Relaxation:
-        """The lines of the examples `rows`, (N,)."""
-        return self if rows is None else Relaxation(self.low[rows], self.high[rows], self.offset[rows])
-
-    def backward(self, a: Tensor) -> tuple[Tensor, Tensor]:
-        """Coefficients before the ReLU, and the constants (N, S)."""
-        before, constant = RelaxedRelu.apply(
-            a.flatten(2), self.low.flatten(1), self.high.flatten(1), self.offset.flatten(1)
-        )
-        return before.view(a.shape), constant
-
-
-def interval_lines(run: Pass) -> dict[int, Relaxation]:
+def interval_lines(run: Pass) -> dict[int, Lines]:
     """The lines of every ReLU from its interval bounds."""
-    return {step: Relaxation.of(lower, upper) for step, (lower, upper) in run.boxes.items()}
+    return {step: Lines.of(lower, upper) for step, (lower, upper) in run.boxes.items()}
 
 
-def lower_bounds(run: Pass, lines: dict[int, Relaxation], step: int, a: Tensor, rows: Tensor | None = None) -> Tensor:
+def lower_bounds(run: Pass, lines: dict[int, Lines], step: int, a: Tensor, rows: Tensor | None = None) -> Tensor:
     """Lower bounds (N, S) of `<a, output of step>` over the input set.
 
     Args:
@@ -95,38 +62,42 @@ def lower_bounds(run: Pass, lines: dict[int, Relaxation], step: int, a: Tensor, 
     return least if constant is None else least + constant
 
 
-def refine(run: Pass) -> dict[int, Relaxation]:
+def refine(run: Pass) -> dict[int, Lines]:
     """The lines of every ReLU from CROWN bounds of its input, in the order of execution.
 
     A ReLU's bounds come from a backward pass of their own through the refined lines before it, intersected with the
     interval bounds. Only neurons that the interval bounds leave unstable are bounded, each with its own example.
     """
-    lines: dict[int, Relaxation] = {}
+    lines: dict[int, Lines] = {}
     for index, (lower, upper) in run.boxes.items():
         source = run.steps[index].sources[0]
         if run.regions[source].mixing is Mixing.MORE:
             lower, upper = _refined(run, lines, source, lower, upper)
-        lines[index] = Relaxation.of(lower, upper)
+        lines[index] = Lines.of(lower, upper)
     return lines
 
 
-def _refined(
-    run: Pass, lines: dict[int, Relaxation], source: int, lower: Tensor, upper: Tensor
-) -> tuple[Tensor, Tensor]:
+def _refined(run: Pass, lines: dict[int, Lines], source: int, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
     shape = lower.shape[1:]
     unstable = ((lower < 0) & (upper > 0)).flatten(1)
     rows, neurons = unstable.nonzero(as_tuple=True)
     if not len(rows):
         return lower, upper
-    widest = max(region.example_shape.numel() for region in run.regions[: source + 1])
+    way = plan(run, source)
+    widest = way.elements
+    if way.end > 0:
+        widest = max(widest, *(region.example_shape.numel() for region in run.regions[: way.end + 1]))
     size = max(1, CHUNK_ELEMENTS // (2 * widest))
     found = []
     for some_rows, some in zip(rows.split(size), neurons.split(size)):
-        # Two functions per neuron: z and -z.
-        a = lower.new_zeros(len(some), 2, shape.numel())
-        a[:, 0].scatter_(1, some[:, None], 1.0)
-        a[:, 1].scatter_(1, some[:, None], -1.0)
-        found.append(lower_bounds(run, lines, source, a.unflatten(2, shape), some_rows))
+        if way.steps:
+            a, constant = walk(run, lines, way, some_rows, torch.unravel_index(some, shape), shape[0])
+        else:  # two functions per neuron: z and -z
+            a = lower.new_zeros(len(some), 2, shape.numel())
+            a[:, 0].scatter_(1, some[:, None], 1.0)
+            a[:, 1].scatter_(1, some[:, None], -1.0)
+            a, constant = a.unflatten(2, shape), 0.0
+        found.append(constant if way.end == 0 else lower_bounds(run, lines, way.end, a, some_rows) + constant)
     bounds = torch.cat(found)
     flat_lower, flat_upper = lower.flatten(1), upper.flatten(1)
     flat_lower = flat_lower.index_put((rows, neurons), torch.maximum(flat_lower[rows, neurons], bounds[:, 0]))

@@ -1,4 +1,4 @@
-"""Three inner steps of the bounds with gradients written out: autograd's own take two to three times the memory traffic.
+"""Inner steps of the bounds with their gradients written out: autograd's own take two to three times the traffic.
 
 Each is once differentiable.
 """

@@ -36,8 +36,8 @@ def paper():
 @pytest.mark.parametrize(
     ("threat", "box", "ibp", "crown"),
     [
-        # z1 in [-.2, 1.8], z2 in [-.8, 1.2]: IBP -1.2 - .5. CROWN: relu(z1) >= z1, relu(z2) <= .6 (z2 + .8), so the margin
-        # >= 1.4 x1 + 2.6 x2 - .98 >= .5 - .5 * 4.
+        # z1 in [-.2, 1.8], z2 in [-.8, 1.2]: IBP -1.2 - .5. CROWN: relu(z1) >= z1, relu(z2) <= .6 (z2 + .8), so the
+        # margin >= 1.4 x1 + 2.6 x2 - .98 >= .5 - .5 * 4.
         (FREE, [[-0.2, 1.8], [-0.8, 1.2]], -1.7, -1.5),
         # Clipped, x in [0, 1] x [0, .8]: z1 in [0, 1.8], z2 in [-.8, 1]; relu(z2) <= (z2 + .8)/1.8; minimum at (0, 0).
         (ThreatModel("linf", 0.5), [[0, 1.8], [-0.8, 1.0]], -1.5, -0.8 / 1.8 - 0.5),
@@ -68,8 +68,8 @@ def test_hand_case_l2(paper):
 def test_crown_bounds_each_relu_by_its_own_backward_pass(paper):
     """relu(z1) + relu(z2) and its negative as second neurons: CROWN sees what the intervals lose.
 
-    On FREE: h1 <= .9 (z1 + .2), h2 <= .6 (z2 + .8), so h1 + h2 <= 1.5 x1 + .3 x2 + .66 <= .75 + .09 + .66 + .5 * 1.8 = 2.4
-    where the interval says 3.0; h1 + h2 >= z1 + z2 = 2 x1 >= 0, the interval's own 0. With u = 2.4 - 1 and l = 0 - 1:
+    On FREE: h1 <= .9 (z1 + .2), h2 <= .6 (z2 + .8), so h1 + h2 <= 1.5 x1 + .3 x2 + .66 <= .84 + .66 + .5 * 1.8 = 2.4 where
+    the interval says 3.0; h1 + h2 >= z1 + z2 = 2 x1 >= 0, the interval's own 0. With u = 2.4 - 1 and l = 0 - 1:
     relu(h1 + h2 - 1) <= 1.4/2.4 (h1 + h2), so -relu >= -1.4.
     """
     _, x, y, net = paper
