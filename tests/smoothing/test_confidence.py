@@ -122,6 +122,7 @@ def test_one_sided_radius_is_rounded_down():
     found = radius_one_sided(k, 1000, 0.001, 0.5)
     exact = 0.5 * scipy.stats.norm.ppf(scipy.stats.beta.ppf(0.001, k, 1001 - k))
     assert (found.radius < exact).all()
+    assert (found.radius < 0.5 * scipy.stats.norm.ppf(found.p_lower)).all()
     np.testing.assert_allclose(found.radius, exact, rtol=1e-10)
 
 
