@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -37,9 +38,10 @@ class AutoLirpaEngine:
     at the next call. The network itself is not changed; the copy is built once per input shape, dtype, device and
     training mode, and keeps nothing of a batch.
 
-    `crown` and `alpha_crown` intersect the bounds of intermediate neurons with the interval ones. `alpha_crown`
-    optimises the lower slopes for the margins (Xu et al. 2021, arXiv 2011.13824) and leaves the intermediate bounds at
-    CROWN's, whose slopes would need memory times the unstable neurons; its margins carry no gradient.
+    `crown` and `alpha_crown` intersect the bounds of intermediate neurons with the interval ones, as `native` does.
+    `alpha_crown` optimises the lower slopes for the margins (Xu et al. 2021, arXiv 2011.13824) and leaves the
+    intermediate bounds at CROWN's, whose slopes would need memory times the unstable neurons; its margins carry no
+    gradient. For images or kernels that are not square CROWN's bounds take a slow way (`Conversion.is_square`).
 
     Not for several threads at once: the library takes its dtype from torch's global default, which is set meanwhile.
 
@@ -93,7 +95,9 @@ class AutoLirpaEngine:
                     margins["crown_ibp"] = _backward(bounded, functions)
                 if {"crown", "alpha_crown"} & set(methods):
                     margins["crown"] = _backward(bounded, functions, perturbed, boxes_by_name)
-                if "alpha_crown" in methods:
+                if "alpha_crown" in methods and not boxes:  # no slope to choose
+                    margins["alpha_crown"] = margins["crown"].detach()
+                elif "alpha_crown" in methods:
                     refined = {
                         name: (bounded[name].lower.detach(), bounded[name].upper.detach()) for name in boxes_by_name
                     }
@@ -137,8 +141,9 @@ class _Copy:
         private = PrivateNetwork(self.steps, x, inputs).eval()
         # Two examples: the library takes a dimension of size one for one to broadcast.
         like = torch.zeros(2, *x.shape[1:], dtype=x.dtype, device=x.device)
+        options = BOUND_OPTIONS | {"conv_mode": "patches" if conversion.is_square() else "matrix"}
         with torch.no_grad(), contextlib.redirect_stdout(None):
-            self.bounded = lirpa_compat.bounded_module_class()(private, like, dict(BOUND_OPTIONS))
+            self.bounded = lirpa_compat.bounded_module_class()(private, like, options)
         self.bounded.eval()
         if len(self.bounded.relus) != len(self.relu_names):
             raise RuntimeError("auto_LiRPA's graph has other ReLUs than the network")
@@ -151,6 +156,9 @@ class _Copy:
     @contextlib.contextmanager
     def loaded(self, inputs: CleanInputs, norm: str, clean: Tensor, x: Tensor) -> Iterator[None]:
         """With the network's present weights; afterwards as if never used."""
+        quiet = warnings.catch_warnings()
+        quiet.__enter__()
+        warnings.simplefilter("ignore")  # of the size of matrices, which we asked for
         try:
             self.load(inputs, norm)
             if not self.checked:
@@ -158,6 +166,7 @@ class _Copy:
                 self.checked = True
             yield
         finally:
+            quiet.__exit__(None, None, None)
             for module, fresh in self._fresh:
                 vars(module).clear()
                 vars(module).update(fresh)
@@ -226,11 +235,13 @@ class _Copy:
 
 
 def _backward(bounded: Any, functions: Tensor, perturbed: Tensor | None = None, boxes: Any = None) -> Tensor:
-    """CROWN through the intermediate bounds at hand, or through CROWN's own when `perturbed` is given."""
+    """CROWN through the intermediate bounds at hand, or, when `perturbed` is given, through CROWN's own within boxes.
+
+    `reference_bounds` are intersected with; `aux_reference_bounds` say which neurons are unstable and need bounds.
+    """
     x = None if perturbed is None else (perturbed,)
-    lower, _ = bounded.compute_bounds(
-        x=x, C=functions, method="backward", IBP=False, bound_upper=False, reference_bounds=boxes
-    )
+    given = {"reference_bounds": boxes, "aux_reference_bounds": boxes}
+    lower, _ = bounded.compute_bounds(x=x, C=functions, method="backward", IBP=False, bound_upper=False, **given)
     return lower
 
 

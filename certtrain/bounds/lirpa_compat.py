@@ -36,15 +36,16 @@ def load() -> ModuleType:
     Raises:
         UserError: it, or a package that it imports, is not installed; the message has the lines that install them.
     """
-    if "auto_LiRPA" in sys.modules:
-        return sys.modules["auto_LiRPA"]
+    loaded = sys.modules.get("auto_LiRPA")
+    if loaded is not None:
+        return loaded
     _mend_torch()
     try:
         with _numpy_arraysetops(), _global_state_kept():
             lirpa = importlib.import_module("auto_LiRPA")
     except ImportError as error:
         for name in [name for name in sys.modules if name.partition(".")[0] == "auto_LiRPA"]:
-            del sys.modules[name]  # a later attempt must not find the half of it that was imported
+            sys.modules.pop(name)  # a later attempt must not find the half of it that was imported
         raise UserError(
             f"the bound engine auto_lirpa cannot be imported: {error}",
             where="bounds=auto_lirpa",
@@ -127,12 +128,16 @@ def _mend_slope_gradient() -> None:
 
     Without this every step of the optimisation leaves every slope where it was, and alpha-CROWN returns CROWN's bounds.
     """
+    import torch
     from auto_LiRPA.operators.activation import BoundRelu
 
     def masked_slopes(
         lower: Tensor, upper: Tensor, for_lower: Tensor | None, for_upper: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None, Tensor]:
-        """The slopes of unstable neurons, 1 for active and 0 for inactive ones; and whether all are inactive."""
+        """The slopes of unstable neurons, 1 for active and 0 for inactive ones.
+
+        Never that all are inactive: the library would then stop, and its loss have no gradient to go on with.
+        """
         active, inactive = lower >= 0, upper <= 0
 
         def masked(slopes: Tensor | None) -> Tensor | None:
@@ -142,7 +147,7 @@ def _mend_slope_gradient() -> None:
             slopes = slopes + (slopes.clamp(0, 1) - slopes).detach()  # the library keeps them in [0, 1]: + 0
             return slopes.masked_fill(inactive & ~active, 0).masked_fill(active, 1)
 
-        return masked(for_lower), masked(for_upper), inactive.all()
+        return masked(for_lower), masked(for_upper), torch.zeros((), dtype=torch.bool)
 
     BoundRelu._relu_mask_alpha = staticmethod(masked_slopes)
 

@@ -50,7 +50,7 @@ class Step:
         sources: the steps that its arguments come from.
         shape: of one example after it.
         weights: for `conv` and `linear`: computes weight and bias.
-        stride, padding: for `conv`, (height, width).
+        kernel, stride, padding: for `conv`, (height, width).
         name: path in the network.
     """
 
@@ -59,6 +59,7 @@ class Step:
     shape: tuple[int, ...]
     name: str
     weights: Weights | None = None
+    kernel: tuple[int, int] = (1, 1)
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int] = (0, 0)
 
@@ -129,6 +130,15 @@ class Conversion:
         last = self.steps[self._where[graph.result]]
         if self._where[graph.result] != len(self.steps) - 1 or len(last.shape) != 1:
             raise unsupported(f"the network's output {last.name} has shape {('B', *last.shape)}, not (B, K)")
+
+    def is_square(self) -> bool:
+        """Whether images, kernels, strides and paddings all are: else auto_LiRPA's patches give wrong CROWN bounds."""
+        images = [step for step in self.steps if len(step.shape) == 3]
+        return all(
+            step.shape[1] == step.shape[2]
+            and len(set(step.kernel)) == len(set(step.stride)) == len(set(step.padding)) == 1
+            for step in images
+        )
 
     def first_layers(self) -> set[int]:
         """The steps that read the input itself, flattened or not."""
@@ -265,8 +275,8 @@ class Conversion:
     ) -> int:
         sizes = self.steps[source].shape[1:]
         out = [(n + 2 * p - k) // s + 1 for n, p, k, s in zip(sizes, padding, kernel, stride)]
-        options = {"weights": weights, "stride": tuple(stride), "padding": tuple(padding)}
-        return self._add("conv", [source], [channels, *out], name, **options)
+        window = {"kernel": tuple(kernel), "stride": tuple(stride), "padding": tuple(padding)}
+        return self._add("conv", [source], [channels, *out], name, weights=weights, **window)
 
     def _diagonal(self, source: int, name: str, kernel: Tensor, stride: Sequence[int], padding: Sequence[int]) -> int:
         """The same kernel (h, w) on every channel by itself."""
