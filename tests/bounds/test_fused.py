@@ -22,7 +22,9 @@ def test_interval_relu():
     assert torch.autograd.gradcheck(IntervalRelu.apply, (both, radius))
 
 
-def test_relaxed_relu():
+@pytest.mark.parametrize("cached", [1, 2**18])
+def test_relaxed_relu(cached, monkeypatch):
+    monkeypatch.setattr("certtrain.bounds.fused._CACHED", cached)
     torch.manual_seed(0)
     a, high, offset = randn(2, 3, 4), randn(2, 4), randn(2, 4)
     low = (torch.rand(2, 4) > 0.5).double()
@@ -32,14 +34,17 @@ def test_relaxed_relu():
     assert torch.autograd.gradcheck(lambda a, h, o: RelaxedRelu.apply(a, low, h, o), (a, high, offset))
 
 
+@pytest.mark.parametrize("channels", [1, 3])  # few and many, after the groups
 @pytest.mark.parametrize(
     ("stride", "padding", "output_padding", "groups", "dilation"),
     [(1, 0, 0, 1, 1), (2, 1, 1, 1, 1), (3, 0, 2, 2, 1), (1, 1, 0, 1, 2)],
 )
-def test_transposed_conv(stride, padding, output_padding, groups, dilation):
+def test_transposed_conv(stride, padding, output_padding, groups, dilation, channels):
     torch.manual_seed(0)
-    a, weight = randn(2, 4, 3, 3), randn(4, 2, 3, 2)
+    a, weight = randn(2, 4, 3, 3), randn(4, 2 * channels, 3, 2)
     settings = ([stride] * 2, [padding] * 2, [output_padding] * 2, groups, [dilation] * 2)
     expected = F.conv_transpose2d(a, weight, None, *settings)
     torch.testing.assert_close(TransposedConv.apply(a, weight, *settings), expected)
+    a32, weight32 = a.detach().float(), weight.detach().float()
+    torch.testing.assert_close(TransposedConv.apply(a32, weight32, *settings), expected.float(), atol=1e-5, rtol=1e-5)
     assert torch.autograd.gradcheck(lambda a, w: TransposedConv.apply(a, w, *settings), (a, weight))
