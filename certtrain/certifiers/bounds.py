@@ -127,7 +127,7 @@ class BoundCertifier:
         for column in reversed(range(len(self.radii))):
             threat = self.threat.at(self.radii[column])
             still: list[Tensor] = []
-            for part in remaining.split(self.batch_size):
+            for part in _parts(remaining, self.batch_size):
                 try:
                     with torch.no_grad():
                         margins = engine.bounds(x[part], y[part], threat, self.methods).margins
@@ -156,7 +156,7 @@ class BoundCertifier:
             open_ = ~np.isin(table.status[:, column], ("verified", "misclassified"))
             table.status[open_ & fallen, column] = "falsified"
             todo = torch.as_tensor(np.flatnonzero(open_ & ~fallen), device=x.device)
-            for part in todo.split(self.batch_size):
+            for part in _parts(todo, self.batch_size):
                 threat = ThreatModel(norm=self.norm, eps=radius)  # the exact ball, without the outward rounding
                 attack = pgd_margins(
                     own, x[part], y[part], threat, steps=self.attack_steps, restarts=self.attack_restarts + 1
@@ -164,6 +164,11 @@ class BoundCertifier:
                 hit = part[attack.margin <= 0].cpu().numpy()
                 fallen[hit] = True
                 table.status[hit, column] = "falsified"
+
+
+def _parts(rows: Tensor, size: int) -> tuple[Tensor, ...]:
+    """Pieces of at most `size`; none of nothing, where `split` would give an empty one."""
+    return rows.split(size) if len(rows) else ()
 
 
 class _Table:

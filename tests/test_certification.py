@@ -1,0 +1,140 @@
+"""Certifying a list of examples: row by row, continued where it was left, refused under other settings."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from certtrain.bounds import NativeEngine
+from certtrain.certificates import CertificateLog
+from certtrain.certification import Examples, certify_examples, choose_indices
+from certtrain.certifiers import BoundCertifier, SmoothingCertifier
+from certtrain.errors import UserError
+
+CPU = torch.device("cpu")
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+
+
+def examples(n: int = 30, step: int = 1) -> Examples:
+    x = torch.rand(n, 4, generator=torch.Generator().manual_seed(0))
+    return Examples(x, network()(x).argmax(1), torch.arange(0, n, step), "test", "made")
+
+
+def bounds(radii=("0.01", "0.05")) -> BoundCertifier:
+    return BoundCertifier(["ibp"], radii, NativeEngine, attack_steps=3)
+
+
+def smoothing(n=200) -> SmoothingCertifier:
+    return SmoothingCertifier(0.25, ["0.1"], n0=20, n=n, seed=1)
+
+
+def run(certifier, log: Path, chosen=None, sha="a" * 64, **options):
+    chosen = chosen or examples()
+    return certify_examples(
+        network(), certifier, chosen, log, {"checkpoint_sha256": sha}, batch_size=7, device=CPU, **options
+    )
+
+
+@pytest.mark.parametrize("make", [bounds, smoothing])
+def test_a_stopped_run_continues_to_the_same_log(make, tmp_path):
+    whole, _ = run(make(), tmp_path / "whole.tsv")
+    calls = 0
+
+    def stop():
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        run(make(), tmp_path / "part.tsv", stop=stop)
+    assert len(CertificateLog(tmp_path / "part.tsv").done_indices()) == 14
+    assert json.loads((tmp_path / "part.json").read_text())["status"] == "running"
+    with (tmp_path / "part.tsv").open("a") as file:
+        file.write("14\t1\t")  # what a kill -9 leaves of a row
+    seen = []
+    rest, certificates = run(make(), tmp_path / "part.tsv", progress=lambda done, new: seen.append(done))
+    assert seen == [14, 21, 28, 30]
+    assert {k: v for k, v in rest.items() if k != "seconds"} == {k: v for k, v in whole.items() if k != "seconds"}
+    one, two = CertificateLog(tmp_path / "whole.tsv").read(), CertificateLog(tmp_path / "part.tsv").read()
+    assert np.array_equal(one.index, two.index)
+    assert np.array_equal(one.radius, two.radius)
+    assert len(certificates) == 30
+    card = json.loads((tmp_path / "part.json").read_text())
+    assert card["status"] == "complete"
+    assert card["summary"]["n"] == 30
+
+
+def test_a_complete_log_is_not_computed_again(tmp_path):
+    first, _ = run(bounds(), tmp_path / "a.tsv")
+    text = (tmp_path / "a.tsv").read_text()
+
+    class Never(BoundCertifier):
+        def certify(self, network, batch):
+            raise AssertionError("computed again")
+
+    again, _ = run(Never(["ibp"], ["0.01", "0.05"], NativeEngine, attack_steps=3), tmp_path / "a.tsv")
+    assert again["certified"] == first["certified"]
+    assert (tmp_path / "a.tsv").read_text() == text
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda log: run(bounds(radii=("0.02",)), log),
+        lambda log: run(BoundCertifier(["crown"], ["0.01", "0.05"], NativeEngine, attack_steps=3), log),
+        lambda log: run(bounds(), log, sha="b" * 64),
+        lambda log: run(bounds(), log, chosen=examples(step=2)),
+    ],
+)
+def test_other_settings_weights_or_examples_under_the_same_name_are_refused(other, tmp_path):
+    run(bounds(), tmp_path / "a.tsv")
+    before = (tmp_path / "a.tsv").read_bytes(), (tmp_path / "a.json").read_bytes()
+    with pytest.raises(UserError, match="other settings"):
+        other(tmp_path / "a.tsv")
+    assert ((tmp_path / "a.tsv").read_bytes(), (tmp_path / "a.json").read_bytes()) == before
+
+
+def test_the_pgd_bound_is_above_what_is_certified_and_counts_everything_not_beaten(tmp_path):
+    entry, certificates = run(bounds(radii=("0.01", "0.1", "0.5")), tmp_path / "a.tsv")
+    for radius, share in entry["pgd"].items():
+        status = certificates.columns[f"status@{radius}"]
+        assert share == np.mean([s in ("verified", "unknown", "invalid", "error") for s in status])
+        assert entry["certified"][radius] <= share <= entry["clean"]
+    assert "pgd" not in run(smoothing(), tmp_path / "b.tsv")[0]
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        ("all", list(range(45))),
+        ("first_3", [0, 1, 2]),
+        ("every_20th", [0, 20, 40]),
+        ("every_2nd", list(range(0, 45, 2))),
+    ],
+)
+def test_index_rules(rule, expected):
+    assert choose_indices(rule, 45).tolist() == expected
+
+
+def test_index_files(tmp_path):
+    (tmp_path / "list").write_text("7\n3\n3\n")
+    assert choose_indices(str(tmp_path / "list"), 10).tolist() == [3, 7]
+    (tmp_path / "far").write_text("10\n")
+    (tmp_path / "words").write_text("one\n")
+    for name in ("far", "words"):
+        with pytest.raises(UserError):
+            choose_indices(str(tmp_path / name), 10)
+
+
+@pytest.mark.parametrize("rule", ["first_50", "first_0", "every_0th", "some", "first_x", ""])
+def test_rules_that_are_none_are_refused(rule):
+    with pytest.raises(UserError):
+        choose_indices(rule, 10)
