@@ -68,8 +68,8 @@ def test_hand_case_l2(paper):
 def test_crown_bounds_each_relu_by_its_own_backward_pass(paper):
     """relu(z1) + relu(z2) and its negative as second neurons: CROWN sees what the intervals lose.
 
-    On FREE: h1 <= .9 (z1 + .2), h2 <= .6 (z2 + .8), so h1 + h2 <= 1.5 x1 + .3 x2 + .66 <= .84 + .66 + .5 * 1.8 = 2.4 where
-    the interval says 3.0; h1 + h2 >= z1 + z2 = 2 x1 >= 0, the interval's own 0. With u = 2.4 - 1 and l = 0 - 1:
+    On FREE: h1 <= .9 (z1 + .2), h2 <= .6 (z2 + .8), so h1 + h2 <= 1.5 x1 + .3 x2 + .66 <= .84 + .66 + .5 * 1.8 = 2.4
+    where the interval says 3.0; h1 + h2 >= z1 + z2 = 2 x1 >= 0, the interval's own 0. With u = 2.4 - 1 and l = 0 - 1:
     relu(h1 + h2 - 1) <= 1.4/2.4 (h1 + h2), so -relu >= -1.4.
     """
     _, x, y, net = paper
@@ -128,7 +128,8 @@ def test_float64_agrees_with_float32(batch, norm):
 def test_eps_per_example_is_each_eps_alone(batch, norm):
     x, y = batch
     eps = torch.linspace(0, 0.2, len(x))
-    engine = NativeEngine(conv_net().eval())
+    net = conv_net().eval()
+    engine = NativeEngine(net)
     together = engine.bounds(x, y, ThreatModel(norm, eps), ALL)
     for i, e in enumerate(eps.tolist()):
         alone = engine.bounds(x[i : i + 1], y[i : i + 1], ThreatModel(norm, e), ALL)
@@ -142,13 +143,15 @@ def test_crown_is_crown_ibp_with_one_hidden_layer_and_no_looser_intervals_with_m
     shallow = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(192, 5))
     bounds = NativeEngine(shallow).bounds(x, y, ThreatModel(norm, 0.1), ALL)
     torch.testing.assert_close(bounds.margins["crown"], bounds.margins["crown_ibp"])
-    deep = NativeEngine(conv_net().eval()).bounds(x, y, ThreatModel(norm, 0.2), ALL)
+    net = conv_net().eval()
+    deep = NativeEngine(net).bounds(x, y, ThreatModel(norm, 0.2), ALL)
     assert (deep.margins["crown"] - deep.margins["crown_ibp"]).mean() > 0.01
 
 
 def test_crown_in_small_chunks_is_crown(batch, monkeypatch):
     x, y = batch
-    engine = NativeEngine(conv_net().double().eval())
+    net = conv_net().double().eval()
+    engine = NativeEngine(net)
     whole = engine.bounds(x.double(), y, ThreatModel("linf", 0.1), ("crown",)).margins["crown"]
     monkeypatch.setattr("certtrain.bounds.crown.CHUNK_ELEMENTS", 500)
     torch.testing.assert_close(
