@@ -149,10 +149,11 @@ def certify_examples(
         "settings": certifier.settings(),
         "seconds": float(certificates.seconds.sum()),
     }
-    finished = datetime.now(UTC).isoformat(timespec="seconds")
-    write_card(
-        card_path, {**full_card, "status": "complete", "end": finished, "last_run_seconds": seconds, "summary": entry}
-    )
+    if todo or before is None or before.get("status") != "complete":
+        end = {"end": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": entry["seconds"]}
+        # The settings again: the engine's name is known only now.
+        full_card |= {"settings": certifier.settings(), "status": "complete", **end, "last_run_seconds": seconds}
+        write_card(card_path, {**full_card, "summary": entry})
     return entry, certificates
 
 
@@ -172,7 +173,7 @@ def _refuse_other(before: dict[str, Any] | None, identity: dict[str, Any], log_p
             raise UserError(f"{log_path} has no card", where="the certificate log", fix="give another name=NAME")
         return
     # The engine's name is only known once a network was traced; the methods and the precision say the rest.
-    settings = {k: v for k, v in before["settings"].items() if k != "engine"}
+    settings = {k: v for k, v in (before.get("settings") or {}).items() if k != "engine"}
     now = {**identity, "settings": {k: v for k, v in identity["settings"].items() if k != "engine"}}
     then = {**{key: before.get(key) for key in identity}, "settings": settings}
     from certtrain.files import plain

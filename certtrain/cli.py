@@ -33,6 +33,7 @@ start here
 --traceback (or CERTTRAIN_TRACEBACK=1) shows where an error was raised."""
 
 EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
 
 
 def usage() -> str:
@@ -58,6 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"certtrain: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
+    except KeyboardInterrupt:  # outside training and certifying, which save their work first
+        if traceback:
+            raise
+        print("certtrain: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
 
 
 def _dispatch(command: str, arguments: list[str]) -> int:
@@ -73,5 +79,6 @@ def _dispatch(command: str, arguments: list[str]) -> int:
 
 
 def entry_point() -> None:
-    """The console script."""
+    """The console script; a `_target_` of the user's own may lie in the working directory, as under `python -m`."""
+    sys.path.append(os.getcwd())
     sys.exit(main())

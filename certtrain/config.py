@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from certtrain.errors import UserError, nearest
-from certtrain.threat import parse_radii, parse_radius
+from certtrain.threat import NORMS, parse_radii, parse_radius
 
 # The groups a user chooses from; `tuned` is chosen by Hydra from method and data.
 GROUPS = ("data", "model", "method", "optimizer", "bounds", "certifier", "trainer", "logger", "experiment", "sweep")
@@ -121,13 +121,29 @@ def check(config: Any) -> dict[str, Any]:
     sigma = resolved["sigma"]
     if isinstance(sigma, bool) or not isinstance(sigma, (int, float)) or not sigma >= 0:
         raise UserError(f"sigma = {sigma!r} is not a number >= 0", where="configuration key sigma", fix="sigma=0.25")
-    for key, least in (("epochs", 1), ("seed", 0)):
-        value = resolved[key]
+    at_least = {"epochs": 1, "seed": 0, "validation.every_n_epochs": 1, "validation.examples": 1}
+    for key, least in at_least.items():
+        value = _at(resolved, key)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise UserError(
                 f"{key} = {value!r} is not a whole number >= {least}", where=f"configuration key {key}", fix=f"{key}=3"
             )
+    for key, allowed in (("norm", NORMS), ("checkpoint.use", ("last", "best"))):
+        value = _at(resolved, key)
+        if value not in allowed:
+            raise UserError(
+                f"{key} = {value!r} is not a choice",
+                where=f"configuration key {key}",
+                fix=f"one of {', '.join(allowed)}",
+            )
     return resolved
+
+
+def _at(config: dict[str, Any], key: str) -> Any:
+    value: Any = config
+    for part in key.split("."):
+        value = value[part]
+    return value
 
 
 def resolve_radii(resolved: dict[str, Any]) -> tuple[Fraction, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
 from rich.console import Console
 
@@ -50,6 +50,7 @@ class Outcome:
     """How a training run ended."""
 
     seconds: float
+    """Of training, in all sessions of the run."""
     steps: int
     epochs: int
     checkpoint: Path
@@ -100,12 +101,9 @@ def fit(
     if progress:
         callbacks.append(TrainingProgress(console, validation))
     callbacks += [checkpoints, StopAtSignal(flag, checkpoints)]
-    trainer = L.Trainer(
-        accelerator=settings.accelerator,
-        devices=settings.devices,
+    trainer = _trainer(
+        settings,
         max_epochs=epochs,
-        accumulate_grad_batches=settings.accumulate_grad_batches,
-        gradient_clip_val=settings.gradient_clip_val,
         callbacks=callbacks,
         logger=list(loggers),
         limit_val_batches=0 if validation is None else 1.0,
@@ -115,9 +113,7 @@ def fit(
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        log_every_n_steps=settings.check_every_n_steps,
     )
-    start = time.perf_counter()
     try:
         trainer.fit(module, datamodule=data, ckpt_path=str(resume_from) if resume_from else None, weights_only=True)
     finally:
@@ -131,7 +127,23 @@ def fit(
         )
     elif use == "best":
         because = "last epoch (no validation after the ramp to choose a best by)"
-    return Outcome(time.perf_counter() - start, trainer.global_step, trainer.current_epoch, chosen, because)
+    return Outcome(checkpoints.seconds, trainer.global_step, trainer.current_epoch, chosen, because)
+
+
+def _trainer(settings: TrainerSettings, **options: Any) -> L.Trainer:
+    try:
+        return L.Trainer(
+            accelerator=settings.accelerator,
+            devices=settings.devices,
+            accumulate_grad_batches=settings.accumulate_grad_batches,
+            gradient_clip_val=settings.gradient_clip_val,
+            log_every_n_steps=settings.check_every_n_steps,
+            **options,
+        )
+    except (MisconfigurationException, ValueError) as error:
+        raise UserError(
+            f"Lightning refuses the trainer: {error}", where="configuration group trainer", fix="trainer=default"
+        ) from error
 
 
 def quiet_lightning() -> None:
@@ -150,8 +162,3 @@ def quiet_lightning() -> None:
 
 
 __all__ = ["Interrupted", "Outcome", "TrainerSettings", "fit", "quiet_lightning"]
-
-
-def plain_metrics(metrics: dict[str, Any]) -> dict[str, float]:
-    """Numbers of Lightning's metric tensors."""
-    return {key: float(value) for key, value in metrics.items()}

@@ -11,6 +11,7 @@ import lightning as L
 
 from certtrain.callbacks.guard import check_finite
 from certtrain.callbacks.validation import CertifyValidation
+from certtrain.errors import UserError, nearest
 from certtrain.methods.module import CertifiedTraining
 
 
@@ -23,7 +24,8 @@ class Checkpoints(L.Callback):
         directory: where the checkpoints go.
         monitor: validation metric, larger is better; None keeps no best.
         ramp_end: first optimiser step at full strength.
-        validation: what logs the metric, possibly more rarely than every epoch; a stale value is not compared.
+        validation: what logs the metric, possibly more rarely than every epoch; a stale value is not compared. None
+            keeps no best.
         every_n_seconds: longest time between two saves of `last`, at the boundary of an optimiser step.
     """
 
@@ -40,8 +42,14 @@ class Checkpoints(L.Callback):
         self.every_n_seconds = every_n_seconds
         self.best_value: float | None = None
         self.best_step: int | None = None
-        self._saved_at = time.monotonic()
+        self._saved_at = self._started_at = time.monotonic()
         self._saved_step = -1
+        self._seconds_before = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in training up to now, in all sessions of the run as far as they were saved."""
+        return self._seconds_before + time.monotonic() - self._started_at
 
     @property
     def last(self) -> Path:
@@ -58,13 +66,15 @@ class Checkpoints(L.Callback):
         part = path.with_suffix(".part")
         trainer.save_checkpoint(part)
         os.replace(part, path)
+        for logger in trainer.loggers:
+            logger.save()  # a kill from now on loses no metrics of the steps that the checkpoint holds
 
     def save_last(self, trainer: L.Trainer, module: CertifiedTraining) -> None:
         self.save(trainer, module, self.last)
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
 
     def on_train_start(self, trainer: L.Trainer, module: CertifiedTraining) -> None:
-        self._saved_at = time.monotonic()
+        self._saved_at = self._started_at = time.monotonic()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, module: CertifiedTraining, outputs: Any, batch: Any, batch_idx: int
@@ -77,7 +87,14 @@ class Checkpoints(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: CertifiedTraining) -> None:
         value = trainer.callback_metrics.get(self.monitor) if self.monitor else None
-        fresh = self.validation is None or self.validation.step == trainer.global_step
+        fresh = self.validation is not None and self.validation.step == trainer.global_step
+        if fresh and self.monitor and value is None:
+            found = [name for name in trainer.callback_metrics if name.startswith("val/")]
+            raise UserError(
+                f"no validation metric is called {self.monitor!r}",
+                where="configuration key checkpoint.monitor",
+                fix=nearest(self.monitor, found),
+            )
         if value is not None and fresh and trainer.global_step >= self.ramp_end:
             value = float(value)
             if self.best_value is None or value > self.best_value:
@@ -92,7 +109,8 @@ class Checkpoints(L.Callback):
             self.save_last(trainer, module)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best_value": self.best_value, "best_step": self.best_step}
+        return {"best_value": self.best_value, "best_step": self.best_step, "seconds": self.seconds}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.best_value, self.best_step = state["best_value"], state["best_step"]
+        self._seconds_before = state.get("seconds", 0.0)

@@ -38,7 +38,7 @@ def check_finite(module: CertifiedTraining) -> None:
 
 
 class FiniteGuard(L.Callback):
-    """Looks every `every_n_steps` steps; checkpoints look before each save by themselves.
+    """Looks every `every_n_steps` steps and before a validation; checkpoints look before each save by themselves.
 
     Args:
         every_n_steps: steps between two looks. Between them nothing waits for the device.
@@ -50,6 +50,9 @@ class FiniteGuard(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, module: CertifiedTraining, *args: Any) -> None:
         if trainer.global_step % self.every_n_steps == 0:
             check_finite(module)
+
+    def on_validation_start(self, trainer: L.Trainer, module: CertifiedTraining) -> None:
+        check_finite(module)
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: CertifiedTraining) -> None:
         check_finite(module)

@@ -78,7 +78,7 @@ class TrainingProgress(L.Callback):
             words.append(f"clean {float(trainer.callback_metrics['val/clean']):.1%}")
         if self.validation is not None and self.validation.summary is not None:
             certified = self.validation.summary["certified"]
-            radius = radius_text(self.validation.certifier.radii[-1])
+            radius = radius_text(self.validation.watched)
             words.append(f"certified@{radius} {certified[radius]:.1%}")
             if "acr" in self.validation.summary:
                 words.append(f"ACR {self.validation.summary['acr']:.3f}")

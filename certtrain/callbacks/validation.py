@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from fractions import Fraction
 from typing import Any
 
 import lightning as L
@@ -33,13 +34,23 @@ class CertifyValidation(L.Callback):
         batch: the pinned examples.
         every_n_epochs: how often; the last epoch always.
         attack_steps: PGD steps of the check of bound certificates; 0 leaves it out.
+        watched: the radius whose certified accuracy is shown while training; None for the largest.
     """
 
-    def __init__(self, certifier: Certifier, batch: Batch, every_n_epochs: int = 1, attack_steps: int = 10) -> None:
+    def __init__(
+        self,
+        certifier: Certifier,
+        batch: Batch,
+        every_n_epochs: int = 1,
+        attack_steps: int = 10,
+        watched: Fraction | None = None,
+    ) -> None:
         self.certifier, self.batch = certifier, batch
         self.every_n_epochs, self.attack_steps = max(1, every_n_epochs), attack_steps
+        self.watched = self.certifier.radii[-1] if watched is None else watched
         self.certificates: Certificates | None = None
         self.summary: dict[str, Any] | None = None
+        self.seconds: float | None = None
         self.step: int | None = None
 
     def due(self, trainer: L.Trainer) -> bool:
@@ -57,9 +68,10 @@ class CertifyValidation(L.Callback):
         metrics = self.metrics(self.summary)
         if self.certifier.certificate == "deterministic" and self.attack_steps:
             metrics |= self.check(module, batch)
+        self.seconds = float(self.certificates.seconds.sum())
         metrics["val/certify_seconds"] = time.perf_counter() - start
         self.step = trainer.global_step
-        module.log_dict(metrics, batch_size=len(batch.y))
+        module.report(metrics)
 
     @staticmethod
     def metrics(summary: dict[str, Any]) -> dict[str, float]:
@@ -99,3 +111,10 @@ class CertifyValidation(L.Callback):
                 raise SoundnessError("an example counts as robust although it is misclassified")
             found[f"val/pgd@{radius_key(radius)}"] = float(robust.double().mean())
         return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """The last validation: a run that is killed after its last checkpoint need not repeat it."""
+        return {"summary": self.summary, "seconds": self.seconds, "step": self.step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.summary, self.seconds, self.step = state["summary"], state["seconds"], state["step"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from certtrain.callbacks.csv_logger import CSVMetrics
 from certtrain.callbacks.validation import CertifyValidation
 from certtrain.certifiers import BoundCertifier, SmoothingCertifier
 from certtrain.certifiers.base import Certifier
-from certtrain.config import call_partial, instantiate
+from certtrain.config import call_partial, instantiate, resolve_radii
 from certtrain.data import Batch, DataModule
 from certtrain.errors import UserError
 from certtrain.methods import LearningRate, Method, Ramp, ShiRegulariser, Weight
@@ -58,7 +59,9 @@ class Lengths:
         self.epochs, self.steps_per_epoch = config["epochs"], steps_per_epoch
         self.factor = self.epochs / schedule["epochs"] if schedule["scale"] else 1.0
         self.start = self.steps(schedule["warmup"], "warmup")
-        self.ramp = self.steps(schedule["ramp"], "ramp")
+        self.steps(schedule["ramp"], "ramp")
+        # By its end, so that warm-up and ramp rounded apart do not outlast a training that both together fit into.
+        self.ramp = self.steps(schedule["warmup"] + schedule["ramp"], "ramp") - self.start
         self.total = self.epochs * steps_per_epoch
 
     def steps(self, epochs: float, key: str) -> int:
@@ -84,10 +87,12 @@ def build_method(config: dict[str, Any], steps_per_epoch: int) -> Method:
         schedule = config["schedule"]
         ends = schedule["warmup"] + schedule["ramp"]
         if lengths.start + lengths.ramp > lengths.total:
+            fits = not schedule["scale"] and ends <= schedule["epochs"]
             raise UserError(
                 f"warm-up and ramp take {ends * lengths.factor:g} epochs, training only {config['epochs']}",
                 where="configuration keys schedule.warmup, schedule.ramp and epochs",
-                fix="schedule.scale=true stretches the schedule to epochs; or set schedule.ramp, or more epochs",
+                fix=("schedule.scale=true, which shrinks the schedule to epochs; or " if fits else "")
+                + "a shorter schedule.ramp, or more epochs",
             )
         node["ramp"] = Ramp(start=lengths.start, length=lengths.ramp, shape=schedule["shape"])
         node["train_eps"] = float(parse_radius(config["train_eps"], where="configuration key train_eps"))
@@ -165,7 +170,16 @@ def build_validation(
             attack_steps=0,
         )
     batch = Batch(data.val.x[index], data.val.y[index], index)
-    return CertifyValidation(certifier, batch, every_n_epochs=options["every_n_epochs"])
+    every, watched = options["every_n_epochs"], watched_radius(config)
+    return CertifyValidation(certifier, batch, every_n_epochs=every, watched=watched)
+
+
+def watched_radius(config: dict[str, Any]) -> Fraction:
+    """What is shown while training: eps, or the largest radius when eps is not among them; smoothing: the smallest."""
+    radii, eps = resolve_radii(config), parse_radius(config["eps"])
+    if config["choices"]["certifier"] == "smoothing":
+        return next((radius for radius in radii if radius > 0), radii[0])
+    return eps if eps in radii else radii[-1]
 
 
 def validation_entry(validation: CertifyValidation | None, data: DataModule) -> dict[str, Any] | None:
@@ -178,7 +192,7 @@ def validation_entry(validation: CertifyValidation | None, data: DataModule) -> 
         "certifier": validation.certifier.name,
         "settings": validation.certifier.settings(),
         "step": validation.step,
-        "seconds": float(validation.certificates.seconds.sum()),
+        "seconds": validation.seconds,
     }
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
+from certtrain.commands.compose import quoted
 from certtrain.config import resolve_radii
 from certtrain.errors import UserError
 from certtrain.runs import find_run
 
 # What a run's configuration says and the certify command takes over unless it is given.
-INHERITED = ("radii", "norm", "eps", "sigma", "n0", "n", "alpha", "seed", "data_dir")
+INHERITED = ("radii", "norm", "sigma", "n0", "n", "alpha", "seed", "data_dir")
 
 
-def prepare(arguments: list[str]) -> list[str]:
+def prepare(arguments: list[str], command: str = "certify", inherited: Sequence[str] = INHERITED) -> list[str]:
     """The run's own radii, draws and certifier, put before what the user asked for.
 
     Raises:
@@ -23,18 +25,20 @@ def prepare(arguments: list[str]) -> list[str]:
     if "run" not in given:
         if any(argument.startswith("-") for argument in arguments):
             return arguments  # --help, --cfg
-        raise UserError("which run?", where="the command line", fix="certtrain certify run=runs/NAME")
+        raise UserError("which run?", where="the command line", fix=f"certtrain {command} run=runs/NAME")
     run = find_run(given["run"], given.get("runs_dir", "runs"))
     config = run.read_config()
-    inherited = [
-        f"{key}={json.dumps(config[key]) if isinstance(config[key], list) else config[key]}".replace('"', "")
-        for key in INHERITED
-        if key not in given and key in config
-    ]
+    taken = [_override(key, config[key]) for key in inherited if key not in given and key in config]
     if "certifier" not in given:
-        inherited.append(f"certifier={config['choices']['certifier']}")
+        taken.append(f"certifier={config['choices']['certifier']}")
     rest = [argument for argument in arguments if not argument.startswith("run=")]
-    return [f"run={run.path}", *inherited, *rest]
+    return [quoted("run", run.path), *taken, *rest]
+
+
+def _override(key: str, value: Any) -> str:
+    if isinstance(value, str):
+        return quoted(key, value)
+    return f"{key}={json.dumps(value)}"
 
 
 def run(config: Any) -> int:

@@ -11,6 +11,16 @@ from typing import Any
 from certtrain.config import GROUPS, conf_dir, options
 from certtrain.errors import UserError, nearest
 
+INTERRUPTED = 128  # exit statuses from here on: ended by a signal
+
+
+def quoted(key: str, value: object) -> str:
+    """The override `key='value'`, whatever the value holds: commas and `=` mean something to Hydra."""
+    text = str(value)
+    for found, escaped in (("\\", "\\\\"), ("'", "\\'"), ("${", "\\${")):
+        text = text.replace(found, escaped)
+    return f"{key}='{text}'"
+
 
 def run_hydra(command: str, arguments: list[str], job: Callable[[Any], int]) -> int:
     """Compose `conf/<command>.yaml` with the arguments and run the job on it: `-m`, `--cfg`, `--help` as in Hydra.
@@ -24,14 +34,17 @@ def run_hydra(command: str, arguments: list[str], job: Callable[[Any], int]) -> 
 
     status: list[int] = []
     failures: list[Exception] = []
+    multirun = "-m" in arguments or "--multirun" in arguments
 
     # Hydra swallows a single run's return value and prints over a failing one, so both travel beside it. A failing job
     # of a multirun does not end the others.
     def task(config: Any) -> None:
+        if max(status, default=0) >= INTERRUPTED:  # a signal ends the whole multirun, not one job of it
+            return
         try:
             status.append(job(config))
         except Exception as error:
-            if "-m" in arguments or "--multirun" in arguments:
+            if multirun:
                 print(f"certtrain: this job failed: {error}", file=sys.stderr)
             failures.append(error)
 
@@ -49,6 +62,14 @@ def run_hydra(command: str, arguments: list[str], job: Callable[[Any], int]) -> 
             os.environ.pop("HYDRA_FULL_ERROR", None)
         else:
             os.environ["HYDRA_FULL_ERROR"] = full_error
+    if failures and multirun:
+        jobs = len(failures) + len(status)
+        first = str(failures[0]).split("\n")[0]
+        raise UserError(
+            f"{len(failures)} of {jobs} jobs failed, the first because: {first}",
+            where="the multirun",
+            fix="the messages above; the other jobs are whole, the same command runs only what is missing",
+        ) from failures[0]
     if failures:
         raise failures[0]
     return max(status, default=0)

@@ -13,11 +13,11 @@ from certtrain.callbacks.csv_logger import CSVMetrics
 from certtrain.callbacks.signals import SignalFlag
 from certtrain.checkpoints import load_weights, read_checkpoint
 from certtrain.commands import build
-from certtrain.config import resolve_radii
+from certtrain.config import call_partial
 from certtrain.methods.module import CertifiedTraining
 from certtrain.models.contract import InputContract
 from certtrain.runs import RunDirectory
-from certtrain.threat import parse_radius, radius_key
+from certtrain.threat import radius_key
 from certtrain.training import TrainerSettings, fit
 
 
@@ -38,7 +38,7 @@ def fit_run(
         UserError: what is configured cannot be built, or the checkpoint is corrupt or of another model.
         TrainingDiverged, Interrupted: as in `certtrain.training.fit`.
     """
-    settings = TrainerSettings(**config["trainer"])
+    settings = call_partial(TrainerSettings, "trainer", **config["trainer"])
     data = build.build_data(config)
     contract = InputContract.of(data)
     network = build.build_network(config["model"], contract, config["seed"])
@@ -89,7 +89,6 @@ def fit_run(
     )
     text = f"trained {outcome.epochs} epochs, {outcome.steps} steps, in {outcome.seconds:.1f} s; "
     console.print(text + f"checkpoint {outcome.checkpoint.name}: {outcome.chosen_because}", highlight=False)
-    before = float((directory.read_result() or {}).get("seconds") or 0.0)
     return {
         "status": "interrupted",  # until the whole run is done
         "trained": True,
@@ -97,7 +96,7 @@ def fit_run(
         "checkpoint": outcome.checkpoint.name,
         "checkpoint_chosen": outcome.chosen_because,
         "steps": outcome.steps,
-        "seconds": before + outcome.seconds,
+        "seconds": outcome.seconds,
         "validation": build.validation_entry(validation, data),
     }
 
@@ -106,5 +105,4 @@ def default_monitor(config: dict[str, Any]) -> str:
     """ACR for smoothing; for bounds certified accuracy at eps, or at the largest radius when eps is not among them."""
     if config["choices"]["certifier"] == "smoothing":
         return "val/acr"
-    radii, eps = resolve_radii(config), parse_radius(config["eps"])
-    return f"val/certified@{radius_key(eps if eps in radii else radii[-1])}"
+    return f"val/certified@{radius_key(build.watched_radius(config))}"

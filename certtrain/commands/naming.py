@@ -17,18 +17,19 @@ def run_name(choices: Mapping[str, str | None], seed: int, overrides: Sequence[s
     Args:
         choices: option chosen per group.
         seed: of the run.
-        overrides: what the user wrote, in order.
+        overrides: what the user wrote, in order; of a key given twice the last counts, as for Hydra.
     """
     if choices.get("experiment"):
         base, named = str(choices["experiment"]).replace("/", "_"), NOT_IN_NAME
     else:
         base = "_".join(str(choices[group]) for group in ("data", "model", "method"))
         named = (*NOT_IN_NAME, "data", "model", "method")
-    rest = []
-    for override in overrides:
-        key = override.lstrip("+~").split("=", 1)[0]
-        if key not in named and key.split(".")[0] not in ("hydra", "trainer", "logger"):
-            rest.append(re.sub(r"[^\w.=,-]+", "_", override.lstrip("+~").replace("/", "_")))
+    last = {override.lstrip("+~").split("=", 1)[0]: override.lstrip("+~") for override in overrides}
+    rest = [
+        re.sub(r"[^\w.=,-]+", "_", override)
+        for key, override in last.items()
+        if key not in named and key.split(".")[0] not in ("hydra", "trainer", "logger")
+    ]
     tail = "-".join(sorted(rest))
     if len(tail) > LONGEST:
         tail = tail[: LONGEST - 9] + "-" + hashlib.sha256(tail.encode()).hexdigest()[:8]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from certtrain.commands import certify
+from certtrain.commands.compose import quoted
 from certtrain.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,11 +18,10 @@ if TYPE_CHECKING:
 
 def prepare(arguments: list[str]) -> list[str]:
     """As for `certify`, what the run says comes first; one bound certifier, the tightest, unless another is named."""
-    prepared = certify.prepare([a for a in arguments if not a.startswith("data_dir=")])
-    prepared = [a for a in prepared if not a.startswith("data_dir=")]
-    if not any(a.startswith("n=") for a in arguments):
-        prepared = [a for a in prepared if not a.startswith("n=")]  # one image can afford the default of predict
-    return ["certifier=crown" if a == "certifier=bounds" else a for a in prepared]
+    inherited = [key for key in certify.INHERITED if key not in ("n", "data_dir")]  # one image can afford more draws
+    prepared = certify.prepare(arguments, "predict", inherited)
+    prepared = [quoted("input", a.removeprefix("input=")) if a.startswith("input=") else a for a in prepared]
+    return ["certifier=crown" if a == "certifier=bounds" and a not in arguments else a for a in prepared]
 
 
 def run(config: Any) -> int:

@@ -9,9 +9,9 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from certtrain import environment
+from certtrain import __version__, environment
 from certtrain.callbacks.signals import SignalFlag
-from certtrain.certificates import Certificates
+from certtrain.certificates import CertificateLog, Certificates, read_card
 from certtrain.certification import Examples, accelerator, certify_examples, choose_indices
 from certtrain.certifiers.base import Certifier
 from certtrain.commands.build import build_certifiers
@@ -21,7 +21,7 @@ from certtrain.errors import UserError, nearest
 from certtrain.models.contract import InputContract
 from certtrain.reporting.plots import certified_accuracy_plot
 from certtrain.reporting.tables import result_tables
-from certtrain.runs import config_hash, sha256_file
+from certtrain.runs import RunDirectory, config_hash, sha256_file
 from certtrain.threat import parse_radius, radius_text
 
 # Rows between two writes of a log: small enough that little is lost, large enough that bounds fill a batch.
@@ -44,6 +44,8 @@ def certify_stage(
         )
     split = getattr(data, split_name)
     loaded.contract.check_same(InputContract.of(data), that=f"data={data.name}")
+    if not len(split):
+        raise UserError(f"the run held out no {split_name} examples", where="configuration key split", fix="split=test")
     rule = str(config.get("indices", "all"))
     indices = choose_indices(rule, len(split))
     examples = Examples(split.x, split.y, indices, split_name, data.name)
@@ -61,13 +63,14 @@ def certify_stage(
         "indices": rule,
         "input_contract": loaded.contract.to_dict(),
         "training": training_recipe(loaded.config),
-        "versions": environment.package_versions(),
-        "hardware": environment.hardware(),
+        **_where_and_how(),
         "device": str(device),
     }
     found: dict[str, Any] = {}
     radii: dict[str, np.ndarray] = {}
     for name, certifier in build_certifiers(config).items():
+        if certifier.certificate == "probabilistic":
+            certifier.split = split_name  # examples of another split get other noise
         log = loaded.run.certificates / f"{log_name(name, config, rule, split_name, certifier)}.tsv"
         with _bar(console, name, len(indices)) as (progress, task):
             counts = {"certified": 0, "rows": 0}
@@ -84,26 +87,72 @@ def certify_stage(
                 certifier,
                 examples,
                 log,
-                {**card, "claim": claim(certifier)},
+                {**card, "claim": claim(certifier), "stages": stages(certifier), "engine": engine(certifier)},
                 batch_size=LOG_ROWS[certifier.certificate],
                 device=device,
                 progress=advance,
                 stop=flag.raise_if_set,
             )
         found[log.stem] = entry
-        radii[log.stem] = np.where(certificates.correct, certificates.radius, -1.0)
+        radii[log.stem] = held_radii(certificates)
         if split_name == "test":
-            result = loaded.run.read_result() or {"status": "complete", "test": {}}
+            result = loaded.run.read_result() or {"status": "interrupted", "test": {}}
             result["test"] = {**result.get("test", {}), log.stem: entry}
             loaded.run.write_result(result)
     console.print(result_tables(found))
-    # The figure of the run shows the whole test set; other splits and subsets get one of their own.
-    whole = split_name == "test" and rule == "all"
-    figure = loaded.run.figure if whole else loaded.run.path / f"certified_accuracy_{split_name}_{Path(rule).stem}.png"
-    certified_accuracy_plot(found, figure, radii=radii)
+    # The figure of the run shows all that is known of the whole test set; other splits and subsets get their own.
+    figure = loaded.run.path / f"certified_accuracy_{split_name}_{Path(rule).stem}.png"
+    shown = found
+    if split_name == "test" and rule == "all":
+        figure, shown = loaded.run.figure, {**_earlier(loaded.run, card, examples.sha256, radii), **found}
+    certified_accuracy_plot(shown, figure, radii=radii)
     console.print(f"figure: {figure}", highlight=False, soft_wrap=True)
     console.print(f"run directory: [bold]{loaded.run.path}", highlight=False, soft_wrap=True)
     return found
+
+
+def held_radii(certificates: Certificates) -> np.ndarray:
+    """(n,) the certified radius, -1 where the example is misclassified or abstained."""
+    return np.where(certificates.correct, certificates.radius, -1.0)
+
+
+def _earlier(
+    run: RunDirectory, card: dict[str, Any], indices_sha256: str, radii: dict[str, np.ndarray]
+) -> dict[str, Any]:
+    """Entries of earlier certificates of the same checkpoint and examples; adds their radii."""
+    entries = {}
+    for name, entry in (run.read_result() or {}).get("test", {}).items():
+        log = run.certificates / f"{name}.tsv"
+        if name in radii or entry["indices_sha256"] != indices_sha256 or not log.exists():
+            continue
+        if read_card(log.with_suffix(".json")).get("checkpoint_sha256") == card["checkpoint_sha256"]:
+            entries[name], radii[name] = entry, held_radii(CertificateLog(log).read())
+    return entries
+
+
+def _where_and_how() -> dict[str, Any]:
+    """The part of the card that the machine and the code decide."""
+    described = environment.describe()
+    names = {"command": "command", "git": "git", "python": "python", "packages": "versions", "hardware": "hardware"}
+    return {new: described[old] for old, new in names.items()}
+
+
+def stages(certifier: Certifier) -> str:
+    """How many looks at the evidence a certificate takes, and when: decides which alpha it holds at."""
+    if certifier.certificate == "probabilistic":
+        return "one: n fixed beforehand, looked at once"
+    return "one: no randomness"
+
+
+def engine(certifier: Certifier) -> dict[str, Any]:
+    """What computed the bounds, or the votes, and its version."""
+    versions = environment.package_versions()
+    if certifier.certificate == "probabilistic":
+        return {"name": "certtrain.smoothing", "version": versions["certtrain"] or __version__}
+    target = getattr(certifier.make_engine, "func", certifier.make_engine)
+    name = f"{target.__module__}.{target.__qualname__}"
+    package = "auto_LiRPA" if "lirpa" in name else "certtrain"
+    return {"name": name, "package": package, "version": versions[package] or __version__}
 
 
 def log_name(name: str, config: dict[str, Any], rule: str, split: str, certifier: Certifier) -> str:
@@ -142,15 +191,17 @@ def trained_with_warnings(trained: dict[str, Any], now: dict[str, Any]) -> list[
     warnings = []
     if "smoothing" in now["certifier"] and "sigma" in trained["method"]:
         before, after = trained["sigma"], now["sigma"]
-        if before != after:
+        if float(before) != float(after):
             warnings.append(f"trained with sigma {before}, certified with sigma {after}")
     if "smoothing" in now["certifier"] and "sigma" not in trained["method"]:
         warnings.append("trained without noise, certified by smoothing")
     largest = max(parse_radius(r) for r in now["radii"])
     if "train_eps" in trained["method"] or "kappa" in trained["method"]:
         eps = parse_radius(trained["eps"])
-        if eps not in {parse_radius(r) for r in now["radii"]}:
+        if eps not in {parse_radius(r) for r in now["radii"]} and "smoothing" not in now["certifier"]:
             warnings.append(f"trained for eps {radius_text(eps)}, certified up to {radius_text(largest)}")
+        if trained["norm"] != now["norm"] and "smoothing" not in now["certifier"]:
+            warnings.append(f"trained for norm {trained['norm']}, certified in norm {now['norm']}")
     return warnings
 
 

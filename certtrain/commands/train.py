@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from certtrain.commands.compose import quoted
 from certtrain.commands.naming import run_name
 from certtrain.config import check
 from certtrain.errors import UserError
@@ -33,10 +35,15 @@ def prepare(arguments: list[str]) -> list[str]:
         return arguments
     run = find_run(name, given.get("runs_dir", "runs"))
     mine = {argument.split("=", 1)[0] for argument in arguments}
-    kept = [old for old in run.read_overrides() if old.split("=", 1)[0] not in mine]
-    rest = [argument for argument in arguments if not argument.startswith(("resume=", "name="))]
-    location = [] if "runs_dir" in given else [f"runs_dir={run.path.parent}"]
-    return [*kept, *location, *rest, f"resume={run.name}", f"name={run.name}"]
+    if given.get("name", run.name) != run.name:
+        raise UserError(
+            f"resume={run.name} goes on with that run, and name={given['name']} is another one",
+            where="the command line",
+            fix="leave name= out",
+        )
+    kept = [old for old in run.read_overrides() if old.split("=", 1)[0] not in {*mine, "runs_dir"}]
+    rest = [argument for argument in arguments if not argument.startswith(("resume=", "name=", "runs_dir="))]
+    return [*kept, *rest, quoted("runs_dir", run.path.parent), quoted("resume", run.name), quoted("name", run.name)]
 
 
 def run(config: Any) -> int:
@@ -59,9 +66,19 @@ def run(config: Any) -> int:
         )
     resolved["name"] = resolved["name"] or run_name(resolved["choices"], resolved["seed"], overrides)
     path = Path(resolved["runs_dir"]) / str(resolved["name"])
+    _refuse_fewer_epochs(RunDirectory(path), resolved["epochs"])
     directory, state = RunDirectory.open(path, resolved, overrides, may_differ=MAY_DIFFER, extends=EXTENDS)
     with directory:
         return _Session(directory, state, resolved).run()
+
+
+def _refuse_fewer_epochs(directory: RunDirectory, epochs: int) -> None:
+    if directory.config.exists() and epochs < (before := directory.read_config()["epochs"]):
+        raise UserError(
+            f"the run {directory.name} is one of {before} epochs and cannot go back to {epochs}",
+            where="configuration key epochs",
+            fix=f"epochs={before} or more, or another name=",
+        )
 
 
 class _Session:
@@ -86,6 +103,7 @@ class _Session:
                 console.print(result_tables(self.previous["test"]))
             return 0
         console.print(config_tree(self.config))
+        self.record(status="interrupted")  # until it is complete; so a kill -9 leaves the truth behind, too
         if self.state == "resume":
             print_line(console, f"going on with {self.directory.path}")
 
@@ -102,7 +120,26 @@ class _Session:
         except TrainingDiverged as error:
             self.record(status="failed", reason=error.what, step=error.step)
             raise
+        except UserError:
+            self.withdraw()
+            raise
         return 0
+
+    def withdraw(self) -> None:
+        """Remove the directory of a new run that came to nothing, so that the mended command may have its name."""
+        if self.state == "new" and not self.directory.last.exists():
+            shutil.rmtree(self.directory.path)
+
+    def set_aside(self) -> None:
+        """Certificates of a checkpoint are no evidence of the next one: they move to `certificates/superseded_N`."""
+        folder = self.directory.certificates
+        old = [path for path in folder.glob("*") if path.is_file()]
+        old += self.directory.path.glob("certified_accuracy*.png")
+        if old:
+            place = folder / f"superseded_{1 + len(list(folder.glob('superseded_*')))}"
+            place.mkdir()
+            for path in old:
+                path.rename(place / path.name)
 
     def work(self, console: Console, flag: SignalFlag) -> None:
         """Train unless that is done, then certify the test set when asked to."""
@@ -114,8 +151,13 @@ class _Session:
             for note in filter(None, (getattr(logger, "note", None) for logger in loggers)):
                 print_line(console, note)
             if not (self.previous.get("trained") and self.previous.get("epochs") == self.config["epochs"]):
+                from certtrain.checkpoints import read_checkpoint
                 from certtrain.commands.fitting import fit_run
 
+                if self.directory.last.exists():
+                    read_checkpoint(self.directory.last)  # refused before anything moves when it is corrupt
+                self.set_aside()
+                self.record(status="interrupted", trained=False, test={}, validation=None)
                 self.record(**fit_run(self.directory, self.state, self.config, console, flag, loggers))
             if self.config["certify_test"]:
                 found = self.certify(console, flag)
@@ -124,7 +166,7 @@ class _Session:
                         logger.log_test(found, self.directory.figure)
             else:
                 print_line(console, f"next: certtrain certify run={self.directory.path}")
-            self.record(status="complete", reason=None)
+            self.record(status="complete", reason=None, step=None)
             failed = False
         finally:
             for logger in loggers:
@@ -142,7 +184,8 @@ class _Session:
         """Bring `result.json` up to date; what is in it stays unless it is given."""
         old = self.directory.read_result() or {"status": "interrupted", "test": {}}
         new = {**old, **self.base, **fields}
-        self.directory.write_result({key: value for key, value in new.items() if key != "reason" or value})
+        gone = {key for key in ("reason", "step") if new.get(key) is None}
+        self.directory.write_result({key: value for key, value in new.items() if key not in gone})
 
 
 def print_line(console: Console, text: str) -> None:

@@ -52,6 +52,7 @@ class CertifiedTraining(L.LightningModule):
         self.noise = KeyedNoise(seed, split="train")
         self.record = dict(record or {})
         self.parts: dict[str, Tensor] = {}
+        self.validated: dict[str, Any] = {}
         self.register_buffer("first_bad_step", torch.tensor(UNSEEN), persistent=False)
         self.register_buffer("clean_correct", torch.tensor(0), persistent=False)
         self.register_buffer("clean_seen", torch.tensor(0), persistent=False)
@@ -84,9 +85,17 @@ class CertifiedTraining(L.LightningModule):
         self.clean_correct += (self.network(batch.x).argmax(1) == batch.y).sum()
         self.clean_seen += len(batch.y)
 
+    def report(self, metrics: dict[str, float]) -> None:
+        """Add metrics of the validation that runs now, from a callback's `on_validation_epoch_end`."""
+        self.validated |= metrics
+
     def on_validation_epoch_end(self) -> None:
-        seen = self.clean_seen.clamp_min(1)
-        self.log("val/clean", self.clean_correct.double() / seen, batch_size=int(seen))
+        metrics = {"val/clean": float(self.clean_correct) / max(1, int(self.clean_seen)), **self.validated}
+        self.validated = {}
+        self.log_dict(metrics, logger=False)
+        # Not through Lightning, whose step is one less here: a row of metrics.csv belongs to the step of its weights.
+        for logger in self.trainer.loggers:
+            logger.log_metrics({**metrics, "epoch": self.trainer.current_epoch}, step=self.trainer.global_step)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """The optimiser over the network's parameters, and its schedule by optimiser step."""
