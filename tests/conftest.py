@@ -1,6 +1,7 @@
 """Fixtures that many tests share."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -20,3 +21,48 @@ def in_tmp(tmp_path, monkeypatch) -> Path:
     """A fresh working directory, so that runs/ lands there."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def tiny() -> list[str]:
+    """Overrides of `certtrain train` that make any method train in a second: digits, 16 hidden neurons, two epochs."""
+    return [
+        *("data=digits", "model=mlp", "model.hidden=[16]", "epochs=2", "trainer=cpu", "radii=[0.02,0.05]"),
+        *("eps=0.05", "schedule.warmup=0", "schedule.ramp=1", "optimizer.lr=0.01", "validation.examples=20"),
+        *("validation.n0=10", "validation.n=50", "n0=10", "n=100"),
+    ]
+
+
+@pytest.fixture(scope="session")
+def few_attacks() -> list[str]:
+    """Overrides for `certifier=bounds`."""
+    return [f"certifier.{name}.attack_steps=2" for name in ("ibp", "crown_ibp", "crown")]
+
+
+@pytest.fixture(scope="session")
+def trained_runs(tmp_path_factory, tiny, few_attacks) -> Path:
+    """A folder with two runs, trained and certified by the command: `bounds` (CROWN-IBP) and `noise` (Gaussian)."""
+    from certtrain.cli import main
+
+    runs = tmp_path_factory.mktemp("trained") / "runs"
+    common = ["train", *tiny, "certify_test=true", f"runs_dir={runs}"]
+    assert main([*common, *few_attacks, "method=crown_ibp", "name=bounds"]) == 0
+    assert main([*common, "method=gaussian", "sigma=0.1", "name=noise"]) == 0
+    return runs
+
+
+@pytest.fixture
+def runs(trained_runs, in_tmp) -> Path:
+    """A copy of the two trained runs, `runs/` in a fresh working directory, to be changed at will."""
+    shutil.copytree(trained_runs, in_tmp / "runs")
+    return in_tmp / "runs"
+
+
+@pytest.fixture
+def snapshot():
+    """What maps every file below a folder to its content, to see that nothing was overwritten."""
+
+    def of(folder: Path) -> dict[str, bytes]:
+        return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+    return of

@@ -1,5 +1,6 @@
 """The command line answers at once, helps with typos, and never shows a traceback for a user's mistake."""
 
+import resource
 import subprocess
 import sys
 import time
@@ -14,6 +15,11 @@ def certtrain(*arguments: str, cwd=None) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-m", "certtrain", *arguments], capture_output=True, text=True, cwd=cwd, timeout=120
     )
+
+
+def children_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 @pytest.mark.parametrize("arguments", [["--help"], [], ["-h"], ["help"]])
@@ -44,12 +50,12 @@ def test_version(capsys):
     ],
 )
 def test_typos_are_answered_with_the_nearest_name_in_no_time(arguments, expected, capsys):
-    start = time.perf_counter()
+    start = time.process_time()
     assert main(arguments) == 2
     shown = capsys.readouterr().err
     assert expected in shown
     assert "Traceback" not in shown
-    assert time.perf_counter() - start < 3  # a loaded machine; the subprocess test below bounds the usual case
+    assert time.process_time() - start < 1
 
 
 def test_composing_imports_nothing_heavy_and_takes_under_a_second():
@@ -59,10 +65,10 @@ def test_composing_imports_nothing_heavy_and_takes_under_a_second():
         "print('HEAVY', heavy); sys.exit(status)"
     )
     times = []
-    for _ in range(6):  # the least of several: other work on the machine only adds
-        start = time.perf_counter()
+    for _ in range(3):  # processor time, the least of several: other work on the machine only adds
+        before = children_seconds()
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
-        times.append(time.perf_counter() - start)
+        times.append(children_seconds() - before)
         assert done.returncode == 0, done.stderr
         assert "HEAVY []" in done.stdout
         assert "eps: 0.1" in done.stdout
