@@ -1,0 +1,49 @@
+"""Copies what is small of finished runs beside their numbers: `python experiments/collect.py FOLDER RUN [RUN ...]`.
+
+Result, configuration, environment, metrics, figure, cards and certificate logs (gzip when over 200 kB); no checkpoints.
+`data_dir`, which only says where somebody's data lay, is replaced by its default.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+import shutil
+import sys
+from pathlib import Path
+
+FILES = ("result.json", "config.yaml", "overrides.yaml", "environment.json", "metrics.csv")
+LARGE = 200_000
+
+
+def collect(run: Path, folder: Path) -> Path:
+    """Copy one run to `folder/<name of the run>`."""
+    target = folder / run.name
+    (target / "certificates").mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        text = (run / name).read_text(encoding="utf-8")
+        text = re.sub(r"data_dir: \S+", "data_dir: data", text)
+        text = re.sub(r"data_dir=[^\s\"]+", "data_dir=data", text)
+        (target / name).write_text(text, encoding="utf-8")
+    for figure in run.glob("*.png"):
+        shutil.copy(figure, target)
+    for card in (run / "certificates").glob("*.json"):
+        shutil.copy(card, target / "certificates")
+    for log in (run / "certificates").glob("*.tsv"):
+        if log.stat().st_size > LARGE:
+            with gzip.GzipFile(target / "certificates" / f"{log.name}.gz", "wb", mtime=0) as file:
+                file.write(log.read_bytes())
+        else:
+            shutil.copy(log, target / "certificates")
+    return target
+
+
+def main() -> None:
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
+    for run in map(Path, sys.argv[2:]):
+        print(collect(run, Path(sys.argv[1])))
+
+
+if __name__ == "__main__":
+    main()
