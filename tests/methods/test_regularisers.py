@@ -79,6 +79,14 @@ def test_a_broken_bound_is_dropped_from_the_balance(bad):
     assert REGULARISER.terms(RADIUS, [layer((bad, bad), *TILTED)]).relu.item() == 0
 
 
+def test_a_variance_that_overflows_is_dropped_and_leaves_the_gradient_alone():
+    lower = torch.tensor([[1e20, -2.0]], requires_grad=True)  # the squares exceed float32: inf / inf
+    terms = REGULARISER.terms(RADIUS, [PreActivation("layer", lower, lower + 1)])
+    assert terms.relu.item() == 0
+    terms.relu.backward()
+    assert lower.grad.tolist() == [[0, 0]]
+
+
 def test_gradients_pull_the_boxes_together():
     bounds = layer(*TILTED)
     REGULARISER.terms(RADIUS, [bounds]).tight.backward()
