@@ -156,22 +156,20 @@ class _Copy:
     @contextlib.contextmanager
     def loaded(self, inputs: CleanInputs, norm: str, clean: Tensor, x: Tensor) -> Iterator[None]:
         """With the network's present weights; afterwards as if never used."""
-        quiet = warnings.catch_warnings()
-        quiet.__enter__()
-        warnings.simplefilter("ignore")  # of the size of matrices, which we asked for
-        try:
-            self.load(inputs, norm)
-            if not self.checked:
-                self._check(clean, x, norm)
-                self.checked = True
-            yield
-        finally:
-            quiet.__exit__(None, None, None)
-            for module, fresh in self._fresh:
-                vars(module).clear()
-                vars(module).update(fresh)
-            for name, node in self._slots.items():
-                node.buffer = self._placeholders[name]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the size of matrices, which we asked for
+            try:
+                self.load(inputs, norm)
+                if not self.checked:
+                    self._check(clean, x, norm)
+                    self.checked = True
+                yield
+            finally:
+                for module, fresh in self._fresh:
+                    vars(module).clear()
+                    vars(module).update(fresh)
+                for name, node in self._slots.items():
+                    node.buffer = self._placeholders[name]
 
     def load(self, inputs: CleanInputs, norm: str, detach: bool = False) -> None:
         """Compute every weight from the network's parameters and buffers."""
