@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from certtrain.errors import UserError, nearest
-from certtrain.threat import NORMS, parse_radii, parse_radius
+from certtrain.threat import NORMS, parse_radii, parse_radius, radius_text
 
 # The groups a user chooses from; `tuned` is chosen by Hydra from method and data.
 GROUPS = ("data", "model", "method", "optimizer", "bounds", "certifier", "trainer", "logger", "experiment", "sweep")
@@ -116,7 +116,13 @@ def check(config: Any) -> dict[str, Any]:
     """
     resolved = plain(config)
     for key in ("eps", "train_eps"):
-        parse_radius(resolved[key], where=f"configuration key {key}")
+        eps = parse_radius(resolved[key], where=f"configuration key {key}")
+        if eps > 1 and resolved["norm"] == "linf":
+            raise UserError(
+                f"{key} = {radius_text(eps)} is wider than the input range [0, 1]",
+                where=f"configuration key {key}",
+                fix=f"{key}=8/255 for 8 of 255 grey levels",
+            )
     parse_radii(resolved["radii"], where="configuration key radii")
     sigma = resolved["sigma"]
     if isinstance(sigma, bool) or not isinstance(sigma, (int, float)) or not sigma >= 0:

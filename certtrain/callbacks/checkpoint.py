@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from pathlib import Path
@@ -97,7 +98,7 @@ class Checkpoints(L.Callback):
             )
         if value is not None and fresh and trainer.global_step >= self.ramp_end:
             value = float(value)
-            if self.best_value is None or value > self.best_value:
+            if not math.isnan(value) and (self.best_value is None or value > self.best_value):
                 self.best_value, self.best_step = value, trainer.global_step
                 self.save(trainer, module, self.best)
         ends = trainer.current_epoch + 1 >= (trainer.max_epochs or 0)

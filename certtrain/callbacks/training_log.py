@@ -30,7 +30,7 @@ class TrainingLog(L.Callback):
         self._since = time.monotonic()
 
     def on_train_start(self, trainer: L.Trainer, module: CertifiedTraining) -> None:
-        self._since = time.monotonic()
+        self._since, self._written_step = time.monotonic(), trainer.global_step
 
     def on_train_batch_end(self, trainer: L.Trainer, module: CertifiedTraining, *args: Any) -> None:
         for name, value in module.parts.items():

@@ -85,7 +85,7 @@ def read_input(path: Path, contract: InputContract) -> Tensor:
         try:
             array = np.load(path, allow_pickle=False).astype(np.float32)
         except (ValueError, OSError) as error:
-            raise UserError(f"{path} is not a .npy array: {error}", where=where) from error
+            raise UserError(f"{path} is not a .npy array: {error}", where=where, fix="numpy.save writes one") from error
     else:
         from PIL import Image, UnidentifiedImageError
 
