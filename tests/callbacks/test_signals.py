@@ -1,0 +1,79 @@
+"""A signal is a flag until a boundary; the handlers that were there come back."""
+
+import os
+import signal
+import threading
+
+import pytest
+
+from certtrain.callbacks.checkpoint import Checkpoints
+from certtrain.callbacks.signals import Interrupted, SignalFlag, StopAtSignal
+
+
+def send(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_sets_the_flag_and_the_handlers_come_back(number, status):
+    before = signal.getsignal(number)
+    with SignalFlag() as flag:
+        flag.raise_if_set()
+        send(number)
+        assert flag.number == number
+        with pytest.raises(Interrupted) as error:
+            flag.raise_if_set()
+        assert error.value.exit_status == status
+    assert signal.getsignal(number) is before
+
+
+def test_a_second_interrupt_ends_at_once():
+    with SignalFlag() as flag:
+        send(signal.SIGTERM)
+        send(signal.SIGTERM)  # a scheduler may repeat it: still the flag
+        with pytest.raises(KeyboardInterrupt):
+            send(signal.SIGINT)
+        assert flag.number == signal.SIGTERM
+
+
+def test_handlers_that_somebody_took_over_are_taken_back_and_given_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with SignalFlag() as flag:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        flag.install()
+        send(signal.SIGTERM)
+        assert flag.number == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_outside_the_main_thread_nothing_is_installed():
+    seen = []
+
+    def work():
+        with SignalFlag() as flag:
+            seen.append((flag.number, flag._previous))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [(None, {})]
+
+
+@pytest.mark.parametrize(("at", "accumulate", "stopped_after"), [(0, 1, 1), (2, 1, 3), (0, 2, 1), (4, 1, 5)])
+def test_training_stops_at_the_next_step_with_a_checkpoint(
+    tmp_path, digits, make_module, make_trainer, monkeypatch, at, accumulate, stopped_after
+):
+    flag, checkpoints, module = SignalFlag(), Checkpoints(tmp_path, None), make_module()
+    step_of = module.training_step
+
+    def training_step(batch, batch_idx):
+        if module.global_step == at:
+            send(signal.SIGTERM)
+        return step_of(batch, batch_idx)
+
+    monkeypatch.setattr(module, "training_step", training_step)
+    run = make_trainer(checkpoints, StopAtSignal(flag, checkpoints), accumulate=accumulate)
+    with flag, pytest.raises(Interrupted):
+        run.fit(module, datamodule=digits)
+    assert run.global_step == stopped_after
+    assert checkpoints.last.exists()
