@@ -43,6 +43,12 @@ class TrainerSettings:
                     where=f"configuration key trainer.{key}",
                     fix=f"trainer.{key}={least}",
                 )
+        if self.devices > 1:  # Lightning would start the others with a command line that is not ours, and wait for ever
+            raise UserError(
+                f"trainer.devices = {self.devices}: training runs in one process on one device",
+                where="configuration key trainer.devices",
+                fix="trainer.devices=1; seeds and settings side by side are runs of their own",
+            )
 
 
 @dataclass(frozen=True)

@@ -94,6 +94,7 @@ def refused(capsys, *arguments: str, expecting: tuple[str, ...] = ()) -> str:
         (["val_size=5000"], ["val_size", "5000"]),
         (["trainer.accumulate_grad_batches=0"], ["trainer.accumulate_grad_batches"]),
         (["trainer.accelerator=abacus"], ["abacus"]),
+        (["trainer.devices=2"], ["trainer.devices", "one process"]),
         (["+trainer.foo=1"], ["foo", "trainer"]),
         (["+model.widht=3"], ["widht", "model"]),
         (["+optimizer.lrr=3"], ["lrr", "did you mean lr"]),

@@ -1,7 +1,9 @@
 """`certtrain certify`: logs and cards that say all, go on after a kill, and are never mixed with other settings."""
 
 import json
+import os
 import shutil
+import signal
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ import yaml
 
 from certtrain import cli
 from certtrain.certificates import CertificateLog
+from certtrain.certifiers import SmoothingCertifier
 from certtrain.runs import sha256_file
 
 # What the card of a certificate must state (the names are those of the card's own keys).
@@ -156,6 +159,28 @@ def test_a_log_cut_in_the_middle_of_a_row_goes_on(runs, cut):
     for column in ("index", "label", "predict", "radius", "correct"):
         assert getattr(again, column).tolist() == getattr(whole, column).tolist()
     assert again.columns["count_top"].tolist() == whole.columns["count_top"].tolist()
+
+
+def test_a_signal_keeps_the_rows_and_the_same_command_goes_on(runs, monkeypatch, capsys):
+    run, batches = runs / "noise", []
+    certify_batch = SmoothingCertifier.certify
+
+    def watched(self, network, batch):
+        batches.append(batch.index.tolist())
+        if len(batches) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return certify_batch(self, network, batch)
+
+    monkeypatch.setattr(SmoothingCertifier, "certify", watched)
+    before = result(run)
+    assert certify("run=noise", "n=50", "indices=first_50") == 130
+    assert "goes on from here" in capsys.readouterr().out
+    assert log(run, "smoothing_n50_first_50").index.tolist() == list(range(32))
+    assert card(run, "smoothing_n50_first_50")["status"] == "running"
+    assert result(run) == before  # no number of a part of the examples
+    assert certify("run=noise", "n=50", "indices=first_50") == 0
+    assert [index for batch in batches for index in batch] == list(range(50))
+    assert result(run)["test"]["smoothing_n50_first_50"]["n"] == 50
 
 
 def test_data_that_the_network_was_not_trained_on_are_refused(runs, capsys):
