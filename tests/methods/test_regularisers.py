@@ -79,8 +79,9 @@ def test_a_broken_bound_is_dropped_from_the_balance(bad):
     assert REGULARISER.terms(RADIUS, [layer((bad, bad), *TILTED)]).relu.item() == 0
 
 
-def test_a_variance_that_overflows_is_dropped_and_leaves_the_gradient_alone():
-    lower = torch.tensor([[1e20, -2.0]], requires_grad=True)  # the squares exceed float32: inf / inf
+@pytest.mark.parametrize("centres", [[1e20, -2.0], [-1e20, -2.0]])
+def test_a_variance_that_overflows_is_dropped_and_leaves_the_gradient_alone(centres):
+    lower = torch.tensor([centres], requires_grad=True)  # the squares exceed float32
     terms = REGULARISER.terms(RADIUS, [PreActivation("layer", lower, lower + 1)])
     assert terms.relu.item() == 0
     terms.relu.backward()
