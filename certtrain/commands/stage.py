@@ -123,9 +123,10 @@ def _earlier(
     entries = {}
     for name, entry in (run.read_result() or {}).get("test", {}).items():
         log = run.certificates / f"{name}.tsv"
-        if name in radii or entry["indices_sha256"] != indices_sha256 or not log.exists():
+        path = log.with_suffix(".json")
+        if name in radii or entry["indices_sha256"] != indices_sha256 or not (log.exists() and path.exists()):
             continue
-        if read_card(log.with_suffix(".json")).get("checkpoint_sha256") == card["checkpoint_sha256"]:
+        if read_card(path).get("checkpoint_sha256") == card["checkpoint_sha256"]:
             entries[name], radii[name] = entry, held_radii(CertificateLog(log).read())
     return entries
 

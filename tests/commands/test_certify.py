@@ -12,6 +12,7 @@ import yaml
 from certtrain import cli
 from certtrain.certificates import CertificateLog
 from certtrain.certifiers import SmoothingCertifier
+from certtrain.commands import stage
 from certtrain.runs import sha256_file
 
 # What the card of a certificate must state (the names are those of the card's own keys).
@@ -100,6 +101,18 @@ def test_another_certifier_other_radii_and_examples(runs):
         "certified_accuracy_test_every_30th.png",
         "certified_accuracy_test_mine.png",
     }
+
+
+def test_the_figure_of_the_run_keeps_showing_the_other_certifiers(runs, monkeypatch):
+    shown, plot = [], stage.certified_accuracy_plot
+
+    def watched(entries, path, **options):
+        shown.append((sorted(entries), path.name))
+        return plot(entries, path, **options)
+
+    monkeypatch.setattr(stage, "certified_accuracy_plot", watched)
+    assert certify("run=bounds", "certifier=ibp", "certifier.ibp.attack_steps=0", "name=again") == 0
+    assert shown == [(["again_ibp", "crown", "crown_ibp", "ibp"], "certified_accuracy.png")]
 
 
 def test_the_validation_split_is_certified_apart_from_the_test_result(runs):

@@ -28,7 +28,8 @@ def build(kind: str, lr: float = 1e-2, data: Digits | None = None):
     if kind == "gaussian":
         network, method = mlp(hidden=[32], **shape), Gaussian(sigma=0.25)
     elif kind == "batch_norm":
-        network, method = resnet_small(**shape), CrownIBP(0.05, Ramp(5, 20))
+        network = resnet_small(width=4, linear=16, batch_norm=True, **shape)
+        method = CrownIBP(0.05, Ramp(5, 20))
     else:
         network, method = mlp(hidden=[32], **shape), CrownIBP(0.05, Ramp(5, 20))
     module = CertifiedTraining(
