@@ -218,6 +218,22 @@ def test_l2_bounds_of_the_first_layer_are_attained_at_the_border_too(prefix):
             torch.testing.assert_close(attacked.reshape(shape), bound)
 
 
+class Early(nn.Module):
+    """A sum and a ReLU before any linear layer."""
+
+    def forward(self, x):
+        return F.relu(3 * x - x / 2) + F.relu(x)
+
+
+@pytest.mark.parametrize("eps", [0.5, 2.0])
+def test_an_l2_ball_becomes_a_box_where_coordinates_meet_before_a_linear_layer(eps):
+    net, x = nn.Sequential(Early(), nn.Linear(3, 2)).double(), torch.rand(2, 3).double()
+    bounds = NativeEngine(net).bounds(x, torch.tensor([0, 1]), ThreatModel("l2", eps), ("ibp",))
+    for box, centre, radius in zip(bounds.pre_activations, (2.5 * x, x), (3.5 * eps, eps)):
+        torch.testing.assert_close(box.lower, centre - radius)
+        torch.testing.assert_close(box.upper, centre + radius)
+
+
 class Holder(nn.Module):
     """The margins as a function of parameters, input and eps."""
 
