@@ -25,6 +25,7 @@ class TrainingLog(L.Callback):
         self.every_n_steps = max(1, every_n_steps)
         self.latest: dict[str, float] = {}
         self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
         self._batches = 0
         self._written_step = -1
         self._since = time.monotonic()
@@ -35,6 +36,7 @@ class TrainingLog(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, module: CertifiedTraining, *args: Any) -> None:
         for name, value in module.parts.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
+            self._counts[name] = self._counts.get(name, 0) + 1  # a part may be there in some steps only
         self._batches += 1
         if trainer.global_step % self.every_n_steps == 0 and trainer.global_step != self._written_step:
             self.write(trainer, module)
@@ -46,12 +48,13 @@ class TrainingLog(L.Callback):
     def write(self, trainer: L.Trainer, module: CertifiedTraining) -> None:
         """One row: means since the last one, schedules now."""
         names = list(self._sums)
-        values = torch.stack([self._sums[name].double() for name in names]).div(self._batches).tolist()
-        metrics = {f"train/{name}": value for name, value in zip(names, values)}
+        values = torch.stack([self._sums[name].double() for name in names]).tolist()
+        metrics = {f"train/{name}": value / self._counts[name] for name, value in zip(names, values)}
         metrics |= {f"schedule/{name}": value for name, value in module.scheduled().items()}
         now = time.monotonic()
         metrics["train/seconds_per_batch"] = (now - self._since) / self._batches
         self.latest = metrics
         for logger in trainer.loggers:
             logger.log_metrics({**metrics, "epoch": trainer.current_epoch}, step=trainer.global_step)
-        self._sums, self._batches, self._written_step, self._since = {}, 0, trainer.global_step, now
+        self._sums, self._counts, self._batches = {}, {}, 0
+        self._written_step, self._since = trainer.global_step, now

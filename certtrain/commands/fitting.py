@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from lightning.pytorch.loggers import Logger
 from rich.console import Console
 
@@ -47,6 +48,7 @@ def fit_run(
     make_engine = build.build_engine(config)
     resume_from = directory.last if state == "resume" and directory.last.exists() else None
     done = 0
+    torch.manual_seed(config["seed"])  # for special initialisations, and a user's dropout; all else is keyed
     if resume_from is None:
         method.initialise(network)
     else:

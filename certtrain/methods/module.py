@@ -100,10 +100,9 @@ class CertifiedTraining(L.LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         """The optimiser over the network's parameters, and its schedule by optimiser step."""
         optimizer = self.make_optimizer(self.network.parameters())
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": LambdaLR(optimizer, self.lr_factor), "interval": "step"},
-        }
+        # LambdaLR saves and restores a callable object's attributes: a plain function leaves a resumed run its own.
+        scheduler = LambdaLR(optimizer, lambda step: self.lr_factor(step))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["certtrain"] = {

@@ -162,6 +162,17 @@ def test_both_engines_train_the_same_weights(in_tmp, tiny):
     assert all(torch.allclose(first[key], second[key], rtol=1e-3, atol=1e-4) for key in first)
 
 
+def test_special_initial_weights_depend_on_the_seed_and_on_nothing_else(in_tmp, tiny):
+    for name, seed in (("a", 0), ("b", 1), ("c", 0)):
+        torch.manual_seed(len(name) + seed * 100 + ord(name))  # whatever the process drew before
+        arguments = ["method=ibp", "method.init=ibp", "epochs=1", "optimizer.lr=0.0", f"seed={seed}", f"name={name}"]
+        assert main(["train", *(o for o in tiny if not o.startswith("optimizer")), *arguments]) == 0
+    one, other, again = (weights(in_tmp / "runs" / name) for name in "abc")
+    assert equal(one, again)
+    key = next(key for key in one if key.endswith("weight"))
+    assert not torch.equal(one[key], other[key])
+
+
 def test_a_multirun_makes_one_run_per_value_and_a_failing_job_ends_no_other(in_tmp, tiny, capsys):
     assert main(["train", "-m", *tiny, "method=standard", "epochs=1", "seed=0,1"]) == 0
     runs = [path for path in (in_tmp / "runs").iterdir() if path.is_dir()]

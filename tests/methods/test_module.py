@@ -160,3 +160,16 @@ def test_certification_with_attacks_runs_inside_both_entry_points(entry):
     assert callback.summary is not None
     assert callback.summary["n"] == 10
     assert "val/pgd@0.01" in run.callback_metrics
+
+
+def test_a_resumed_run_follows_its_own_learning_rate_schedule_not_the_saved_one(tmp_path):
+    """LambdaLR restores a callable object's attributes from the checkpoint: a longer cosine would end too early."""
+    module, data = build("gaussian")
+    run = trainer(epochs=1)
+    run.fit(module, datamodule=data)
+    run.save_checkpoint(tmp_path / "a.ckpt")
+    longer, data = build("gaussian")
+    longer.lr_factor = LearningRate(kind="cosine", total=1000)
+    trainer(epochs=2).fit(longer, datamodule=data, ckpt_path=tmp_path / "a.ckpt", weights_only=True)
+    assert longer.lr_factor.total == 1000
+    assert longer.optimizers().param_groups[0]["lr"] == pytest.approx(1e-2 * longer.lr_factor(longer.global_step))
