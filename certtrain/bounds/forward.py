@@ -72,7 +72,10 @@ def _step(graph: Graph, node: fx.Node, values: dict[fx.Node, Any], where: dict[f
     name = graph.names[node]
     op = check(name, key, module)(Call(name, key, module, args, kwargs))
     sources: list[int] = []
-    fx.map_arg((node.args, node.kwargs), lambda n: sources.append(where[n]) if n in where else None)
+    # Sorted, `input` comes before `other`, in whichever order a difference was given them.
+    fx.map_arg(
+        (node.args, dict(sorted(node.kwargs.items()))), lambda n: sources.append(where[n]) if n in where else None
+    )
     return Step(name, op, tuple(sources))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +43,25 @@ class Call:
         return self.args[position] if len(self.args) > position else self.kwargs.get(keyword, default)
 
 
+class _Proxy(fx.Proxy):
+    """Records `h += z` as what it is: fx itself takes it for `h = h + z`, and loses that it changes h's memory."""
+
+
+def _recorded(function: Callable[[Any, Any], Any]) -> Callable[[fx.Proxy, Any], fx.Proxy]:
+    return lambda self, other: self.tracer.create_proxy("call_function", function, (self, other), {})
+
+
+for _name in IN_PLACE_OPERATORS:
+    setattr(_Proxy, f"__{_name}__", _recorded(getattr(operator, _name)))
+
+
 class _Tracer(fx.Tracer):
+    # What is computed from a buffer would be frozen at its value while tracing.
+    proxy_buffer_attributes = True
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, Normalize) or super().is_leaf_module(m, module_qualified_name)
 
@@ -73,6 +91,10 @@ class Graph:
 
     def __init__(self, network: nn.Module) -> None:
         network = getattr(network, "_orig_mod", network)  # what torch.compile wraps
+        if not runs_unchanged(network):  # fx would trace the class's forward
+            raise unsupported(
+                f"{type(network).__name__} has a forward of its own or forward hooks", "a forward defined by the class"
+            )
         try:
             graph = _trace(network)
         except Exception as error:  # fx raises whatever the user's forward raises on a symbolic value
@@ -102,7 +124,7 @@ class Graph:
             if not self._is_size(node) and any(parent in self._depends for parent in node.all_input_nodes):
                 self._depends.add(node)
         self.names = self._names()
-        for node in self.nodes:
+        for node in graph.nodes:  # also those whose own result nobody uses: what they change may be used
             self._refuse_hidden_mutation(node)
 
     @property
@@ -163,18 +185,22 @@ class Graph:
 
     def _refuse_hidden_mutation(self, node: fx.Node) -> None:
         """An in-place call also changes whatever else reads that memory, which the graph does not show."""
-        if node not in self._depends or not self._is_in_place(node):
+        if not self._is_in_place(node):
             return
-        source = node.args[0]
+        source = node.args[0] if node.args else node.kwargs.get("input")
         while isinstance(source, fx.Node):
-            if len(source.users) > 1:
+            # The input belongs to the caller, parameters and buffers stay for the next call.
+            if source.op in ("placeholder", "get_attr") or len(source.users) > 1:
                 raise unsupported(
-                    f"{self.names[node]} changes {self.names[source]} in place, which is used elsewhere",
+                    f"{self._name(node)} changes {self._name(source)} in place, which is used elsewhere",
                     "operations that do not change a shared tensor in place (inplace=False)",
                 )
-            if not self._is_view(source):
+            if not (self._is_view(source) or self._is_in_place(source)):
                 return
-            source = source.args[0]
+            source = source.args[0] if source.args else source.kwargs.get("input")
+
+    def _name(self, node: fx.Node) -> str:
+        return self.names.get(node, node.name)
 
     def _is_in_place(self, node: fx.Node) -> bool:
         if node.op == "call_module":
@@ -182,12 +208,14 @@ class Graph:
         if node.op == "call_method":
             return node.target.endswith("_")
         name = getattr(node.target, "__name__", "")
-        return bool(node.kwargs.get("inplace")) or name in IN_PLACE_OPERATORS or name.endswith("_")
+        given = node.kwargs.get("inplace") or node.kwargs.get("out") is not None
+        return bool(given) or name in IN_PLACE_OPERATORS or name.endswith("_")
 
     def _is_view(self, node: fx.Node) -> bool:
         if node.op == "call_module":
             return isinstance(
-                self.network.get_submodule(node.target), (nn.Flatten, nn.Unflatten, nn.Identity, nn.Dropout)
+                self.network.get_submodule(node.target),
+                (nn.Flatten, nn.Unflatten, nn.Identity, nn.Dropout, nn.Dropout2d),
             )
         return node.target in ("view", "reshape", "flatten", torch.flatten, torch.reshape)
 

@@ -140,7 +140,8 @@ def _sub(call: Call) -> Operation:
 
 def _sum(call: Call, sign: int) -> Operation:
     left, right = call.argument(0, "input"), call.argument(1, "other")
-    if call.kwargs.get("alpha", 1) != 1 or call.kwargs.get("out") is not None:
+    if call.kwargs.get("alpha", 1) != 1 or call.kwargs.get("out") is not None or len(call.args) > 2:
+        # torch still takes the old `add(left, alpha, right)`.
         raise unsupported(f"{call.name} has alpha or out", "plain sums and differences")
     if isinstance(left, Region) and isinstance(right, Region):
         if left.example_shape != right.example_shape:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 import weakref
 from collections.abc import Callable, Sequence
@@ -65,7 +66,7 @@ class BoundCertifier:
         if precision not in ("float64", "float32"):
             raise UserError(f"unknown precision {precision!r}", where="certifier.precision", fix="float64 or float32")
         self.methods, self.radii = tuple(methods), parse_radii(radii, where="certifier.radii")
-        self.threat = ThreatModel(norm=norm, outward=precision == "float64" and norm == "linf")
+        self.threat = ThreatModel(norm=norm, outward=precision == "float64")
         self.norm, self.make_engine, self.precision = norm, engine, precision
         self.attack_steps, self.attack_restarts = attack_steps, attack_restarts
         self.batch_size = batch_size
@@ -88,26 +89,46 @@ class BoundCertifier:
         }
 
     def prepare(self, network: nn.Module) -> tuple[nn.Module, BoundEngine]:
-        """The network in the proof's precision (weights as they are now) and its engine, traced once per network."""
-        if self._prepared is None or self._prepared[0]() is not network:
-            own = copy.deepcopy(network).to(self.dtype) if self.precision == "float64" else network
+        """The network in the proof's precision and its engine.
+
+        In float64 both are made anew at each call: a copy that is kept would miss changes of the network that its
+        state_dict does not show. In float32 it is the network itself, traced once.
+        """
+        if self.precision == "float64":
+            own = copy.deepcopy(network).to(self.dtype)
+            self._prepared = (weakref.ref(network), own, self._engine(own))
+        elif self._prepared is None or self._prepared[0]() is not network:
+            self._prepared = (weakref.ref(network), network, self._engine(network))
+        return self._prepared[1:]
+
+    def _engine(self, own: nn.Module) -> BoundEngine:
+        with frozen(own):  # a forward may look at its training mode while it is traced
             engine = self.make_engine(own)
-            for method in self.methods:
-                if method not in engine.methods:
-                    raise UserError(
-                        f"the bound engine {engine.name!r} has no {method!r}",
-                        where="bounds and certifier.methods",
-                        fix="bounds=auto_lirpa has it" if engine.name == "native" else nearest(method, engine.methods),
-                    )
-            self._prepared = (weakref.ref(network), own, engine)
-        _, own, engine = self._prepared
-        if own is not network:
-            own.load_state_dict(network.state_dict())
-        return own, engine
+        for method in self.methods:
+            if method not in engine.methods:
+                raise UserError(
+                    f"the bound engine {engine.name!r} has no {method!r}",
+                    where="bounds and certifier.methods",
+                    fix="bounds=auto_lirpa has it" if engine.name == "native" else nearest(method, engine.methods),
+                )
+        return engine
 
     def certify(self, network: nn.Module, batch: Batch) -> Certificates:
-        """One certificate per example, in the batch's order; `seconds` is the batch's time shared equally."""
+        """One certificate per example, in the batch's order; `seconds` is the batch's time shared equally.
+
+        Raises:
+            UserError: inputs outside [0, 1], or an engine that bounds another function than the network computes.
+        """
         start = time.perf_counter()
+        low = -math.inf if self.threat.lower is None else self.threat.lower
+        high = math.inf if self.threat.upper is None else self.threat.upper
+        if bool(((batch.x < low) | (batch.x > high)).any()):
+            # Clipped to the range, a box around such an input would not hold it, and could hold next to nothing.
+            raise UserError(
+                f"inputs between {float(batch.x.min()):.6g} and {float(batch.x.max()):.6g}",
+                where="certifier",
+                fix="give inputs in [0, 1]; normalisation is the network's first layer",
+            )
         own, engine = self.prepare(network)
         with frozen(own):
             x, y = batch.x.to(self.dtype), batch.y
@@ -117,12 +138,12 @@ class BoundCertifier:
             correct = (predict == y) & torch.isfinite(logits).all(1)
             table = _Table(len(y), self.radii)
             table.status[~correct.cpu().numpy(), :] = "misclassified"
-            self._prove(engine, x, y, correct, table)
+            self._prove(engine, x, y, logits, correct, table)
             self._attack(own, x, y, table)
         seconds = (time.perf_counter() - start) / max(1, len(y))
         return table.certificates(batch, predict, correct, seconds)
 
-    def _prove(self, engine: BoundEngine, x: Tensor, y: Tensor, correct: Tensor, table: _Table) -> None:
+    def _prove(self, engine: BoundEngine, x: Tensor, y: Tensor, logits: Tensor, correct: Tensor, table: _Table) -> None:
         remaining = correct.nonzero().flatten()
         for column in reversed(range(len(self.radii))):
             threat = self.threat.at(self.radii[column])
@@ -130,7 +151,9 @@ class BoundCertifier:
             for part in _parts(remaining, self.batch_size):
                 try:
                     with torch.no_grad():
-                        margins = engine.bounds(x[part], y[part], threat, self.methods).margins
+                        bounds = engine.bounds(x[part], y[part], threat, self.methods)
+                    margins = bounds.margins
+                    self._check_same(bounds.clean, logits[part])
                 except UserError:
                     raise
                 except Exception as error:  # a crash is neither a proof nor a failure to prove: it gets its own status
@@ -146,6 +169,16 @@ class BoundCertifier:
                 table.record(part, column, least, finite, proved, self.methods)
                 still.append(part[~proved.any(0)])
             remaining = torch.cat(still) if still else remaining[:0]
+
+    def _check_same(self, clean: Tensor, logits: Tensor) -> None:
+        """The function that was bounded is the network: what tracing cannot see must not end in a certificate."""
+        tolerance = 1e-3 if self.precision == "float32" else 1e-6
+        if not (clean - logits).abs().max() <= tolerance * logits.abs().max():
+            raise UserError(
+                "the network's logits are not those of the operations that the bound engine saw in it",
+                where="bounds",
+                fix="a forward that depends on nothing but its input, the parameters and the buffers, without hooks",
+            )
 
     def _attack(self, own: nn.Module, x: Tensor, y: Tensor, table: _Table) -> None:
         if self.attack_steps <= 0:

@@ -167,3 +167,71 @@ def test_parameters_are_read_live_and_parametrised_layers_work():
     with torch.no_grad():
         net[0].parametrizations.weight.original0.mul_(3)
     torch.testing.assert_close(NativeEngine(net).bounds(x, y, threat).clean, net(x))
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda n, x: (h := n.block.fc(x), h.mul_(-1), h)[-1],
+        lambda n, x: (h := n.block.fc(x), torch.relu_(h), h)[-1],
+        lambda n, x: (h := n.block.fc(x), F.relu(h, inplace=True), h)[-1],
+        lambda n, x: (h := n.block.fc(x), n.inplace(h), h)[-1],
+        lambda n, x: (h := n.block.fc(x), torch.relu_(h.view(-1, 2, 2)), h)[-1],
+        lambda n, x: (h := n.block.fc(x), torch.mul(h, -1.0, out=h), h)[-1],
+        lambda n, x: (h := n.block.fc(x)) + torch.relu_(n.dropout(h)),
+    ],
+)
+def test_a_change_whose_own_result_nobody_uses_is_not_dropped(forward):
+    with pytest.raises(UserError, match="in place"):
+        NativeEngine(Net(forward, inplace=nn.ReLU(inplace=True), dropout=nn.Dropout2d()))
+
+
+def test_an_augmented_assignment_changes_what_else_has_that_name():
+    def forward(net, x):
+        kept = h = net.block.fc(x)
+        h += 1
+        return kept + F.relu(h)
+
+    with pytest.raises(UserError, match=r"iadd changes block\.fc in place"):
+        NativeEngine(Net(forward))
+
+
+def test_a_network_that_changes_its_input_in_place_is_refused():
+    def forward(net, x):
+        x -= 0.5
+        return net.block.fc(x)
+
+    for change in (forward, lambda n, x: n.block.fc(x.mul_(2)), lambda n, x: n.block.fc(torch.relu_(x.view(-1, 4)))):
+        with pytest.raises(UserError, match="changes x in place"):
+            NativeEngine(Net(change))
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda n, x: torch.sub(other=F.relu(x), input=n.block.fc(x)),
+        lambda n, x: torch.sub(F.relu(x), other=n.block.fc(x)),
+        lambda n, x: n.block.fc(x) * (1 / n.scale),
+    ],
+)
+def test_what_is_bounded_is_what_the_network_computes(forward):
+    net, x = Net(forward), torch.rand(3, 4)
+    net.register_buffer("scale", torch.ones(4))
+    engine = NativeEngine(net.eval())
+    net.scale.mul_(-3)  # not frozen while tracing
+    clean = engine.bounds(x, torch.tensor([0, 1, 2]), ThreatModel("linf", 0.1)).clean
+    torch.testing.assert_close(clean, net(x))
+
+
+def test_the_old_form_of_a_sum_with_alpha_is_refused():
+    with pytest.raises(UserError, match="alpha"):
+        bound(Net(lambda n, x: torch.add(n.block.fc(x), 2, x)))
+
+
+def test_a_network_with_hooks_or_a_forward_of_its_own_is_refused():
+    hooked, patched = nn.Sequential(nn.Linear(4, 4)), nn.Sequential(nn.Linear(4, 4))
+    hooked.register_forward_pre_hook(lambda module, args: (3 * args[0],))
+    patched.forward = lambda x: -x
+    for net in (hooked, patched):
+        with pytest.raises(UserError, match="forward of its own or forward hooks"):
+            NativeEngine(net)

@@ -118,7 +118,8 @@ def test_float64_agrees_with_float32(batch, norm):
     x, y = batch
     net = conv_net().eval()
     single = NativeEngine(net).bounds(x, y, ThreatModel(norm, 0.05), ALL)
-    double = NativeEngine(copy.deepcopy(net).double()).bounds(x.double(), y, ThreatModel(norm, 0.05), ALL)
+    wide = copy.deepcopy(net).double()  # the engine does not keep it alive
+    double = NativeEngine(wide).bounds(x.double(), y, ThreatModel(norm, 0.05), ALL)
     for method in ALL:
         assert double.margins[method].dtype == torch.float64
         torch.testing.assert_close(single.margins[method].double(), double.margins[method], atol=1e-5, rtol=1e-4)

@@ -1,5 +1,6 @@
 """Deterministic certificates: which status an example gets, and what can never count as verified."""
 
+import copy
 from fractions import Fraction
 from itertools import pairwise
 
@@ -26,6 +27,7 @@ class Answers:
         self.asked: list[tuple[float, int]] = []
 
     def __call__(self, network):
+        self.network = network
         return self
 
     def bounds(self, x, y, threat, methods=("ibp",)):
@@ -33,8 +35,8 @@ class Answers:
         answer = self.table[float(threat.eps)]
         if isinstance(answer, Exception):
             raise answer
-        rows = torch.tensor(answer, dtype=x.dtype)[x[:, 0].long()]
-        return Bounds(torch.zeros(len(x), 2), dict.fromkeys(methods, rows[:, None]), ())
+        rows = torch.tensor(answer, dtype=x.dtype)[(64 * x[:, 0]).long()]
+        return Bounds(self.network(x), dict.fromkeys(methods, rows[:, None]), ())
 
 
 class Sign(nn.Module):
@@ -45,8 +47,8 @@ class Sign(nn.Module):
 
 
 def batch(n: int, wrong: tuple[int, ...] = ()) -> Batch:
-    """n examples of class 1; the first input carries the row's number."""
-    x = torch.stack([torch.arange(n).float(), torch.full((n,), 0.5)], 1)
+    """n examples of class 1; the first input carries the row's number, over 64."""
+    x = torch.stack([torch.arange(n).float() / 64, torch.full((n,), 0.5)], 1)
     y = torch.ones(n, dtype=torch.int64)
     y[list(wrong)] = 0
     return Batch(x, y, torch.arange(n) + 100)
@@ -106,7 +108,7 @@ def test_several_methods_prove_what_any_of_them_proves_and_name_it():
         def bounds(self, x, y, threat, methods=()):
             ibp = torch.tensor([1.0, -1.0, float("nan"), -1.0], dtype=x.dtype)[:, None]
             crown = torch.tensor([2.0, 2.0, 2.0, -0.5], dtype=x.dtype)[:, None]
-            return Bounds(torch.zeros(4, 2), {"ibp": ibp, "crown": crown}, ())
+            return Bounds(self.network(x), {"ibp": ibp, "crown": crown}, ())
 
     found = BoundCertifier(["ibp", "crown"], ["0.1"], Two({}), attack_steps=0).certify(Sign(), batch(4))
     assert list(found.columns["decided_by"]) == ["ibp", "crown", "crown", ""]
@@ -117,7 +119,7 @@ def test_several_methods_prove_what_any_of_them_proves_and_name_it():
 def test_non_finite_logits_are_misclassified():
     class Broken(nn.Module):
         def forward(self, x):
-            return Sign()(x) + torch.where(x[:, :1] == 1, torch.nan, 0.0)
+            return Sign()(x) + torch.where(x[:, :1] > 0, torch.nan, 0.0)
 
     found = BoundCertifier(["ibp"], ["0.1"], Answers({"0.1": [1.0, 1.0]}), attack_steps=0).certify(Broken(), batch(2))
     assert found.correct.tolist() == [True, False]
@@ -226,3 +228,65 @@ def test_float64_proves_no_more_than_the_exact_minimum_of_a_linear_classifier():
     certifier.threat = ThreatModel(lower=None, upper=None, outward=True)
     found = certifier.certify(net, data)
     assert found.radius.tolist() == [float(below)]
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("value", [-0.01, 1.01, 2.0])
+def test_inputs_outside_the_range_are_refused(norm, value):
+    """Clipped to the range, a box around 2 is the point 1: every prediction would be certified."""
+    data = examples(0, 4)
+    data.x[2, 1] = value
+    with pytest.raises(UserError, match="inputs between"):
+        BoundCertifier(["ibp"], ["0.1"], NativeEngine, norm=norm, attack_steps=0).certify(network(0), data)
+
+
+class Flagged(nn.Module):
+    """A forward that also depends on what no state_dict holds."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.sign = network(0), 1
+        self.register_buffer("hidden", torch.ones(3), persistent=False)
+
+    def forward(self, x):
+        z = self.body(x) * self.sign * self.hidden
+        return z * 100 if self.training else z
+
+
+@pytest.mark.parametrize("change", ["attribute", "buffer", "module"])
+def test_float64_sees_changes_that_the_state_dict_does_not_show(change):
+    net, data = Flagged(), examples(0, 10)
+    certifier = BoundCertifier(["ibp"], ["0.001"], NativeEngine, attack_steps=0)
+    first = certifier.certify(net, data)
+    if change == "attribute":
+        net.sign = -1
+    elif change == "buffer":
+        net.hidden.mul_(-1)
+    else:
+        net.body[1] = nn.Identity()
+    second = certifier.certify(net, data)
+    assert first.columns["status@0.001"].tolist() != second.columns["status@0.001"].tolist()
+    assert np.array_equal(second.predict, net.eval()(data.x).argmax(1).numpy())
+
+
+def test_the_network_is_traced_in_eval_mode():
+    net, data = Flagged().train(), examples(0, 10)
+    margins = [
+        BoundCertifier(["ibp"], ["0.001"], NativeEngine, attack_steps=0).certify(n, data).columns["margin"]
+        for n in (net, copy.deepcopy(net).eval())
+    ]
+    assert np.array_equal(*margins, equal_nan=True)
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+def test_an_engine_that_bounds_another_function_is_refused(precision):
+    def engine(net):
+        found = NativeEngine(net)
+        net[1].register_forward_hook(lambda module, args, out: -out)  # what tracing cannot see any more
+        return found
+
+    net = nn.Sequential(nn.Identity(), nn.Sequential(nn.Linear(4, 12), nn.ReLU()), nn.Linear(12, 3))
+    data = examples(0, 10)._replace(y=torch.arange(10) % 3)
+    certifier = BoundCertifier(["ibp"], ["0.1"], engine, precision=precision, attack_steps=0)
+    with pytest.raises(UserError, match="logits are not those"):
+        certifier.certify(net, data)
