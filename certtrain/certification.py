@@ -18,6 +18,7 @@ from certtrain.certificates import CertificateLog, Certificates, read_card, writ
 from certtrain.certifiers.base import Certifier
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError
+from certtrain.files import plain
 from certtrain.metrics import summarise
 from certtrain.threat import radius_text
 
@@ -152,8 +153,7 @@ def certify_examples(
     }
     if todo or before is None or before.get("status") != "complete":
         end = {"end": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": entry["seconds"]}
-        # The settings again: the engine's name is known only now.
-        full_card |= {"settings": certifier.settings(), "status": "complete", **end, "last_run_seconds": seconds}
+        full_card |= {"status": "complete", **end, "last_run_seconds": seconds}
         write_card(card_path, {**full_card, "summary": entry})
     return entry, certificates
 
@@ -173,15 +173,9 @@ def _refuse_other(before: dict[str, Any] | None, identity: dict[str, Any], log_p
         if log_path.exists():
             raise UserError(f"{log_path} has no card", where="the certificate log", fix="give another name=NAME")
         return
-    # The engine's name is only known once a network was traced; the methods and the precision say the rest.
-    settings = {k: v for k, v in (before.get("settings") or {}).items() if k != "engine"}
-    now = {**identity, "settings": {k: v for k, v in identity["settings"].items() if k != "engine"}}
-    then = {**{key: before.get(key) for key in identity}, "settings": settings}
-    from certtrain.files import plain
-
-    different = [key for key in now if plain(now[key]) != plain(then[key])]
+    different = [key for key in identity if plain(identity[key]) != plain(before.get(key))]
     if different:
-        lines = "; ".join(f"{key}: {then[key]!r} then, {now[key]!r} now" for key in different)
+        lines = "; ".join(f"{key}: {before.get(key)!r} then, {identity[key]!r} now" for key in different)
         raise UserError(
             f"{log_path} was made with other settings ({lines})",
             where="the certificate log",

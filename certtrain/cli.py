@@ -72,8 +72,10 @@ def _dispatch(command: str, arguments: list[str]) -> int:
         raise UserError(f"unknown command {command!r}", where="the command line", fix=hint)
     from importlib import import_module
 
+    from certtrain import environment
     from certtrain.commands.compose import run_hydra
 
+    environment.remember_command(["certtrain", command, *arguments])
     module = import_module(f"certtrain.commands.{command}")
     return run_hydra(command, module.prepare(arguments), module.run)
 

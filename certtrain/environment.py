@@ -7,6 +7,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -48,10 +49,19 @@ def describe() -> dict[str, Any]:
     }
 
 
+_typed: list[str] = []
+
+
+def remember_command(words: Sequence[str]) -> None:
+    """Keep what the user typed: a command may add to it before it is parsed."""
+    _typed[:] = words
+
+
 def command_line() -> str:
     """The command as typed, its program without the folder that it lies in."""
-    program = Path(sys.argv[0]).name if sys.argv and sys.argv[0] else "python"
-    return " ".join([program, *map(shlex.quote, sys.argv[1:])])  # a program of two words is a command with its name
+    words = _typed or sys.argv
+    program = Path(words[0]).name if words and words[0] else "python"
+    return " ".join([program, *map(shlex.quote, words[1:])])  # a program of two words is a command with its name
 
 
 def package_versions() -> dict[str, str | None]:

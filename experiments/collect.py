@@ -20,15 +20,14 @@ def collect(run: Path, folder: Path) -> Path:
     """Copy one run to `folder/<name of the run>`."""
     target = folder / run.name
     (target / "certificates").mkdir(parents=True, exist_ok=True)
-    for name in FILES:
+    cards = [f"certificates/{card.name}" for card in (run / "certificates").glob("*.json")]
+    for name in (*FILES, *cards):
         text = (run / name).read_text(encoding="utf-8")
         text = re.sub(r"data_dir: \S+", "data_dir: data", text)
-        text = re.sub(r"data_dir=[^\s\"]+", "data_dir=data", text)
+        text = re.sub(r"data_dir=[^\s\",]+", "data_dir=data", text)
         (target / name).write_text(text, encoding="utf-8")
     for figure in run.glob("*.png"):
         shutil.copy(figure, target)
-    for card in (run / "certificates").glob("*.json"):
-        shutil.copy(card, target / "certificates")
     for log in (run / "certificates").glob("*.tsv"):
         if log.stat().st_size > LARGE:
             with gzip.GzipFile(target / "certificates" / f"{log.name}.gz", "wb", mtime=0) as file:

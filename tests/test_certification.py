@@ -17,6 +17,12 @@ from certtrain.errors import UserError
 CPU = torch.device("cpu")
 
 
+class OtherEngine(NativeEngine):
+    """The same bounds under another name."""
+
+    name = "other"
+
+
 def network() -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
@@ -91,6 +97,7 @@ def test_a_complete_log_is_not_computed_again(tmp_path):
         lambda log: run(bounds(radii=("0.02",)), log),
         lambda log: run(BoundCertifier(["crown"], ["0.01", "0.05"], NativeEngine, attack_steps=3), log),
         lambda log: run(bounds(), log, sha="b" * 64),
+        lambda log: run(BoundCertifier(["ibp"], ["0.01", "0.05"], OtherEngine, attack_steps=3), log),
         lambda log: run(bounds(), log, chosen=examples(step=2)),
     ],
 )
@@ -109,6 +116,8 @@ def test_the_pgd_bound_is_above_what_is_certified_and_counts_everything_not_beat
         assert share == np.mean([s in ("verified", "unknown", "invalid", "error") for s in status])
         assert entry["certified"][radius] <= share <= entry["clean"]
     assert "pgd" not in run(smoothing(), tmp_path / "b.tsv")[0]
+    unattacked = BoundCertifier(["ibp"], ["0.01", "0.1", "0.5"], NativeEngine, attack_steps=0)
+    assert "pgd" not in run(unattacked, tmp_path / "c.tsv")[0]
 
 
 @pytest.mark.parametrize(

@@ -76,3 +76,10 @@ def test_imports_nothing_heavy():
     code = "import sys, certtrain.runs as r; r.environment.describe(); print(*sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path.cwd())
     assert not {"torch", "lightning", "hydra", "wandb", "matplotlib"} & set(out.stdout.split())
+
+
+def test_what_was_typed_is_remembered_over_what_a_command_makes_of_it(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["certtrain certify", "run='runs/a'", "seed=0"])
+    monkeypatch.setattr(environment, "_typed", [])
+    environment.remember_command(["certtrain", "certify", "run=a", "radii=[0.1, 0.2]"])
+    assert environment.command_line() == "certtrain certify run=a 'radii=[0.1, 0.2]'"

@@ -93,6 +93,13 @@ def test_an_l2_ball_is_not_a_box_and_an_outward_box_wants_float64():
         ThreatModel(eps=0.1, outward=True).box(torch.zeros(1, 2))
 
 
+@given(st.fractions(min_value=0, max_value=4, max_denominator=1000))
+def test_an_outward_eps_is_never_below_the_exact_one_in_any_norm(radius):
+    x = torch.zeros(1, 2, dtype=torch.float64)
+    for norm in ("linf", "l2"):
+        assert Fraction(float(ThreatModel(norm, radius, outward=True).eps_tensor(x))) >= radius
+
+
 def test_unknown_norms_and_negative_eps_are_refused():
     with pytest.raises(UserError, match="l1"):
         ThreatModel("l1", 0.1)

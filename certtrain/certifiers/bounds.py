@@ -85,7 +85,7 @@ class BoundCertifier:
             "box": "exact radius, rounded outward" if self.threat.outward else "nearest",
             "input_range": [self.threat.lower, self.threat.upper] if self.norm == "linf" else None,
             "attack": {"name": "PGD on the margin", "steps": self.attack_steps, "restarts": self.attack_restarts},
-            **({} if self._prepared is None else {"engine": self._prepared[2].name}),
+            "engine": getattr(getattr(self.make_engine, "func", self.make_engine), "name", "unnamed"),
         }
 
     def prepare(self, network: nn.Module) -> tuple[nn.Module, BoundEngine]:
