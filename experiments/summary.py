@@ -23,7 +23,7 @@ def results() -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for path in sorted(HERE.glob("*/*/result.json")):
         result = json.loads(path.read_text(encoding="utf-8"))
-        found[result["experiment"]].append(result)
+        found[path.parent.parent.name].append(result)
     return dict(sorted(found.items()))
 
 
