@@ -23,8 +23,8 @@ def collect(run: Path, folder: Path) -> Path:
     cards = [f"certificates/{card.name}" for card in (run / "certificates").glob("*.json")]
     for name in (*FILES, *cards):
         text = (run / name).read_text(encoding="utf-8")
-        text = re.sub(r"data_dir: \S+", "data_dir: data", text)
-        text = re.sub(r"data_dir=[^\s\",]+", "data_dir=data", text)
+        text = re.sub(r"data_dir: [\w./~-]+", "data_dir: data", text)
+        text = re.sub(r"data_dir=[\w./~-]+", "data_dir=data", text)
         (target / name).write_text(text, encoding="utf-8")
     for figure in run.glob("*.png"):
         shutil.copy(figure, target)
