@@ -60,6 +60,7 @@ def test_installed_inside_a_foreign_repository_has_no_commit(checkout, monkeypat
 
 
 def test_description_is_json_without_the_machine_name_or_folders(monkeypatch):
+    monkeypatch.setattr(environment, "_typed", [])
     monkeypatch.setattr(sys, "argv", ["/home/someone/bin/certtrain", "train", "radii=[0.1, 0.2]"])
     described = environment.describe()
     text = json.dumps(described)

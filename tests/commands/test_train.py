@@ -2,6 +2,7 @@
 
 import csv
 import json
+import time
 from importlib.util import find_spec
 
 import pytest
@@ -229,5 +230,8 @@ def test_wandb_logs_offline_beside_the_csv(in_tmp, tiny, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     assert main(["train", *tiny, "method=standard", "epochs=1", "logger=wandb", "name=run"]) == 0
     run = RunDirectory(in_tmp / "runs" / "run")
-    assert list((run.path / "wandb").glob("offline-run-*/*.wandb"))
     assert rows(run.path)
+    until = time.monotonic() + 60  # finish() may return before wandb's own process has written the file
+    while not (written := list((run.path / "wandb").glob("offline-run-*/*.wandb"))) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert written
