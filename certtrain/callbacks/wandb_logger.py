@@ -61,7 +61,7 @@ def make_wandb(
             entity=entity,
             name=name,
             id=run_id(name, run_dir),
-            dir=str(run_dir),
+            dir=str(run_dir.resolve()),  # wandb's process outlives a run and may have another working directory
             config=plain(dict(config or {})),
             mode=mode,
             resume="allow" if mode == "online" else None,  # offline runs cannot be resumed; a sync joins them by id
