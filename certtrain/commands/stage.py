@@ -24,6 +24,7 @@ from certtrain.reporting.tables import result_tables
 from certtrain.runs import RunDirectory, config_hash, sha256_file
 from certtrain.threat import parse_radius, radius_text
 
+SPLITS = ("test", "val", "train")
 # Rows between two writes of a log: small enough that little is lost, large enough that bounds fill a batch.
 LOG_ROWS = {"deterministic": 256, "probabilistic": 16}
 
@@ -38,9 +39,9 @@ def certify_stage(
         Interrupted: at a signal, between two batches; the logs keep what was done.
     """
     split_name = config.get("split", "test")
-    if split_name not in ("test", "val", "train"):
+    if split_name not in SPLITS:
         raise UserError(
-            f"unknown split {split_name!r}", where="configuration key split", fix=nearest(split_name, ["test", "val"])
+            f"unknown split {split_name!r}", where="configuration key split", fix=nearest(split_name, SPLITS)
         )
     split = getattr(data, split_name)
     loaded.contract.check_same(InputContract.of(data), that=f"data={data.name}")
