@@ -33,6 +33,7 @@ class TrainerSettings:
     accumulate_grad_batches: int = 1
     gradient_clip_val: float | None = None
     check_every_n_steps: int = 50
+    channels_last: bool = False
 
     def __post_init__(self) -> None:
         for key, least in (("accumulate_grad_batches", 1), ("check_every_n_steps", 1), ("devices", 1)):

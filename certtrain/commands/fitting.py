@@ -43,6 +43,8 @@ def fit_run(
     data = build.build_data(config)
     contract = InputContract.of(data)
     network = build.build_network(config["model"], contract, config["seed"])
+    if settings.channels_last:
+        network = network.to(memory_format=torch.channels_last)
     steps = data.steps_per_epoch(settings.accumulate_grad_batches)
     method = build.build_method(config, steps)
     make_engine = build.build_engine(config)

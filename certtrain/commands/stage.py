@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -72,6 +73,7 @@ def certify_stage(
     for name, certifier in build_certifiers(config).items():
         if certifier.certificate == "probabilistic":
             certifier.split = split_name  # examples of another split get other noise
+            network = network.to(memory_format=torch.channels_last)  # two to three times the forward passes on a CPU
         log = loaded.run.certificates / f"{log_name(name, config, rule, split_name, certifier)}.tsv"
         with _bar(console, name, len(indices)) as (progress, task):
             counts = {"certified": 0, "rows": 0}

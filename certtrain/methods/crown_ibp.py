@@ -43,9 +43,10 @@ class CrownIBP(IBP):
         init: Init = "default",
         lower: float | None = 0.0,
         upper: float | None = 1.0,
+        loss_fusion: bool = False,
     ) -> None:
         super().__init__(train_eps, ramp, norm, kappa, l1, regulariser, init, lower, upper)
-        self.beta = beta
+        self.beta, self.loss_fusion = beta, loss_fusion
 
     def scheduled(self, step: int) -> dict[str, float]:
         """eps, kappa, beta, and the regulariser's weight when there is one."""

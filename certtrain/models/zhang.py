@@ -22,6 +22,7 @@ def zhang_2layer(
     *,
     width: int = 1,
     linear: int = 128,
+    batch_norm: bool = False,
 ) -> nn.Sequential:
     """Conv 4w 4x4/2, 8w 4x4/2, padding 1; fully connected `linear`.
 
@@ -34,13 +35,16 @@ def zhang_2layer(
         std: likewise.
         width: multiplies the channels.
         linear: size of the hidden fully connected layer.
+        batch_norm: before each ReLU; not the paper's, but what Shi et al. (2021) found IBP training to need.
 
     Raises:
         UserError: no images, too small ones, or a size that is not a whole number >= 1.
     """
     first, later = _channels("zhang_2layer", width)
-    convs, features = conv_stack("zhang_2layer", input_shape, [Conv(first, 4, 2, 1), Conv(later, 4, 2, 1)])
-    dense = dense_stack(features, [positive("zhang_2layer", "linear", linear)], num_classes)
+    specification = [Conv(first, 4, 2, 1), Conv(later, 4, 2, 1)]
+    convs, features = conv_stack("zhang_2layer", input_shape, specification, batch_norm=batch_norm)
+    hidden = [positive("zhang_2layer", "linear", linear)]
+    dense = dense_stack(features, hidden, num_classes, batch_norm=batch_norm)
     return nn.Sequential(Normalize(mean, std, input_shape), *convs, *dense)
 
 
