@@ -34,7 +34,7 @@ class Ramp:
         start: steps of natural training before the ramp; at this step the fraction is still 0.
         length: steps from fraction 0 to fraction 1; 0 jumps to 1 at `start`.
         shape: `linear` or `smoothed`.
-        mid: smoothed: the share of the ramp that is a power, in (0, 1).
+        mid: smoothed: the share of the ramp that is a power, in (0, 1); 0.25 in all but Xu et al. (2020), who take 0.4.
         power: smoothed: its exponent, >= 1.
 
     Raises:
@@ -51,8 +51,8 @@ class Ramp:
         _check_steps("the start of the ramp", self.start, "schedule.warmup")
         _check_steps("the length of the ramp", self.length, "schedule.ramp")
         _check_choice("shape of the ramp", self.shape, get_args(RampShape), "schedule.shape")
-        if not 0 < self.mid < 1:
-            raise UserError(f"mid = {self.mid} is not inside (0, 1)", where="ramp.mid", fix="mid=0.25")
+        if isinstance(self.mid, bool) or not isinstance(self.mid, (int, float)) or not 0 < self.mid < 1:
+            raise UserError(f"mid = {self.mid!r} is not inside (0, 1)", where="schedule.mid", fix="schedule.mid=0.25")
         if not 1 <= self.power < math.inf:
             raise UserError(f"power = {self.power} is not >= 1", where="ramp.power", fix="power=4")
 

@@ -98,6 +98,13 @@ def test_methods(name, norm):
     build.build_lr(found, 10)(0)
 
 
+def test_the_middle_of_a_smoothed_ramp_is_configured():
+    found = composed("method=ibp", "schedule.shape=smoothed", "schedule.mid=0.4")
+    assert build.build_method(found, steps_per_epoch=10).ramp.mid == 0.4
+    with pytest.raises(UserError, match="mid = 'half'"):
+        build.build_method(composed("method=ibp", "schedule.mid=half"), steps_per_epoch=10)
+
+
 @pytest.mark.parametrize("kind", ["constant", "milestones", "cosine", "step_after_ramp"])
 def test_learning_rates(kind):
     factor = build.build_lr(composed(f"schedule.lr.kind={kind}", "schedule.lr.milestones=[5]"), 10)

@@ -168,6 +168,7 @@ def test_learning_rate_never_rises(rate):
         (lambda: Ramp(0, 2.5), "length of the ramp"),
         (lambda: Ramp(0, 5, "smothed"), "did you mean smoothed"),
         (lambda: Ramp(0, 5, mid=1.0), "mid"),
+        (lambda: Ramp(0, 5, mid="0.4"), "mid"),
         (lambda: Ramp(0, 5, power=0.5), "power"),
         (lambda: Weight(1.0, 1.5), "end"),
         (lambda: Weight(-0.1, 1.0), "start"),

@@ -94,7 +94,7 @@ def build_method(config: dict[str, Any], steps_per_epoch: int) -> Method:
                 fix=("schedule.scale=true, which shrinks the schedule to epochs; or " if fits else "")
                 + "a shorter schedule.ramp, or more epochs",
             )
-        node["ramp"] = Ramp(start=lengths.start, length=lengths.ramp, shape=schedule["shape"])
+        node["ramp"] = Ramp(lengths.start, lengths.ramp, shape=schedule["shape"], mid=schedule["mid"])
         node["train_eps"] = float(parse_radius(config["train_eps"], where="configuration key train_eps"))
         for key in ("kappa", "beta"):
             if key in node:
