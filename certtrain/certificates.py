@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -127,7 +129,7 @@ class CertificateLog:
     abstain -1 with radius 0.0), further ones follow by name.
 
     Args:
-        path: the TSV file; made by the first append.
+        path: the TSV file; made by the first append. A packed one, `.tsv.gz`, can only be read.
 
     Raises:
         UserError: the file exists and is not such a log, or cannot be written.
@@ -139,7 +141,8 @@ class CertificateLog:
         self._done: set[int] = set()
         if self.path.exists():
             self._done = set(self.read().index.tolist())
-            self._drop_torn_line()
+            if self.path.suffix != ".gz":
+                self._drop_torn_line()
 
     def done_indices(self) -> list[int]:
         """The examples that the log holds, ascending."""
@@ -154,6 +157,8 @@ class CertificateLog:
         """
         if not len(certificates):
             return
+        if self.path.suffix == ".gz":
+            raise ValueError(f"the log {self.path} is packed and can only be read")
         new = certificates.index.tolist()
         if len(set(new)) < len(new) or self._done & set(new):
             raise ValueError(f"the log {self.path} would hold an example twice")
@@ -173,8 +178,9 @@ class CertificateLog:
         """
         try:
             content = self.path.read_bytes() if self.path.exists() else b""
+            content = gzip.decompress(content) if self.path.suffix == ".gz" else content
             text = content[: content.rfind(b"\n") + 1].decode("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
             self._refuse(str(error))
         header, *rows = text.split("\n")[:-1] or [""]
         names = header.split("\t") if header else list(HEADER)

@@ -1,4 +1,6 @@
-"""Copies what is small of finished runs beside their numbers: `python experiments/collect.py FOLDER RUN [RUN ...]`.
+"""Copies what is small of finished runs: `python experiments/collect.py experiments/PAPER RUN [RUN ...]`.
+
+To `PAPER/results/<name of the run>`, where `certtrain table experiments/PAPER` finds it.
 
 Result, configuration, environment, metrics, figure, cards and certificate logs (gzip when over 200 kB); no checkpoints.
 `data_dir`, which only says where somebody's data lay, is replaced by its default.
@@ -17,8 +19,8 @@ LARGE = 200_000
 
 
 def collect(run: Path, folder: Path) -> Path:
-    """Copy one run to `folder/<name of the run>`."""
-    target = folder / run.name
+    """Copy one run to `folder/results/<name of the run>`."""
+    target = folder / "results" / run.name
     (target / "certificates").mkdir(parents=True, exist_ok=True)
     cards = [f"certificates/{card.name}" for card in (run / "certificates").glob("*.json")]
     for name in (*FILES, *cards):

@@ -1,0 +1,59 @@
+"""One line per row, for the first screen of a README: ours, and the published figure in brackets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from certtrain.reporting.comparison import Line
+from certtrain.reporting.paper_tables import CLAIMS, HOURS, NORMS, blocks, cells, settings_of
+from certtrain.reporting.published import Paper
+
+TITLES = {"bounds": "Deterministic certificates", "smoothing": "Randomized smoothing"}
+HEADERS = {
+    "bounds": ("experiment", "data, network", "eps", "clean", "certified", "verifier", "n", "seeds", "hours"),
+    "smoothing": ("experiment", "data, network", "sigma", "smoothed", "certified at l2 radius", "ACR", "draws", "n"),
+}
+HEADERS["smoothing"] += ("seeds", "hours")
+
+
+def brief(papers: Sequence[tuple[Paper, Sequence[Line]]]) -> str:
+    """Markdown: a table per kind of claim and norm, over all papers; rows that were not run are left out."""
+    ran = [line for _, lines in papers for line in lines if line.ours is not None]
+    out: list[str] = []
+    for family, norm in sorted({(line.row.family, line.row.norm) for line in ran}):
+        lines = [line for line in ran if (line.row.family, line.row.norm) == (family, norm)]
+        letters, header = settings_of(lines), HEADERS[family]
+        claim = CLAIMS[family].split(", ", 1)[1]
+        out += [f"**{TITLES[family]}, {NORMS.get(norm, norm)}** ({claim}; %, published in brackets)", ""]
+        out += [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
+        for block in blocks(lines):
+            first = block[0]
+            named = f"`{first.row.experiment}`" + (f" {letters[first.setting]}" if first.setting else "")
+            what = f"{first.row.data}, {first.row.network}"
+            row = _bounds(block) if family == "bounds" else _smoothing(block)
+            tail = [f"{first.n:,}", str(first.seeds), cells(first)["hours"]]
+            out.append(f"| {' | '.join([named, what, *row, *tail])} |")
+        hardware = dict.fromkeys(line.hardware for line in lines)
+        notes = [f"{letter} with {setting}" for setting, letter in letters.items()]
+        out += ["", "; ".join([HOURS.format("; ".join(hardware)), *notes]) + ".", ""]
+    return "\n".join(out).rstrip() + "\n"
+
+
+def _bounds(block: Sequence[Line]) -> list[str]:
+    row, found = block[0].row, {line.quantity: line for line in reversed(block)}  # the first of several verifiers
+    certified = found.get(f"certified@{row.eps}") or next(line for line in block if line.quantity != "clean")
+    return [row.eps or "", _beside(found["clean"]), _beside(certified), certified.verifier]
+
+
+def _smoothing(block: Sequence[Line]) -> list[str]:
+    row, found = block[0].row, {line.quantity: line for line in block}
+    radii = [line for line in block if line.quantity.startswith("certified@")]
+    shown = [line for line in radii if line.published is not None] or radii
+    certified = "<br>".join(f"{line.quantity.partition('@')[2]}: {_beside(line)}" for line in shown)
+    draws = f"{block[0].draws:,}" if block[0].draws else ""
+    return [f"{row.sigma:g}" if row.sigma else "", _beside(found["clean"]), certified, _beside(found["ACR"]), draws]
+
+
+def _beside(line: Line) -> str:
+    shown = cells(line)
+    return shown["ours"] + (f" ({shown['published']})" if line.published is not None else "")

@@ -1,0 +1,208 @@
+"""Finds the results of a paper's rows among run directories, and groups those that are seeds of one setting."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from certtrain.errors import UserError
+from certtrain.reporting.entries import Entry
+from certtrain.reporting.published import Row
+from certtrain.runs import ABSENT, RunDirectory, config_differences
+
+# Of an override: what makes no other setting of an experiment, only another seed, place or report of it.
+NO_SETTING = ("experiment", "seed", "name", "resume", "runs_dir", "data_dir", "data.data_dir", "certify_test", "logger")
+NO_SETTING += ("trainer.accelerator", "trainer.check_every_n_steps", "checkpoint.every_n_seconds", "validation")
+NO_SETTING += ("n", "n0", "alpha", "radii")  # of the certify stage: they stand in each of its entries
+NO_DIFFERENCE = (*NO_SETTING, "choices", "data.seed", "certifier")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run: its result, and what it was made with."""
+
+    path: Path
+    result: dict[str, Any]
+    overrides: tuple[str, ...]
+    """Those that make a setting of their own."""
+    config: dict[str, Any]
+    hardware: str
+
+    @property
+    def seed(self) -> int:
+        return int(self.result["seed"])
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that could not be used, and why."""
+
+    path: Path
+    reason: str
+    damaged: bool = True
+    """False for results that are whole but not complete, such as an interrupted run's."""
+
+
+@dataclass
+class Group:
+    """Results of one row under one setting and one certificate, a run per seed: what may be averaged."""
+
+    row: Row
+    overrides: tuple[str, ...]
+    marks: tuple[str, ...]
+    """What tells it from an earlier group of the same row, overrides and certifier."""
+    runs: list[Run] = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Collection:
+    """The runs found, by experiment, and what was skipped."""
+
+    runs: dict[str, list[Run]]
+    skipped: tuple[Skipped, ...]
+
+
+def collect(roots: Iterable[str | Path]) -> Collection:
+    """Every complete run below the given folders, by its experiment.
+
+    A damaged or foreign `result.json` is skipped and named; a run that lies in two places counts once.
+    """
+    runs: dict[str, list[Run]] = {}
+    skipped: list[Skipped] = []
+    for path in _results(roots):
+        try:
+            run = _read(path)
+        except (UserError, OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+            reason = error.what if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            skipped.append(Skipped(path, reason))
+            continue
+        experiment = run.result.get("experiment")
+        if run.result["status"] != "complete" or not experiment:
+            if experiment:
+                skipped.append(Skipped(path, f"{run.result['status']}, not complete", damaged=False))
+            continue
+        runs.setdefault(experiment, []).append(run)
+    return Collection(runs, tuple(skipped))
+
+
+def _results(roots: Iterable[str | Path]) -> Iterator[Path]:
+    seen: set[Path] = set()
+    for root in roots:
+        for path in sorted(Path(root).glob("**/result.json")):
+            if path.resolve() not in seen:
+                seen.add(path.resolve())
+                yield path
+
+
+def _read(path: Path) -> Run:
+    directory = RunDirectory(path.parent)
+    result = directory.read_result()
+    if result is None or "seed" not in result or not isinstance(result.get("test"), dict):
+        raise UserError("not the result of a training run")
+    for name, entry in result["test"].items():
+        missing = {"norm", "clean", "certified", "n", "certifier", "settings", "indices_sha256"} - set(entry)
+        if missing:
+            raise UserError(f"its certificate {name} lacks {', '.join(sorted(missing))}")
+    overrides = tuple(sorted(o for o in directory.read_overrides() if _makes_a_setting(o)))
+    environment = json.loads(directory.environment.read_text(encoding="utf-8"))
+    return Run(path.parent, result, overrides, directory.read_config(), hardware_text(environment.get("hardware", {})))
+
+
+def _makes_a_setting(override: str) -> bool:
+    key = override.lstrip("+~").split("=", 1)[0]
+    return key != "trainer" and not any(key == name or key.startswith(f"{name}.") for name in NO_SETTING)
+
+
+def hardware_text(hardware: dict[str, Any]) -> str:
+    """`2 cores AMD EPYC`, or the accelerators."""
+    accelerators = [
+        a.get("name", "accelerator") if isinstance(a, dict) else str(a) for a in hardware.get("accelerators", [])
+    ]
+    if accelerators:
+        return f"{len(accelerators)} x {accelerators[0]}"
+    return f"{hardware.get('usable_cores', hardware.get('cores', '?'))} cores {hardware.get('cpu', 'CPU')}"
+
+
+def groups_of(row: Row, runs: Sequence[Run], *, every_certifier: bool = False) -> list[Group]:
+    """The row's groups: same overrides, same configuration, same certificate settings and examples; one run per seed.
+
+    Results of one seed that disagree are never averaged: the second opens a group of its own.
+
+    Args:
+        row: of the paper.
+        runs: of the row's experiment.
+        every_certifier: also certificates that the row does not name.
+    """
+    found: list[tuple[Any, Group]] = []
+    for run in sorted(runs, key=lambda run: (run.overrides, run.seed, str(run.path))):
+        for name, entry in run.result["test"].items():
+            if not every_certifier and entry["certifier"] not in row.verifiers:
+                continue
+            certificate = _certificate_key(entry)
+            if any(_same(group, run, entry) for key, group in found if key == certificate):
+                continue
+            group = next((g for key, g in found if key == certificate and _fits(g, run)), None)
+            if group is None:
+                group = Group(row, run.overrides, _marks([g for _, g in found], run, name, entry))
+                found.append((certificate, group))
+            group.runs.append(run)
+            group.entries.append(entry)
+    order = {verifier: place for place, verifier in enumerate(row.verifiers)}
+    groups = [group for _, group in found]
+    return sorted(groups, key=lambda g: (bool(g.overrides), g.overrides, order.get(g.entries[0]["certifier"], 99)))
+
+
+def _marks(earlier: list[Group], run: Run, name: str, entry: Entry) -> tuple[str, ...]:
+    """In what a result differs from the first one of the same certifier and overrides; its place when in nothing."""
+    peers = [g for g in earlier if g.overrides == run.overrides and g.entries[0]["certifier"] == entry["certifier"]]
+    if not peers:
+        return ()
+    first = peers[0]
+    marks = [] if first.runs[0].path == run.path else list(_differences(first.runs[0], run))
+    old, new = first.entries[0]["settings"], entry["settings"]
+    marks += [f"{key}={new.get(key)}" for key in new if key not in ("n", "seed") and old.get(key) != new.get(key)]
+    same_count = first.entries[0]["n"] == entry["n"]
+    if same_count and first.entries[0]["indices_sha256"] != entry["indices_sha256"]:
+        marks.append(f"certificate {name}")
+    if not marks and same_count and old.get("n") == new.get("n"):
+        marks.append(f"run {run.path}")
+    return tuple(marks)
+
+
+def _certificate_key(entry: Entry) -> str:
+    """What must agree before two entries are seeds of one thing; a smoothing certifier's own seed is no setting."""
+    settings = {key: value for key, value in entry["settings"].items() if key != "seed"}
+    shown = [
+        entry["certifier"],
+        entry["norm"],
+        entry["n"],
+        entry["indices_sha256"],
+        sorted(entry["certified"]),
+        settings,
+    ]
+    return json.dumps(shown, sort_keys=True, default=str)
+
+
+def _same(group: Group, run: Run, entry: Entry) -> bool:
+    """Whether the group holds this very result already: one run, lying in two places."""
+    keys = ("clean", "certified", "seconds")
+    pairs = zip(group.runs, group.entries)
+    return any(r.seed == run.seed and all(e.get(k) == entry.get(k) for k in keys) for r, e in pairs)
+
+
+def _fits(group: Group, run: Run) -> bool:
+    if group.overrides != run.overrides or any(member.seed == run.seed for member in group.runs):
+        return False
+    return not _differences(group.runs[0], run)
+
+
+def _differences(one: Run, other: Run) -> tuple[str, ...]:
+    """In what two configurations differ, over the keys that both have: a preset may have been edited in between."""
+    found = config_differences(one.config, other.config, NO_DIFFERENCE)
+    return tuple(f"{key}: {old} / {new}" for key, old, new in found if ABSENT not in (old, new))

@@ -1,0 +1,202 @@
+"""Ours beside the published: one line per row, quantity and setting, with difference, interval and verdict."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from certtrain.certificates import CertificateLog
+from certtrain.errors import UserError
+from certtrain.reporting.collected import Collection, Group, groups_of
+from certtrain.reporting.entries import LABELS, smoothed_accuracy
+from certtrain.reporting.published import Paper, Row
+from certtrain.threat import parse_radius
+
+WITHIN, SHORT, NOT_RUN, NO_TARGET, RECALLED = "within", "short", "not run", "no target", "recalled"
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Line:
+    """One quantity of one row under one setting. Fractions of images, except `ACR` (in input units).
+
+    Attributes:
+        quantity: `clean`, `certified@<radius>`, `PGD@<radius>` (an upper bound) or `ACR`.
+        ours: mean over seeds; None when not run.
+        sd: sample deviation over seeds; None for one.
+        interval: 95 % over images, of the mean over seeds: Clopper-Pearson for fractions, normal for the ACR.
+        published: the figure compared with; None where there is none.
+        allowed: how far below it still counts as reproduced.
+        verdict: within, short, not run, no target, or recalled (shown, not judged).
+    """
+
+    row: Row
+    quantity: str
+    verifier: str
+    setting: str = ""
+    ours: float | None = None
+    sd: float | None = None
+    interval: tuple[float, float] | None = None
+    published: float | None = None
+    allowed: float | None = None
+    verdict: str = NOT_RUN
+    n: int | None = None
+    draws: int | None = None
+    seeds: int = 0
+    hours: float | None = None
+    """Of training and certifying, the mean per seed."""
+    hardware: str = ""
+    path: str = ""
+
+    @property
+    def difference(self) -> float | None:
+        return None if self.ours is None or self.published is None else self.ours - self.published
+
+
+def compare(paper: Paper, collection: Collection, *, every_certifier: bool = False) -> list[Line]:
+    """The lines of all rows of a paper, those not run included."""
+    lines = []
+    for row in paper.rows.values():
+        groups = groups_of(row, collection.runs.get(row.experiment, ()), every_certifier=every_certifier)
+        lines += [line for group in groups for line in _group_lines(group)] if groups else _missing(row)
+    return lines
+
+
+def notes_of(lines: Sequence[Line]) -> list[str]:
+    """What a reader must know of the rows shown: rows' own notes, and protocols that differ from the published."""
+    rows_of: dict[str, list[str]] = {}
+    for line in lines:
+        row, target = line.row, line.row.published
+        found = [row.note] if row.note else []
+        if line.n and target and target.n and line.n < target.n:
+            found.append(
+                f"ours on {line.n:,} images, published on {target.n:,}; the tolerance is then at least half the width "
+                "of our interval"
+            )
+        if line.draws and target and target.draws and line.draws != target.draws:
+            found.append(f"ours with n = {line.draws:,} draws, published with {target.draws:,}")
+        for note in found:
+            names = rows_of.setdefault(note, [])
+            names += [row.name] if row.name not in names else []
+    return [f"{', '.join(names)}: {note}" for note, names in rows_of.items()]
+
+
+def _missing(row: Row) -> list[Line]:
+    verifier = LABELS.get(row.verifiers[0], row.verifiers[0])
+    return [Line(row, quantity, verifier, published=_target(row, quantity)) for quantity in _quantities(row)]
+
+
+def _quantities(row: Row) -> list[str]:
+    target = row.published
+    if target is None:
+        return [f"certified@{row.eps}"] if row.eps else ["ACR"]
+    names = ["clean"] if target.clean is not None else []
+    names += [f"certified@{radius}" for radius in sorted(target.certified, key=parse_radius) if radius != "0"]
+    return names + (["ACR"] if target.acr is not None else [])
+
+
+def _group_lines(group: Group) -> list[Line]:
+    row, entries = group.row, group.entries
+    first = entries[0]
+    judged = first["certifier"] == row.verifiers[0]
+    # Of further certifiers, and of the attack, what they say at the row's own eps is enough for a table.
+    names = ["clean"] if judged else []
+    names += [f"certified@{radius}" for radius in first["certified"] if radius != "0" and (judged or radius == row.eps)]
+    names += [f"PGD@{radius}" for radius in first.get("pgd") or {} if judged and radius == row.eps]
+    names += ["ACR"] if "acr" in first else []
+    hours = statistics.fmean(run.result.get("seconds", 0) + entry["seconds"] for run, entry in zip(group.runs, entries))
+    settings = first["settings"]
+    shared = {
+        "verifier": LABELS.get(first["certifier"], first["certifier"]),
+        "setting": " ".join([*group.overrides, *group.marks]),
+        "n": first["n"],
+        "draws": settings.get("n") if "acr" in first else None,
+        "seeds": len(group.runs),
+        "hours": hours / 3600,
+        "hardware": ", ".join(dict.fromkeys(run.hardware for run in group.runs)),
+        "path": ", ".join(str(run.path) for run in group.runs),
+    }
+    return [_line(group, name, judged, shared) for name in names]
+
+
+def _line(group: Group, name: str, judged: bool, shared: dict[str, object]) -> Line:
+    values = [_value(entry, name) for entry in group.entries]
+    mean = statistics.fmean(values)
+    interval = _acr_interval(group) if name == "ACR" else clopper_pearson_mean(mean, group.entries[0]["n"])
+    target = _target(group.row, name) if judged or name == "clean" else None
+    allowed, verdict = _judge(group, name, mean, interval, target)
+    sd = statistics.stdev(values) if len(values) > 1 else None
+    found = {"ours": mean, "sd": sd, "interval": interval, "published": target, "allowed": allowed, "verdict": verdict}
+    return Line(group.row, name, **found, **shared)  # type: ignore[arg-type]
+
+
+def _value(entry: object, name: str) -> float:
+    assert isinstance(entry, dict)
+    kind, _, radius = name.partition("@")
+    if kind == "ACR":
+        return entry["acr"]
+    if kind == "clean":
+        return smoothed_accuracy(entry) if "acr" in entry else entry["clean"]
+    return entry["pgd" if kind == "PGD" else "certified"][radius]
+
+
+def _target(row: Row, name: str) -> float | None:
+    kind, _, radius = name.partition("@")
+    if row.published is None or kind == "PGD":
+        return None
+    if kind == "certified":
+        return row.published.certified.get(radius)
+    if kind == "clean" and row.published.clean is None:
+        return row.published.certified.get("0")
+    return row.published.acr if kind == "ACR" else row.published.clean
+
+
+def _judge(
+    group: Group, name: str, mean: float, interval: tuple[float, float] | None, target: float | None
+) -> tuple[float | None, str]:
+    row = group.row
+    if target is None or row.published is None:
+        return None, NO_TARGET
+    if row.published.provenance == "recalled":
+        return None, RECALLED
+    kind = {"ACR": "acr"}.get(name, name.partition("@")[0])
+    allowed = getattr(row.tolerance, kind, None) if row.tolerance else None
+    allowed = allowed or 0.0
+    if interval and row.published.n and group.entries[0]["n"] < row.published.n:
+        allowed = max(allowed, (interval[1] - interval[0]) / 2)
+    return allowed, WITHIN if mean >= target - allowed - 1e-12 else SHORT
+
+
+def clopper_pearson_mean(share: float, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """The two-sided Clopper-Pearson interval of a share of n images; of a mean over seeds, as if one had given it."""
+    from scipy.stats import beta
+
+    k, tail = share * n, (1 - confidence) / 2
+    low = 0.0 if k <= 0 else float(beta.ppf(tail, k, n - k + 1))
+    high = 1.0 if k >= n else float(beta.ppf(1 - tail, k + 1, n - k))
+    return low, high
+
+
+def _acr_interval(group: Group) -> tuple[float, float] | None:
+    """Normal, from the logs: the deviation over images of each image's mean over seeds. None without the logs."""
+    radii = []
+    for run, entry in zip(group.runs, group.entries):
+        name = next(name for name, other in run.result["test"].items() if other is entry)
+        folder = run.path / "certificates"
+        path = next((p for p in (folder / f"{name}.tsv", folder / f"{name}.tsv.gz") if p.exists()), None)
+        if path is None:
+            return None
+        try:
+            rows = CertificateLog(path).read().sorted()
+        except UserError:
+            return None
+        radii.append(np.where(rows.correct, rows.radius, 0.0))
+    if len({len(column) for column in radii}) != 1 or len(radii[0]) != group.entries[0]["n"] or len(radii[0]) < 2:
+        return None
+    means = np.mean(radii, axis=0)
+    half = 1.959964 * float(np.std(means, ddof=1)) / math.sqrt(len(means))
+    return float(np.mean(means)) - half, float(np.mean(means)) + half

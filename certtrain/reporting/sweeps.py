@@ -1,0 +1,138 @@
+"""Tables of many runs: a multirun sorted by a validation metric, and the spread over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from certtrain.reporting.entries import label, percent, rank
+from certtrain.sweeps.metric import Metric
+from certtrain.sweeps.summary import Comparison, Job, Spread, by_setting, comparisons, differing, spreads
+
+MOST_KEYS = 5  # columns of settings; more would not fit 100 characters
+
+
+def number(value: float | None, is_share: bool) -> str:
+    """A share in percent with two digits, a radius with four; a dash for nothing."""
+    if value is None:
+        return "–"
+    return percent(value) if is_share else f"{value:.4f}"
+
+
+def multirun_tables(jobs: Sequence[Job]) -> Group:
+    """The summary of a multirun: comparable runs best first, means over seeds where there are several, then failures.
+
+    Args:
+        jobs: all of them.
+    """
+    keys = differing(jobs)
+    parts: list[RenderableType] = []
+    for comparison in comparisons(jobs):
+        parts.append(runs_table(comparison, keys))
+        if "seed" in keys and len(keys) > 1:
+            parts.append(settings_table(comparison, [key for key in keys if key != "seed"]))
+    unvalidated = [job for job in jobs if job.state == "complete" and not job.validation]
+    if unvalidated:
+        parts.append(Text(f"{len(unvalidated)} runs held out no validation examples and cannot be compared"))
+    parts += _failures([job for job in jobs if job.state != "complete"], keys)
+    return Group(*parts)
+
+
+def runs_table(comparison: Comparison, keys: Sequence[str]) -> RenderableType:
+    """One row per run, best first by the named validation metric."""
+    metric, jobs = comparison.metric, comparison.jobs
+    entry = jobs[0].result["validation"]
+    title = f"{len(jobs)} runs, best first by the validation metric {metric.name} (n = {entry['n']:,})"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for key in keys[:MOST_KEYS]:
+        table.add_column(key, overflow="fold", max_width=24)
+    table.add_column("clean (%)", justify="right", no_wrap=True)
+    table.add_column(f"{_two_lines(metric)} ▾", justify="right", no_wrap=True)
+    table.add_column("seconds", justify="right", no_wrap=True)
+    for job in jobs:
+        validation = job.result["validation"]
+        values = [job.overrides.get(key, "") for key in keys[:MOST_KEYS]]
+        scores = [percent(validation["clean"]), number(metric.of(validation), metric.is_share)]
+        table.add_row(*values, *scores, f"{job.result.get('seconds', 0.0):,.1f}")
+    return Group(Text(title, style="bold"), table)
+
+
+def settings_table(comparison: Comparison, keys: Sequence[str]) -> RenderableType:
+    """One row per setting, mean ± sd over its seeds, best mean first."""
+    metric = comparison.metric
+    rows = []
+    for jobs in by_setting(comparison.jobs).values():
+        clean = Spread("clean", tuple(job.result["validation"]["clean"] for job in jobs))
+        values = tuple(metric.of(job.validation) or 0.0 for job in jobs)
+        rows.append((Spread(metric.name, values, metric.is_share), clean, jobs))
+    rows.sort(key=lambda row: -row[0].mean)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for key in keys[:MOST_KEYS]:
+        table.add_column(key, overflow="fold", max_width=24)
+    table.add_column("clean (%)", justify="right", no_wrap=True)
+    table.add_column(f"{_two_lines(metric)} ▾", justify="right", no_wrap=True)
+    table.add_column("seeds", justify="right", no_wrap=True)
+    for score, clean, jobs in rows:
+        values = [jobs[0].overrides.get(key, "") for key in keys[:MOST_KEYS]]
+        table.add_row(*values, plus_minus(clean), plus_minus(score), str(len(jobs)))
+    return Group(Text(f"mean ± sd over seeds, best first by {metric.name}", style="bold"), table)
+
+
+def seeds_tables(jobs: Sequence[Job]) -> Group:
+    """Mean ± sd over the seeds of one setting: of the validation entry, and of each test certificate that all have."""
+    complete = [job for job in jobs if job.state == "complete"]
+    parts: list[RenderableType] = []
+    failed = [job for job in jobs if job.state != "complete"]
+    if not complete:
+        return Group(*_failures(failed, ["seed"]))
+    of = f"{len(complete)} seeds" if not failed else f"{len(complete)} of {len(jobs)} seeds: the others have no result"
+    entries = [job.result["validation"] for job in complete if job.result.get("validation")]
+    if len(entries) == len(complete):
+        parts.append(spread_table(f"validation, n = {entries[0]['n']:,}; mean ± sd over {of}", entries))
+    shared = set.intersection(*(set(job.result.get("test") or {}) for job in complete))
+    for name in sorted(shared, key=lambda name: rank(complete[0].result["test"][name])):
+        entries = [job.result["test"][name] for job in complete]
+        title = f"test, certified by {label(entries[0])}, n = {entries[0]['n']:,}; mean ± sd over {of}"
+        parts.append(spread_table(title, entries))
+    if not parts:
+        parts.append(Text("neither validation nor test results to take a mean of", style="bold"))
+    return Group(*parts, *_failures(failed, ["seed"]))
+
+
+def spread_table(title: str, entries: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Each quantity: mean ± sd over the entries, least and largest value."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for head in ("mean ± sd", "min", "max"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for spread in spreads(entries):
+        ends = [number(end(spread.values), spread.is_share) for end in (min, max)]
+        table.add_row(spread.name, plus_minus(spread), *ends)
+    return Group(Text(title, style="bold"), table)
+
+
+def plus_minus(spread: Spread) -> str:
+    """`86.94 ± 0.52`; without the sd for one value."""
+    mean = number(spread.mean, spread.is_share)
+    if spread.sd is None:
+        return mean
+    return f"{mean} ± {100 * spread.sd:.2f}" if spread.is_share else f"{mean} ± {spread.sd:.4f}"
+
+
+def _two_lines(metric: Metric) -> str:
+    return metric.text.replace("certified at ", "certified at\n")
+
+
+def _failures(jobs: Sequence[Job], keys: Sequence[str]) -> list[RenderableType]:
+    """One line per job without a result: which, and why."""
+    lines: list[RenderableType] = []
+    for job in jobs:
+        which = " ".join(f"{key}={job.overrides[key]}" for key in keys if key in job.overrides)
+        why = (job.error or job.result.get("reason") or "not finished").split("\n")[0]
+        lines.append(Text(f"{job.state}: {which}  ({why})", style="bold red"))
+    return [*lines, Text()] if lines else []

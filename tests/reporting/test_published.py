@@ -1,0 +1,66 @@
+"""published.yaml is read whole, and what it lacks is named by row and key."""
+
+import copy
+
+import pytest
+from paper_files import ROWS, make_paper
+
+from certtrain.errors import UserError
+from certtrain.reporting.published import read_paper
+
+
+def test_a_row_says_what_the_file_says(tmp_path):
+    paper = read_paper(make_paper(tmp_path / "zhang2020"))
+    row = paper.rows["small"]
+    assert (paper.name, paper.title) == ("zhang2020", "A paper")
+    assert (row.experiment, row.eps, row.verifiers, row.family) == ("zhang2020/small", "0.3", ("ibp",), "bounds")
+    assert row.published.certified == {"0.3": 0.91}
+    assert row.tolerance.certified == 0.02
+    assert paper.rows["large"].published is None
+
+
+def test_radii_are_kept_in_their_canonical_text(tmp_path):
+    rows = copy.deepcopy(ROWS)
+    rows["small"] |= {"eps": "0.30"}
+    rows["small"]["published"]["certified"] = {"3/10": 0.91, "0.1": None}
+    row = read_paper(make_paper(tmp_path / "p", rows)).rows["small"]
+    assert row.eps == "0.3"
+    assert row.published.certified == {"0.3": 0.91}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"verifier": None}, "verifier"),
+        ({"colour": "red"}, "colour"),
+        ({"family": "luck"}, "family 'luck'"),
+        ({"eps": "wide"}, "wide"),
+        ({"published": {**ROWS["small"]["published"], "clean": 98.0}}, "98.0 is not a fraction"),
+        ({"published": {**ROWS["small"]["published"], "certified": {"0.3": 91}}}, "certified at 0.3 = 91"),
+        ({"published": {**ROWS["small"]["published"], "provenance": "hearsay"}}, "hearsay"),
+        ({"published": {"clean": 0.9}}, "provenance"),
+        ({"tolerance": {"clean": 0.1}}, "reason"),
+    ],
+)
+def test_what_a_row_lacks_is_named(tmp_path, change, message):
+    rows = copy.deepcopy(ROWS)
+    rows["small"] |= change
+    if change == {"verifier": None}:
+        del rows["small"]["verifier"]
+    with pytest.raises(UserError) as caught:
+        read_paper(make_paper(tmp_path / "p", rows))
+    assert message in str(caught.value)
+
+
+def test_no_file_names_the_neighbours(tmp_path):
+    make_paper(tmp_path / "zhang2020")
+    with pytest.raises(UserError, match=r"there is no .*published\.yaml") as caught:
+        read_paper(tmp_path / "zhang2021")
+    assert "zhang2020" in caught.value.fix
+
+
+@pytest.mark.parametrize("text", ["rows: 5", "[]", "a: [", "\x00"])
+def test_no_yaml_or_no_rows(tmp_path, text):
+    (tmp_path / "published.yaml").write_text(text)
+    with pytest.raises(UserError):
+        read_paper(tmp_path)
