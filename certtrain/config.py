@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from certtrain.errors import UserError, nearest
-from certtrain.threat import NORMS, parse_radii, parse_radius, radius_text
+from certtrain.threat import NORMS, parse_radii, parse_radius, radius_key, radius_text
 
 # The groups a user chooses from; `tuned` is chosen by Hydra from method and data.
 GROUPS = ("data", "model", "method", "optimizer", "bounds", "certifier", "trainer", "logger", "experiment", "sweep")
@@ -155,3 +155,18 @@ def _at(config: dict[str, Any], key: str) -> Any:
 def resolve_radii(resolved: dict[str, Any]) -> tuple[Fraction, ...]:
     """The exact evaluation radii of a checked configuration, ascending."""
     return parse_radii(resolved["radii"], where="configuration key radii")
+
+
+def watched_radius(config: dict[str, Any]) -> Fraction:
+    """What is shown while training: eps, or the largest radius when eps is not among them; smoothing: the smallest."""
+    radii, eps = resolve_radii(config), parse_radius(config["eps"])
+    if config["choices"]["certifier"] == "smoothing":
+        return next((radius for radius in radii if radius > 0), radii[0])
+    return eps if eps in radii else radii[-1]
+
+
+def default_monitor(config: dict[str, Any]) -> str:
+    """ACR for smoothing; for bounds certified accuracy at eps, or at the largest radius when eps is not among them."""
+    if config["choices"]["certifier"] == "smoothing":
+        return "val/acr"
+    return f"val/certified@{radius_key(watched_radius(config))}"

@@ -57,6 +57,11 @@ def remember_command(words: Sequence[str]) -> None:
     _typed[:] = words
 
 
+def typed_words() -> list[str]:
+    """What `remember_command` was given; empty when nothing was typed."""
+    return list(_typed)
+
+
 def command_line() -> str:
     """The command as typed, its program without the folder that it lies in."""
     words = _typed or sys.argv

@@ -78,6 +78,7 @@ def fit(
     flag: SignalFlag,
     resume_from: Path | None = None,
     progress: bool = True,
+    more: Sequence[L.Callback] = (),
 ) -> Outcome:
     """Train until the epochs are done.
 
@@ -94,6 +95,7 @@ def fit(
         flag: set by SIGINT and SIGTERM.
         resume_from: a checkpoint to continue.
         progress: draw it.
+        more: callbacks beside our own, called after checkpoints are written.
 
     Raises:
         Interrupted: a signal came; `last.ckpt` is saved.
@@ -107,7 +109,7 @@ def fit(
         callbacks.append(validation)
     if progress:
         callbacks.append(TrainingProgress(console, validation))
-    callbacks += [checkpoints, StopAtSignal(flag, checkpoints)]
+    callbacks += [checkpoints, *more, StopAtSignal(flag, checkpoints)]
     trainer = _trainer(
         settings,
         max_epochs=epochs,

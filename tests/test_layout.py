@@ -20,7 +20,8 @@ FLOORS = (
     {"errors"},
     {"threat", "files", "environment", "evaluation", "schedules", "randomness"},
     {"bounds", "smoothing", "models", "data", "attacks", "certificates", "metrics", "runs"},
-    {"certifiers", "methods", "reporting"},
+    {"certifiers", "methods", "sweeps"},
+    {"reporting"},
     {"certification", "callbacks", "checkpoints"},
     {"training"},
     {"config"},
@@ -30,7 +31,17 @@ FLOORS = (
 )
 LIBRARY = {"threat", "schedules", "bounds", "smoothing", "attacks", "randomness", "models", "metrics", "certificates"}
 KNOW_HYDRA = {"cli", "commands", "config"}
-NO_LIGHTNING = LIBRARY | {"certifiers", "certification", "runs", "reporting", "environment", "files", "errors", "cli"}
+NO_LIGHTNING = LIBRARY | {
+    "certifiers",
+    "certification",
+    "runs",
+    "reporting",
+    "sweeps",
+    "environment",
+    "files",
+    "errors",
+    "cli",
+}
 
 
 def room(path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from fractions import Fraction
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from certtrain.callbacks.csv_logger import CSVMetrics
 from certtrain.callbacks.validation import CertifyValidation
 from certtrain.certifiers import BoundCertifier, SmoothingCertifier
 from certtrain.certifiers.base import Certifier
-from certtrain.config import call_partial, instantiate, resolve_radii
+from certtrain.config import call_partial, instantiate, watched_radius
 from certtrain.data import Batch, DataModule
 from certtrain.errors import UserError
 from certtrain.methods import LearningRate, Method, Ramp, ShiRegulariser, Weight
@@ -172,14 +171,6 @@ def build_validation(
     batch = Batch(data.val.x[index], data.val.y[index], index)
     every, watched = options["every_n_epochs"], watched_radius(config)
     return CertifyValidation(certifier, batch, every_n_epochs=every, watched=watched)
-
-
-def watched_radius(config: dict[str, Any]) -> Fraction:
-    """What is shown while training: eps, or the largest radius when eps is not among them; smoothing: the smallest."""
-    radii, eps = resolve_radii(config), parse_radius(config["eps"])
-    if config["choices"]["certifier"] == "smoothing":
-        return next((radius for radius in radii if radius > 0), radii[0])
-    return eps if eps in radii else radii[-1]
 
 
 def validation_entry(validation: CertifyValidation | None, data: DataModule) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from certtrain.config import GROUPS, conf_dir, options
@@ -26,29 +26,44 @@ def run_hydra(command: str, arguments: list[str], job: Callable[[Any], int]) -> 
     """Compose `conf/<command>.yaml` with the arguments and run the job on it: `-m`, `--cfg`, `--help` as in Hydra.
 
     Raises:
-        UserError: an unknown key, option or value.
+        UserError: an unknown key, option or value; jobs of a multirun that failed.
+    """
+    if is_multirun(arguments):
+        from certtrain.commands.multirun import run_multirun
+
+        return run_multirun(command, arguments)
+    status: list[int] = []
+    failures: list[Exception] = []
+
+    # Hydra swallows the return value and prints over a failing job, so both travel beside it.
+    def task(config: Any) -> None:
+        try:
+            status.append(job(config))
+        except Exception as error:
+            failures.append(error)
+
+    task.__module__ = __name__
+    call_hydra(command, arguments, task)
+    if failures:
+        raise failures[0]
+    return max(status, default=0)
+
+
+def is_multirun(arguments: Sequence[str]) -> bool:
+    """Whether Hydra makes one job per value rather than one run."""
+    return "-m" in arguments or "--multirun" in arguments
+
+
+def call_hydra(command: str, arguments: Sequence[str], task: Callable[[Any], None]) -> None:
+    """Hand the arguments to Hydra, which composes and calls the task.
+
+    Raises:
+        UserError: what Hydra refuses, in our words. The task's own exceptions pass.
     """
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    status: list[int] = []
-    failures: list[Exception] = []
-    multirun = "-m" in arguments or "--multirun" in arguments
-
-    # Hydra swallows a single run's return value and prints over a failing one, so both travel beside it. A failing job
-    # of a multirun does not end the others.
-    def task(config: Any) -> None:
-        if max(status, default=0) >= INTERRUPTED:  # a signal ends the whole multirun, not one job of it
-            return
-        try:
-            status.append(job(config))
-        except Exception as error:
-            if multirun:
-                print(f"certtrain: this job failed: {error}", file=sys.stderr)
-            failures.append(error)
-
-    task.__module__ = __name__
     full_error, argv = os.environ.get("HYDRA_FULL_ERROR"), sys.argv
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing its own message and exiting
     sys.argv = [f"certtrain {command}", *arguments]
@@ -62,17 +77,6 @@ def run_hydra(command: str, arguments: list[str], job: Callable[[Any], int]) -> 
             os.environ.pop("HYDRA_FULL_ERROR", None)
         else:
             os.environ["HYDRA_FULL_ERROR"] = full_error
-    if failures and multirun:
-        jobs = len(failures) + len(status)
-        first = str(failures[0]).split("\n")[0]
-        raise UserError(
-            f"{len(failures)} of {jobs} jobs failed, the first because: {first}",
-            where="the multirun",
-            fix="the messages above; the other jobs are whole, the same command runs only what is missing",
-        ) from failures[0]
-    if failures:
-        raise failures[0]
-    return max(status, default=0)
 
 
 def explain(error: Exception, command: str) -> UserError:

@@ -11,14 +11,14 @@ from rich.console import Console
 
 from certtrain.callbacks.checkpoint import Checkpoints
 from certtrain.callbacks.csv_logger import CSVMetrics
+from certtrain.callbacks.pruning import Report, ReportValidation
 from certtrain.callbacks.signals import SignalFlag
 from certtrain.checkpoints import load_weights, read_checkpoint
 from certtrain.commands import build
-from certtrain.config import call_partial
+from certtrain.config import call_partial, default_monitor
 from certtrain.methods.module import CertifiedTraining
 from certtrain.models.contract import InputContract
 from certtrain.runs import RunDirectory
-from certtrain.threat import radius_key
 from certtrain.training import TrainerSettings, fit
 
 
@@ -29,8 +29,18 @@ def fit_run(
     console: Console,
     flag: SignalFlag,
     loggers: Sequence[Logger],
+    report: Report | None = None,
 ) -> dict[str, Any]:
     """Train, from the last checkpoint when the run is resumed.
+
+    Args:
+        directory: the run.
+        state: `new` or `resume`.
+        config: resolved.
+        console: for what happens.
+        flag: set by signals.
+        loggers: get the metrics.
+        report: is told of each validation after the ramp's end, and may stop the training.
 
     Returns:
         The fields of `result.json` that training decides.
@@ -38,6 +48,7 @@ def fit_run(
     Raises:
         UserError: what is configured cannot be built, or the checkpoint is corrupt or of another model.
         TrainingDiverged, Interrupted: as in `certtrain.training.fit`.
+        Pruned: the report said to stop.
     """
     settings = call_partial(TrainerSettings, "trainer", **config["trainer"])
     data = build.build_data(config)
@@ -90,6 +101,7 @@ def fit_run(
         console=console,
         flag=flag,
         resume_from=resume_from,
+        more=[ReportValidation(report, validation, checkpoints, method.ramp_end)] if report and validation else [],
     )
     text = f"trained {outcome.epochs} epochs, {outcome.steps} steps, in {outcome.seconds:.1f} s; "
     console.print(text + f"checkpoint {outcome.checkpoint.name}: {outcome.chosen_because}", highlight=False)
@@ -103,10 +115,3 @@ def fit_run(
         "seconds": outcome.seconds,
         "validation": build.validation_entry(validation, data),
     }
-
-
-def default_monitor(config: dict[str, Any]) -> str:
-    """ACR for smoothing; for bounds certified accuracy at eps, or at the largest radius when eps is not among them."""
-    if config["choices"]["certifier"] == "smoothing":
-        return "val/acr"
-    return f"val/certified@{radius_key(build.watched_radius(config))}"

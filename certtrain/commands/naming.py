@@ -34,3 +34,10 @@ def run_name(choices: Mapping[str, str | None], seed: int, overrides: Sequence[s
     if len(tail) > LONGEST:
         tail = tail[: LONGEST - 9] + "-" + hashlib.sha256(tail.encode()).hexdigest()[:8]
     return f"{base}-seed{seed}" + (f"-{tail}" if tail else "")
+
+
+def plain_value(override: str) -> str:
+    """An override without the quotes that only the command line needs: `eps='2/255'` is `eps=2/255`."""
+    key, separator, value = override.partition("=")
+    quoted = len(value) >= 2 and value[0] == value[-1] and value[0] in "'\""
+    return f"{key}{separator}{value[1:-1] if quoted else value}"

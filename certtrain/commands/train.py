@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from certtrain.commands.compose import quoted
 from certtrain.commands.naming import run_name
+from certtrain.commands.seeds import expand_seeds
 from certtrain.config import check
 from certtrain.errors import UserError
 from certtrain.runs import RunDirectory, find_run
@@ -15,21 +17,26 @@ from certtrain.runs import RunDirectory, find_run
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from certtrain.callbacks.pruning import Report
     from certtrain.callbacks.signals import SignalFlag
 
 # Keys that may change between two sessions of one run.
 MAY_DIFFER = ("data_dir", "data.data_dir", "runs_dir", "resume", "trainer.accelerator", "logger", "choices.logger")
 MAY_DIFFER += ("choices.trainer", "trainer.check_every_n_steps", "checkpoint.every_n_seconds")
 EXTENDS = ("epochs", "certify_test")
+# Overrides that say how runs are made, not what a run is.
+NOT_OF_A_RUN = ("resume=", "name=", "seeds=", "sweep=", "sweep.", "sweep/", "hydra/", "hydra.")
 
 
 def prepare(arguments: list[str]) -> list[str]:
-    """With `resume=RUN`, the overrides that the run was made with come first.
+    """With `resume=RUN`, the overrides that the run was made with come first; `seeds=K` becomes one job per seed.
 
     Raises:
-        UserError: there is no such run.
+        UserError: there is no such run; seeds= beside what it cannot go with.
     """
     given = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    if given.get("seeds", "null") != "null":
+        return expand_seeds(arguments, given)
     name = given.get("resume")
     if not name or name == "null":
         return arguments
@@ -46,6 +53,34 @@ def prepare(arguments: list[str]) -> list[str]:
     return [*kept, *rest, quoted("runs_dir", run.path.parent), quoted("resume", run.name), quoted("name", run.name)]
 
 
+def resolve(config: Any, hydra: Any) -> tuple[dict[str, Any], list[str]]:
+    """The checked configuration of one run, with its name, and the overrides that make it again.
+
+    Args:
+        config: the composed configuration.
+        hydra: Hydra's own part of it.
+
+    Raises:
+        UserError: a mistake in the configuration.
+    """
+    resolved = check(config)
+    for key in ("seeds", "sweep"):  # of several runs, not of one
+        resolved.pop(key, None)
+    choices = {k: v for k, v in hydra.runtime.choices.items() if not k.startswith(("hydra/", "sweep"))}
+    resolved["choices"] = choices
+    overrides = [o for o in hydra.overrides.task if not o.lstrip("+~").startswith(NOT_OF_A_RUN)]
+    resolved["name"] = resolved["name"] or run_name(choices, resolved["seed"], overrides)
+    return resolved, overrides
+
+
+def run_path(config: Any) -> Path:
+    """The directory that a configuration's run has, or will have."""
+    from hydra.core.hydra_config import HydraConfig
+
+    resolved, _ = resolve(config, HydraConfig.get())
+    return Path(resolved["runs_dir"]) / str(resolved["name"])
+
+
 def run(config: Any) -> int:
     """Train one configuration. Returns the exit status.
 
@@ -55,21 +90,75 @@ def run(config: Any) -> int:
     from hydra.core.hydra_config import HydraConfig
 
     hydra = HydraConfig.get()
-    resolved = check(config)
-    resolved["choices"] = {k: v for k, v in hydra.runtime.choices.items() if not k.startswith("hydra/")}
-    overrides = [o for o in hydra.overrides.task if not o.startswith(("resume=", "name="))]
-    if hydra.mode is not None and hydra.mode.name == "MULTIRUN" and resolved["certify_test"]:
+    multirun = hydra.mode is not None and hydra.mode.name == "MULTIRUN"
+    seeds = config.get("seeds")
+    if config.get("sweep") is not None:
+        from certtrain.commands.study import run_study
+
+        return run_study(config, hydra)
+    resolved, overrides = resolve(config, hydra)
+    if seeds is not None and not multirun:
+        raise UserError("seeds= stands in a file", where="configuration key seeds", fix="give it on the command line")
+    if multirun and resolved["certify_test"] and seeds is None:
         raise UserError(
             "certify_test=true in a multirun would choose by the test set",
             where="configuration key certify_test",
-            fix="certify_test=false; certify the run you chose with certtrain certify run=...",
+            fix="certify_test=false; certify the run you chose with certtrain certify run=...; or seeds=5 alone, "
+            "where all are reported and none is chosen",
         )
-    resolved["name"] = resolved["name"] or run_name(resolved["choices"], resolved["seed"], overrides)
+    return run_one(resolved, overrides)
+
+
+def run_one(resolved: dict[str, Any], overrides: list[str], report: Report | None = None) -> int:
+    """Train the run of a resolved configuration, or go on with it. Returns the exit status.
+
+    Args:
+        resolved, overrides: as `resolve` gives them.
+        report: of a study's trial: told of each validation after the ramp's end, and may stop the training.
+
+    Raises:
+        UserError: as `run`.
+        Pruned: the report said to stop.
+    """
     path = Path(resolved["runs_dir"]) / str(resolved["name"])
     _refuse_fewer_epochs(RunDirectory(path), resolved["epochs"])
     directory, state = RunDirectory.open(path, resolved, overrides, may_differ=MAY_DIFFER, extends=EXTENDS)
     with directory:
-        return _Session(directory, state, resolved).run()
+        return _Session(directory, state, resolved, report).run()
+
+
+def summarise(records: list[dict[str, Any]]) -> None:
+    """The table at the end of a multirun, from the run directories of its jobs.
+
+    Args:
+        records: of the jobs, as `certtrain.commands.multirun` reads them.
+    """
+    from rich.console import Console
+
+    from certtrain.commands.naming import plain_value
+    from certtrain.config import default_monitor
+    from certtrain.reporting.sweeps import multirun_tables, seeds_tables
+    from certtrain.sweeps.summary import comparisons, read_job
+
+    jobs = []
+    for record in records:
+        directory = RunDirectory(record["run"]) if record["run"] else None
+        monitor = ""
+        if directory is not None and directory.config.exists():
+            config = directory.read_config()
+            monitor = config["checkpoint"]["monitor"] or default_monitor(config)
+        overrides = [plain_value(override) for override in record["overrides"]]
+        run = None if directory is None else os.path.relpath(directory.path)
+        jobs.append(read_job(overrides, run, record["error"], monitor))
+    console = Console()
+    console.print()
+    if all("seeds" in job.overrides for job in jobs):
+        console.print(seeds_tables(jobs))
+    else:
+        console.print(multirun_tables(jobs))
+        for comparison in comparisons(jobs):
+            print_line(console, f"best by {comparison.metric.name}: {comparison.jobs[0].run}")
+        print_line(console, "next, for the one you choose, once: certtrain certify run=...")
 
 
 def _refuse_fewer_epochs(directory: RunDirectory, epochs: int) -> None:
@@ -84,8 +173,10 @@ def _refuse_fewer_epochs(directory: RunDirectory, epochs: int) -> None:
 class _Session:
     """One session of a run: from its start, or from where the last session stopped, to its end or a signal."""
 
-    def __init__(self, directory: RunDirectory, state: str, config: dict[str, Any]) -> None:
-        self.directory, self.state, self.config = directory, state, config
+    def __init__(
+        self, directory: RunDirectory, state: str, config: dict[str, Any], report: Report | None = None
+    ) -> None:
+        self.directory, self.state, self.config, self.report = directory, state, config, report
         self.previous = directory.read_result() or {}
         choices = config["choices"]
         self.base = {"experiment": choices.get("experiment"), "seed": config["seed"]}
@@ -108,6 +199,7 @@ class _Session:
             print_line(console, f"going on with {self.directory.path}")
 
         from certtrain.callbacks.guard import TrainingDiverged
+        from certtrain.callbacks.pruning import Pruned
         from certtrain.callbacks.signals import Interrupted, SignalFlag
 
         try:
@@ -119,6 +211,9 @@ class _Session:
             return interrupted.exit_status
         except TrainingDiverged as error:
             self.record(status="failed", reason=error.what, step=error.step)
+            raise
+        except Pruned as pruned:
+            self.record(status="interrupted", reason=str(pruned))
             raise
         except UserError:
             self.withdraw()
@@ -158,7 +253,7 @@ class _Session:
                     read_checkpoint(self.directory.last)  # refused before anything moves when it is corrupt
                 self.set_aside()
                 self.record(status="interrupted", trained=False, test={}, validation=None)
-                self.record(**fit_run(self.directory, self.state, self.config, console, flag, loggers))
+                self.record(**fit_run(self.directory, self.state, self.config, console, flag, loggers, self.report))
             if self.config["certify_test"]:
                 found = self.certify(console, flag)
                 for logger in loggers:

@@ -1,0 +1,175 @@
+"""A multirun: one job per combination of swept values, by any launcher, and what became of each.
+
+A job may run in another process or on another machine, so nothing is handed back in memory: each writes a small record
+into a folder that all can see, and everything else stands in its run directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from certtrain import environment
+from certtrain.commands.compose import INTERRUPTED, call_hydra
+from certtrain.errors import UserError
+from certtrain.files import write_json_atomic
+
+FOLDER = ".multirun"
+FAILED = 1  # status of a job that raised
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+def run_multirun(command: str, arguments: list[str]) -> int:
+    """Run every job, then the command module's `summarise(records)` when it has one. Returns the exit status.
+
+    Raises:
+        UserError: what Hydra refuses, before the first job; jobs that failed, after the last and after the summary.
+    """
+    root = Path(_given(arguments, "runs_dir", "runs")) / FOLDER
+    existed = root.parent.exists()
+    spool = root / f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
+    task = Task(command, spool, environment.typed_words())
+    stopped: Exception | None = None
+    try:
+        # Hydra's parser wants its flag before the overrides.
+        call_hydra(command, ["-m", *(word for word in arguments if word not in ("-m", "--multirun"))], task)
+    except Exception as error:  # refused by Hydra; or a launcher whose worker was killed, or whose cluster says no
+        stopped = error
+    records = read_records(spool)
+    if not any(spool.glob("*.log")):
+        _sweep_up(root, spool)
+    if not records:
+        if not existed:
+            with contextlib.suppress(OSError):  # not there, or not empty
+                root.parent.rmdir()
+        if isinstance(stopped, UserError):
+            raise stopped
+        if stopped is not None:
+            raise UserError(f"no job could be started: {stopped}", where="the launcher", fix="hydra/launcher=basic")
+        return 0
+    module = import_module(f"certtrain.commands.{command}")
+    if hasattr(module, "summarise"):
+        module.summarise(records)
+    return _verdict(records, stopped)
+
+
+def _sweep_up(root: Path, spool: Path) -> None:
+    """Remove what only this multirun needed; what another one, or a launcher, has there stays."""
+    shutil.rmtree(spool, ignore_errors=True)
+    if root.exists() and {path.name for path in root.iterdir()} <= {"multirun.yaml"}:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def _verdict(records: Sequence[dict[str, Any]], stopped: Exception | None) -> int:
+    """The exit status of the whole, or the error that stands for what failed."""
+    if signals := [record["status"] for record in records if (record["status"] or 0) >= INTERRUPTED]:
+        return max(signals)
+    lost = [record for record in records if record["status"] is None]
+    failed = [record for record in records if record["status"] == FAILED]
+    if not (lost or failed or stopped):
+        return max(record["status"] for record in records)
+    causes = [str(record["error"]).split("\n")[0] for record in failed]
+    causes += [f"job {record['number']} ended without a word, as when it is killed" for record in lost]
+    causes += [f"the launcher stopped: {stopped}"] if stopped else []
+    raise UserError(
+        f"{len(failed) + len(lost)} of {len(records)} jobs failed, the first because: {causes[0]}",
+        where="the multirun",
+        fix="the messages above; the other jobs are whole, the same command runs only what is missing",
+    ) from stopped
+
+
+class Task:
+    """What Hydra calls per job, in this process or, pickled, in another one. Never raises.
+
+    Args:
+        command: whose module runs the job.
+        spool: the folder of records, one JSON file per job.
+        words: what the user typed, for the evidence that jobs in other processes leave.
+    """
+
+    def __init__(self, command: str, spool: Path, words: Sequence[str]) -> None:
+        self.command, self.spool, self.words = command, spool.resolve(), list(words)
+        self.parent = os.getpid()
+
+    def __call__(self, config: Any) -> None:
+        from hydra.core.hydra_config import HydraConfig
+
+        hydra = HydraConfig.get()
+        if any((record["status"] or 0) >= INTERRUPTED for record in read_records(self.spool)):
+            return  # a signal ends the whole multirun, not one job of it
+        overrides = [str(override) for override in hydra.overrides.task]
+        record = {"number": int(hydra.job.num), "overrides": overrides, "run": None, "status": None, "error": None}
+        elsewhere = os.getpid() != self.parent
+        if elsewhere:
+            environment.remember_command(self.words)
+            share_cores(int(hydra.launcher.get("n_jobs") or 1))
+        with self._output(record["number"], elsewhere):
+            self._run(record, config, hydra)
+
+    def _run(self, record: dict[str, Any], config: Any, hydra: Any) -> None:
+        path = self.spool / f"{record['number']:04}.json"
+        module = import_module(f"certtrain.commands.{self.command}")
+        print(f"\njob {record['number']}: {' '.join(record['overrides'])}", flush=True)
+        try:
+            if hasattr(module, "run_path"):
+                record["run"] = str(Path(module.run_path(config)).resolve())
+            write_json_atomic(path, record)
+            record["status"] = module.run(config)
+        except UserError as error:
+            record |= {"status": FAILED, "error": str(error)}
+            print(f"certtrain: this job failed: {error}", file=sys.stderr)
+        except Exception as error:  # not the user's mistake: all that helps to mend it
+            record |= {"status": FAILED, "error": f"{type(error).__name__}: {error}"}
+            traceback.print_exc()
+        write_json_atomic(path, record)
+
+    @contextlib.contextmanager
+    def _output(self, number: int, elsewhere: bool) -> Iterator[None]:
+        """Jobs side by side would write over each other: each gets a log of its own, and one line is shown."""
+        if not elsewhere:
+            yield
+            return
+        log = self.spool / f"{number:04}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        print(f"job {number}: started, output in {log}", flush=True)
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(log.open("a", encoding="utf-8"))
+            stack.enter_context(contextlib.redirect_stdout(file))
+            stack.enter_context(contextlib.redirect_stderr(file))
+            yield
+        print(f"job {number}: ended", flush=True)
+
+
+def read_records(spool: Path) -> list[dict[str, Any]]:
+    """What the jobs of a multirun wrote, by number; `status` null while a job runs or when it was killed."""
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(spool.glob("*.json"))]
+
+
+def share_cores(jobs: int) -> None:
+    """One job's part of the cores as its number of threads, unless fewer are asked for already.
+
+    Two processes with two threads each are many times slower on two cores than with one each. Works before torch is
+    imported; afterwards torch is told.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    part = max(1, cores // (cores if jobs < 0 else jobs))
+    for name in THREADS:
+        present = os.environ.get(name, "")
+        os.environ[name] = str(min(part, int(present)) if present.isdigit() else part)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(min(part, sys.modules["torch"].get_num_threads()))
+
+
+def _given(arguments: Sequence[str], key: str, default: str) -> str:
+    """The plain value of a key on the command line."""
+    value = dict(argument.split("=", 1) for argument in arguments if "=" in argument).get(key, default)
+    return value.strip("'\"") if "," not in value else default

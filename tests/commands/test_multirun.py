@@ -1,0 +1,122 @@
+"""Multirun: complete jobs are not trained again, failed ones end no others, and a summary stands at the end."""
+
+import json
+import re
+import statistics
+
+import pytest
+
+from certtrain.cli import main
+from certtrain.commands.multirun import share_cores
+from certtrain.methods.module import CertifiedTraining
+
+
+@pytest.fixture
+def steps_of(monkeypatch) -> list[int]:
+    """The training steps taken since."""
+    steps, step_of = [], CertifiedTraining.training_step
+
+    def training_step(self, batch, batch_idx):
+        steps.append(self.global_step)
+        return step_of(self, batch, batch_idx)
+
+    monkeypatch.setattr(CertifiedTraining, "training_step", training_step)
+    return steps
+
+
+def results(folder) -> dict[str, dict]:
+    return {path.parent.name: json.loads(path.read_text()) for path in folder.glob("*/result.json")}
+
+
+def test_complete_jobs_are_skipped_failed_ones_reported_and_all_summarised(in_tmp, tiny, capsys, steps_of):
+    arguments = ["train", "-m", *tiny, "epochs=1", "method=ibp,standard", "eps=0.05,-1"]
+    assert main(arguments) == 2
+    first = capsys.readouterr()
+    assert len(steps_of) == 2 * 11
+    assert main([*arguments, "seed=0,1"]) == 2  # four more jobs, two of them impossible
+    shown = capsys.readouterr()
+    assert len(steps_of) == 4 * 11
+    assert "4 of 8 jobs failed, the first because: the radius -1 is negative" in shown.err
+    assert "Traceback" not in shown.err
+    assert "2 runs, best first by the validation metric val/certified@0.05 (n = 20)" in first.out
+    assert "4 runs, best first by the validation metric val/certified@0.05 (n = 20)" in shown.out
+    assert shown.out.count("failed: ") == 4
+    assert "mean ± sd over seeds" in shown.out
+    assert "certtrain certify run=" in shown.out
+    found = results(in_tmp / "runs")
+    assert len(found) == 4
+    assert {path.name for path in (in_tmp / "runs").iterdir()} == set(found)  # nothing else is left behind
+    table = shown.out[shown.out.index("4 runs, best first") :]
+    values = [float(value) for value in re.findall(r"(\d+\.\d\d) +\d+\.\d *\n", table)]
+    assert values == sorted(values, reverse=True)
+    assert values == sorted((100 * run["validation"]["certified"]["0.05"] for run in found.values()), reverse=True)
+
+
+def test_a_typo_is_refused_before_the_first_job(in_tmp, tiny, capsys):
+    for wrong, hint in (("epohcs=1,2", "epochs"), ("method=ibp,crown_ipb", "crown_ibp"), ("seed=0,1 modle=a", "model")):
+        assert main(["train", "-m", *tiny, *wrong.split()]) == 2
+        assert hint in capsys.readouterr().err
+    assert list(in_tmp.iterdir()) == []
+
+
+def test_the_test_set_is_refused_to_any_multirun_but_seeds_alone(in_tmp, tiny, capsys):
+    for arguments in (["-m", "seed=0,1"], ["-m", "seeds=2", "method=ibp,standard"]):
+        assert main(["train", *tiny, "certify_test=true", *arguments]) == 2
+        assert "would choose by the test set" in capsys.readouterr().err
+    assert not list(in_tmp.glob("runs/*/result.json"))
+
+
+def test_the_flag_may_stand_anywhere(in_tmp, tiny):
+    assert main(["train", *tiny, "method=standard", "epochs=1", "-m", "seed=0"]) == 0
+
+
+def test_seeds_are_runs_of_their_own_and_their_mean_is_right(in_tmp, tiny, capsys):
+    arguments = ["train", *tiny, "method=standard", "epochs=1", "certify_test=true", "name=it", "seeds=3"]
+    arguments += ["certifier=ibp", "certifier.ibp.attack_steps=0"]
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    found = results(in_tmp / "runs")
+    assert sorted(found) == ["it-seed0", "it-seed1", "it-seed2"]
+    assert sorted(run["seed"] for run in found.values()) == [0, 1, 2]
+    for entries in ([run["validation"] for run in found.values()], [run["test"]["ibp"] for run in found.values()]):
+        for values in ([e["clean"] for e in entries], [e["certified"]["0.05"] for e in entries]):
+            mean, sd = statistics.mean(values), statistics.stdev(values)
+            assert f"{100 * mean:.2f} ± {100 * sd:.2f}" in shown
+    assert "validation, n = 20; mean ± sd over 3 seeds" in shown
+    assert "test, certified by IBP, n = 360; mean ± sd over 3 seeds" in shown
+    assert "seeds=3" not in (in_tmp / "runs" / "it-seed1" / "overrides.yaml").read_text()
+    assert main(["train", "resume=it-seed1"]) == 0  # a run like any other
+    assert "is complete" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expecting"),
+    [
+        (["seeds=x"], "whole number"),
+        (["seeds=0"], "whole number"),
+        (["seeds=2", "seed=1"], "both given"),
+        (["seeds=2", "resume=a"], "a run has one seed"),
+        (["seeds=2", "eps=0.1,0.2"], "add -m"),
+        (["seeds=2", "hydra.mode=MULTIRUN"], "hydra.mode"),
+        (["-m", "seeds=2", "eps=0.1,0.2", "name=a"], "name of every job"),
+        (["seeds=2", "epohcs=1"], "did you mean epochs"),
+    ],
+)
+def test_mistakes_with_seeds(in_tmp, capsys, arguments, expecting):
+    assert main(["train", *arguments]) == 2
+    assert expecting in capsys.readouterr().err
+    assert list(in_tmp.iterdir()) == []
+
+
+def test_jobs_side_by_side_share_the_cores(monkeypatch):
+    import os
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr("sys.modules", {})  # as where torch is not imported yet
+    for jobs, present, expected in ((2, None, "4"), (-1, None, "1"), (16, None, "1"), (2, "3", "3"), (2, "64", "4")):
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+            monkeypatch.delenv(name, raising=False)
+            if present:
+                monkeypatch.setenv(name, present)
+        share_cores(jobs)
+        assert os.environ["OMP_NUM_THREADS"] == expected

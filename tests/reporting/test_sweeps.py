@@ -1,0 +1,63 @@
+"""The tables of many runs name their metric, fit 100 columns, and show what failed."""
+
+import io
+
+from rich.console import Console
+
+from certtrain.reporting.sweeps import multirun_tables, seeds_tables
+from certtrain.sweeps.summary import Job
+
+
+def job(overrides: dict, certified: float = 0.5, state: str = "complete", test: dict | None = None, **more) -> Job:
+    entry = {"norm": "linf", "clean": 0.875, "certified": {"2/255": certified}, "n": 40, "indices_sha256": "a"}
+    result = {"validation": entry, "seconds": 12.3, "test": test or {}}
+    return Job(overrides, None, state, result=result, monitor="val/certified@2_255", **more)
+
+
+def shown(renderable) -> str:
+    file = io.StringIO()
+    Console(file=file, width=100).print(renderable)
+    text = file.getvalue()
+    assert max(map(len, text.splitlines())) <= 100
+    return text
+
+
+def test_a_multirun_names_its_metric_and_sorts_by_it():
+    jobs = [
+        job({"method": m, "eps": "2/255", "seed": s}, v) for m, s, v in [("ibp", "0", 0.3), ("crown_ibp", "0", 0.6)]
+    ]
+    text = shown(multirun_tables(jobs))
+    assert "best first by the validation metric val/certified@2_255 (n = 40)" in text
+    assert text.index("crown_ibp") < text.index(" ibp ")
+    assert "test" not in text
+    assert "eps" not in text  # the same in all
+
+
+def test_means_over_seeds_and_failures_are_shown():
+    jobs = [job({"eps": eps, "seed": str(s)}, v) for eps, s, v in [("1", 0, 0.4), ("1", 1, 0.6), ("2", 0, 0.2)]]
+    jobs.append(job({"eps": "2", "seed": "1"}, state="failed", error="loss is NaN\n  where: step 7"))
+    text = shown(multirun_tables(jobs))
+    assert "50.00 ± 14.14" in text
+    assert "failed: eps=2 seed=1  (loss is NaN)" in text
+
+
+def test_many_long_settings_fit():
+    keys = [f"method.some_long_key_{i}" for i in range(9)]
+    jobs = [job(dict.fromkeys(keys, f"a_rather_long_value_{i}") | {"seed": str(i)}) for i in range(3)]
+    shown(multirun_tables(jobs))
+
+
+def test_seeds_show_validation_and_every_test_certificate_that_all_have():
+    ibp = {"certifier": "ibp", "norm": "linf", "clean": 0.5, "certified": {"2/255": 0.25}, "n": 360}
+    crown = {**ibp, "certifier": "crown"}
+    jobs = [job({"seed": "0"}, 0.5, test={"ibp": ibp, "crown": crown}), job({"seed": "1"}, 0.7, test={"ibp": ibp})]
+    text = shown(seeds_tables(jobs))
+    assert "validation, n = 40; mean ± sd over 2 seeds" in text
+    assert "60.00 ± 14.14" in text
+    assert "test, certified by IBP, n = 360" in text
+    assert "CROWN" not in text
+    failed = job({"seed": "2"}, state="failed", error="NaN")
+    text = shown(seeds_tables([*jobs, failed]))
+    assert "2 of 3 seeds: the others have no result" in text
+    assert "failed: seed=2  (NaN)" in text
+    assert "failed: seed=2" in shown(seeds_tables([failed]))
