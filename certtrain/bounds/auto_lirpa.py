@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from certtrain.bounds import lirpa_compat
-from certtrain.bounds.base import METHODS, Bounds, PreActivation, margin_matrix
+from certtrain.bounds.base import METHODS, Bounds, FusedLoss, PreActivation, margin_matrix
 from certtrain.bounds.graph import Graph
 from certtrain.bounds.lirpa_network import CleanInputs, Conversion, PrivateNetwork, unsupported
+from certtrain.bounds.loss_fusion import fused_upper_bound
 from certtrain.errors import UserError, nearest
 from certtrain.threat import ThreatModel
 
@@ -73,38 +76,48 @@ class AutoLirpaEngine:
             UserError: an unknown method, or an operation that auto_LiRPA cannot bound, by its path in the network.
         """
         for method in methods:
-            if method not in self.methods:
-                raise UserError(
-                    f"the auto_lirpa engine has no method {method!r}",
-                    where="bounds=auto_lirpa",
-                    fix=nearest(method, self.methods),
-                )
+            self._check(method)
+        with self._interval_pass(x, y, threat) as run:
+            margins = {"ibp": run.lower, **run.backward(run.functions, methods)}
+            return Bounds(run.clean, {method: margins[method] for method in methods}, run.pre_activations())
+
+    def fused_loss(self, x: Tensor, y: Tensor, threat: ThreatModel, method: str = "crown_ibp") -> FusedLoss:
+        """Upper bounds of the cross-entropy over the threat model around x; see `BoundEngine.fused_loss`.
+
+        The library bounds the margins' intervals and the one linear function; the chords are `loss_fusion`'s. (Its own
+        bounds of exp would be over intervals of the margins that do not know that both terms share the last layer.)
+        With `alpha_crown` the loss carries no gradient.
+
+        Raises:
+            UserError: as `bounds`.
+        """
+        self._check(method)
+        with self._interval_pass(x, y, threat) as run:
+            loss = fused_upper_bound(run.lower, run.upper, lambda weights: run.least(weights @ run.functions, method))
+            loss = loss.detach() if method == "alpha_crown" else loss
+            return FusedLoss(run.clean, {"ibp": run.lower}, run.pre_activations(), loss)
+
+    def _check(self, method: str) -> None:
+        if method not in self.methods:
+            raise UserError(
+                f"the auto_lirpa engine has no method {method!r}",
+                where="bounds=auto_lirpa",
+                fix=nearest(method, self.methods),
+            )
+
+    @contextlib.contextmanager
+    def _interval_pass(self, x: Tensor, y: Tensor, threat: ThreatModel) -> Iterator[_Run]:
         with _ordinary_tensors(), torch.autocast(x.device.type, enabled=False), _default_dtype(x.dtype):
             x = x.clone() if x.is_inference() else x
             clean, inputs = self._clean(x)
             copy = self._copy(x, inputs)
             with copy.loaded(inputs, threat.norm, clean, x):
-                bounded = copy.bounded
                 functions = margin_matrix(y, clean.shape[1], clean.dtype)
                 perturbed = copy.perturbed(x, threat)
-                lower, _ = bounded.compute_bounds(x=(perturbed,), C=functions, method=None, IBP=True)
-                boxes = [relu.inputs[0].interval for relu in bounded.relus]
-                boxes_by_name = {relu.inputs[0].name: box for relu, box in zip(bounded.relus, boxes)}
-                margins = {"ibp": lower}
-                if "crown_ibp" in methods:  # before the interval pass is forgotten
-                    margins["crown_ibp"] = _backward(bounded, functions)
-                if {"crown", "alpha_crown"} & set(methods):
-                    margins["crown"] = _backward(bounded, functions, perturbed, boxes_by_name)
-                if "alpha_crown" in methods and not boxes:  # no slope to choose
-                    margins["alpha_crown"] = margins["crown"].detach()
-                elif "alpha_crown" in methods:
-                    refined = {
-                        name: (bounded[name].lower.detach(), bounded[name].upper.detach()) for name in boxes_by_name
-                    }
-                    copy.load(inputs, threat.norm, detach=True)
-                    margins["alpha_crown"] = _optimised(bounded, functions, perturbed, refined)
-        named = tuple(PreActivation(name, *box) for name, box in zip(copy.relu_names, boxes, strict=True))
-        return Bounds(clean, {method: margins[method] for method in methods}, named)
+                lower, upper = copy.bounded.compute_bounds(x=(perturbed,), C=functions, method=None, IBP=True)
+                boxes = [relu.inputs[0].interval for relu in copy.bounded.relus]
+                reload = functools.partial(copy.load, inputs, threat.norm, detach=True)
+                yield _Run(copy, clean, functions, perturbed, lower, upper, boxes, reload)
 
     def _clean(self, x: Tensor) -> tuple[Tensor, CleanInputs]:
         """The network's own logits, and what its BatchNorms in training mode saw on the way."""
@@ -128,6 +141,56 @@ class AutoLirpaEngine:
                 del self._copies[next(iter(self._copies))]
             self._copies[key] = _Copy(Conversion(self._graph, x.shape[1:]), x, inputs)
         return self._copies[key]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """An interval pass of the private copy, which is still loaded and remembers it.
+
+    Attributes:
+        copy: the private copy.
+        clean: (B, K) the network's logits.
+        functions: (B, K-1, K) the margins as functions of the logits.
+        perturbed: the perturbed input, for auto_LiRPA.
+        lower: (B, K-1) interval bounds of the margins; upper: likewise.
+        boxes: lower and upper bounds of every ReLU's input.
+        reload: loads the weights again, detached.
+    """
+
+    copy: _Copy
+    clean: Tensor
+    functions: Tensor
+    perturbed: Tensor
+    lower: Tensor
+    upper: Tensor
+    boxes: list[tuple[Tensor, Tensor]]
+    reload: Callable[[], None]
+
+    def least(self, functions: Tensor, method: str) -> Tensor:
+        """Lower bounds (B, S) of functions (B, S, K) of the logits. To be called once: it uses up the pass."""
+        if method != "ibp":
+            return self.backward(functions, (method,))[method]
+        return self.copy.bounded.compute_bounds(x=(self.perturbed,), C=functions, method=None, IBP=True)[0]
+
+    def backward(self, functions: Tensor, methods: tuple[str, ...]) -> dict[str, Tensor]:
+        """Lower bounds of functions (B, S, K) by those of the methods that go backward (and perhaps by `crown`)."""
+        bounded, margins = self.copy.bounded, {}
+        by_name = {relu.inputs[0].name: box for relu, box in zip(bounded.relus, self.boxes)}
+        if "crown_ibp" in methods:  # before the interval pass is forgotten
+            margins["crown_ibp"] = _backward(bounded, functions)
+        if {"crown", "alpha_crown"} & set(methods):
+            margins["crown"] = _backward(bounded, functions, self.perturbed, by_name)
+        if "alpha_crown" in methods and not self.boxes:  # no slope to choose
+            margins["alpha_crown"] = margins["crown"].detach()
+        elif "alpha_crown" in methods:
+            refined = {name: (bounded[name].lower.detach(), bounded[name].upper.detach()) for name in by_name}
+            self.reload()
+            margins["alpha_crown"] = _optimised(bounded, functions.detach(), self.perturbed, refined)
+        return margins
+
+    def pre_activations(self) -> tuple[PreActivation, ...]:
+        """The interval bounds of every ReLU's input."""
+        return tuple(PreActivation(name, *box) for name, box in zip(self.copy.relu_names, self.boxes, strict=True))
 
 
 class _Copy:

@@ -10,13 +10,15 @@ Several functions at once: coefficients are (N, S, *shape), S functions for each
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from certtrain.bounds.affine import Affine
 from certtrain.bounds.forward import Pass
 from certtrain.bounds.interval import Mixing
-from certtrain.bounds.lines import Lines
+from certtrain.bounds.lines import BoxLines, Lines
 from certtrain.bounds.rules import Relu, Sum
 from certtrain.bounds.windows import plan, walk
 
@@ -24,12 +26,14 @@ from certtrain.bounds.windows import plan, walk
 CHUNK_ELEMENTS = 2**24
 
 
-def interval_lines(run: Pass) -> dict[int, Lines]:
+def interval_lines(run: Pass) -> dict[int, BoxLines]:
     """The lines of every ReLU from its interval bounds."""
-    return {step: Lines.of(lower, upper) for step, (lower, upper) in run.boxes.items()}
+    return {step: BoxLines(lower, upper) for step, (lower, upper) in run.boxes.items()}
 
 
-def lower_bounds(run: Pass, lines: dict[int, Lines], step: int, a: Tensor, rows: Tensor | None = None) -> Tensor:
+def lower_bounds(
+    run: Pass, lines: Mapping[int, Lines | BoxLines], step: int, a: Tensor, rows: Tensor | None = None
+) -> Tensor:
     """Lower bounds (N, S) of `<a, output of step>` over the input set.
 
     Args:

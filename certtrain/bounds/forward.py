@@ -85,8 +85,8 @@ def _apply(run: Pass, op: Operation | None, regions: list[Region]) -> Region:
     if isinstance(op, Sum):
         return combine(*regions, op.sign)
     assert isinstance(op, Relu)
-    run.boxes[len(run.steps)] = regions[0].box()
-    return regions[0].relu()
+    region, run.boxes[len(run.steps)] = regions[0].relu()
+    return region
 
 
 def _concrete(values: dict[fx.Node, Any], node: fx.Node) -> dict[fx.Node, Any]:

@@ -17,38 +17,44 @@ _CACHED = 2**18
 
 
 class IntervalRelu(torch.autograd.Function):
-    """ReLU of a box: (2B, ...) clean and centre, (B, ...) radius -> the same after ReLU.
+    """ReLU of a box: (2B, ...) clean and centre, (B, ...) radius -> the same after ReLU, and its input's bounds.
 
-    `low = relu(c - r)`, `high = relu(c + r)`; new centre `(low + high) / 2`, new radius `(high - low) / 2`.
+    `lower = c - r`, `upper = c + r`; with `low, high = relu(lower), relu(upper)` the new centre is `(low + high) / 2`,
+    the new radius `(high - low) / 2`.
     """
 
     @staticmethod
-    def forward(ctx: Any, both: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
-        out, spread, low, high = torch.empty_like(both), *(torch.empty_like(radius) for _ in range(3))
+    def forward(ctx: Any, both: Tensor, radius: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        out, spread, lower, upper = torch.empty_like(both), *(torch.empty_like(both[len(both) // 2 :]) for _ in "rlu")
         (clean, centre), (out_clean, out_centre) = both.chunk(2), out.chunk(2)
-        for some in _chunks(radius):
+        for some in _chunks(centre):
             torch.clamp(clean[some], min=0, out=out_clean[some])
-            torch.sub(centre[some], radius[some], out=low[some]).relu_()
-            torch.add(centre[some], radius[some], out=high[some]).relu_()
-            torch.add(low[some], high[some], out=out_centre[some]).mul_(0.5)
-            torch.sub(high[some], low[some], out=spread[some]).mul_(0.5)
-        ctx.save_for_backward(out, low, high)
-        return out, spread
+            low = torch.sub(centre[some], radius[some], out=lower[some]).clamp(min=0)
+            high = torch.add(centre[some], radius[some], out=upper[some]).clamp(min=0)
+            torch.add(low, high, out=out_centre[some]).mul_(0.5)
+            torch.sub(high, low, out=spread[some]).mul_(0.5)
+        ctx.save_for_backward(out, lower, upper)
+        ctx.set_materialize_grads(False)
+        return out, spread, lower, upper
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_both: Tensor, grad_spread: Tensor) -> tuple[Tensor, Tensor]:
-        after, low, high = ctx.saved_tensors
+    def backward(ctx: Any, grad_both: Tensor | None, grad_spread: Tensor | None, *ends: Tensor | None) -> Any:
+        after, lower, upper = ctx.saved_tensors
+        grad_both = torch.zeros_like(after) if grad_both is None else grad_both
+        grad_spread = torch.zeros_like(lower) if grad_spread is None else grad_spread
         out, grad_radius = torch.empty_like(grad_both), torch.empty_like(grad_spread)
         halves = (tensor.chunk(2) for tensor in (after, grad_both, out))
         (clean, _), (grad_clean, grad_centre), (out_clean, out_centre) = halves
         for some in _chunks(grad_spread):
-            passed = torch.ops.aten.threshold_backward
-            out_clean[some] = passed(grad_clean[some], clean[some], 0)
-            to_low = passed(grad_centre[some] - grad_spread[some], low[some], 0)
-            to_high = passed(grad_centre[some] + grad_spread[some], high[some], 0)
-            torch.add(to_low, to_high, out=out_centre[some]).mul_(0.5)
-            torch.sub(to_high, to_low, out=grad_radius[some]).mul_(0.5)
+            out_clean[some] = _where_positive(clean[some], grad_clean[some])
+            to_low = _where_positive(lower[some], grad_centre[some] - grad_spread[some]).mul_(0.5)
+            to_high = _where_positive(upper[some], grad_centre[some] + grad_spread[some]).mul_(0.5)
+            for grad, to_end in zip(ends, (to_low, to_high)):
+                if grad is not None:
+                    to_end += grad[some]
+            torch.add(to_low, to_high, out=out_centre[some])
+            torch.sub(to_high, to_low, out=grad_radius[some])
         return out, grad_radius
 
 
@@ -80,8 +86,71 @@ class RelaxedRelu(torch.autograd.Function):
             grad_offset[some] = (to_constant[:, None] @ negative).squeeze(1)
             torch.sum(negative * up, 1, out=grad_high[some])
             below = torch.mul(to_constant[:, :, None], offset[some, None], out=negative).addcmul_(up, high[some, None])
-            torch.where(a[some] < 0, below, up * low[some, None], out=grad_a[some])
+            above = up * low[some, None]
+            torch.add(above, _where_positive(-a[some], below.sub_(above)), out=grad_a[some])
         return grad_a, None, grad_high, grad_offset
+
+
+class BoxedRelu(torch.autograd.Function):
+    """`RelaxedRelu` straight from the bounds [l, u] of the ReLU's inputs, (N, d): no line is kept in memory.
+
+    With `l < 0 < u`, `w = u - l` and `h = u / w` the chord has slope h and offset `-l h = (1 - h) u`, so that
+
+        d h = h / w dl + (1 - h) / w du,   d offset = -h^2 dl + (1 - h)^2 du.
+
+    The lines of active and inactive neurons do not depend on their bounds.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(a, lower, upper)
+        before, constant = torch.empty_like(a), a.new_empty(a.shape[:2])
+        for some in _chunks(a):
+            sign, high, offset, _ = relu_lines(lower[some], upper[some])
+            negative = a[some].clamp(max=0)
+            torch.mul(negative, high[:, None], out=before[some])
+            before[some] += _where_positive(sign[:, None], a[some] - negative)
+            torch.sum(negative.mul_(offset[:, None]), 2, out=constant[some])
+        return before, constant
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, grad_constant: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        a, lower, upper = ctx.saved_tensors
+        grad_a, grad_lower, grad_upper = torch.empty_like(a), torch.empty_like(lower), torch.empty_like(upper)
+        for some in _chunks(a):
+            up, to_constant = grad[some], grad_constant[some]
+            sign, high, offset, width = relu_lines(lower[some], upper[some])
+            rest = 1 - high
+            negative = a[some].clamp(max=0)
+            to_offset = (to_constant[:, None] @ negative).squeeze(1)
+            to_high = torch.sum(negative * up, 1).div_(width)  # by w, as both terms of d h are
+            unstable = high * rest
+            torch.mul(high, torch.addcmul(to_high, to_offset, high, value=-1), out=grad_lower[some])
+            grad_lower[some] = _where_positive(unstable, grad_lower[some])
+            torch.mul(rest, torch.addcmul(to_high, to_offset, rest), out=grad_upper[some])
+            grad_upper[some] = _where_positive(unstable, grad_upper[some])
+            below = torch.mul(to_constant[:, :, None], offset[:, None])
+            below.addcmul_(up, high[:, None]).sub_(above := _where_positive(sign[:, None], up))
+            torch.add(above, _where_positive(negative.neg_(), below), out=grad_a[some])
+        return grad_a, grad_lower, grad_upper
+
+
+def _where_positive(condition: Tensor, values: Tensor) -> Tensor:
+    """values where the condition is > 0, or NaN, else 0: on CPU 30 times as fast as `torch.where`."""
+    return torch.ops.aten.threshold_backward(values, condition, 0)
+
+
+def relu_lines(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What the adaptive lower line has slope 1 for if it is > 0, else 0; slope, offset and width of the chord.
+
+    Where `u - l` is tiny the chord is drawn up to `l + 1e-8`, over a larger interval (sound).
+    """
+    left = lower.clamp(max=0)
+    right = torch.maximum(upper.clamp(min=0), left + 1e-8)
+    width = right - left
+    high = right / width
+    return lower + upper, high, -left * high, width
 
 
 def _chunks(a: Tensor) -> list[slice]:

@@ -66,11 +66,6 @@ class Region:
             return self.radius
         return self._times_eps(self.radius)
 
-    def box(self) -> tuple[Tensor, Tensor]:
-        """Lower and upper bounds, each (B, ...)."""
-        centre, radius = self.centre, self.box_radius()
-        return centre - radius, centre + radius
-
     def affine(self, op: Affine) -> Region:
         """The region after `op`; exact when nothing was mixed before."""
         both = op.forward(self.both)
@@ -82,19 +77,20 @@ class Region:
             radius = self._times_eps(op.norms(self.radius))
         return Region(both, radius, Mixing.ONCE if self.mixing is Mixing.NONE else Mixing.MORE, self.ball)
 
-    def relu(self) -> Region:
-        """The region after ReLU."""
-        both, radius = IntervalRelu.apply(self.both, self.box_radius().expand_as(self.centre))
-        return Region(both, radius, Mixing.MORE, self.ball)
+    def relu(self) -> tuple[Region, tuple[Tensor, Tensor]]:
+        """The region after ReLU, and lower and upper bounds (B, ...) of what was before it."""
+        both, radius, lower, upper = IntervalRelu.apply(self.both, self.box_radius().expand_as(self.centre))
+        return Region(both, radius, Mixing.MORE, self.ball), (lower, upper)
 
-    def minimum(self, functions: Tensor) -> Tensor:
-        """Lower bounds (B, S) of linear functions (B, S, n) of the region; exact where nothing was mixed."""
+    def range(self, functions: Tensor) -> tuple[Tensor, Tensor]:
+        """Lower and upper bounds (B, S) of linear functions (B, S, n) of the region; exact where nothing was mixed."""
         radius = self.radius.flatten(1)
         if self.ball is not None and self.mixing is Mixing.NONE:
             spread = self._times_eps(torch.linalg.vector_norm(functions * radius[:, None], dim=2))
         else:
             spread = (functions.abs() @ radius[:, :, None]).squeeze(2)
-        return (functions @ self.centre.flatten(1)[:, :, None]).squeeze(2) - spread
+        middle = (functions @ self.centre.flatten(1)[:, :, None]).squeeze(2)
+        return middle - spread, middle + spread
 
     def _times_eps(self, norms: Tensor) -> Tensor:
         assert self.ball is not None

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from certtrain.bounds.fused import RelaxedRelu
+from certtrain.bounds.fused import BoxedRelu, RelaxedRelu, relu_lines
 
 
 @dataclass(frozen=True)
@@ -20,15 +19,9 @@ class Lines:
 
     @classmethod
     def of(cls, lower: Tensor, upper: Tensor) -> Lines:
-        """The adaptive lower line and the chord.
-
-        Where `u - l` is tiny the chord is drawn up to `l + 1e-8`, over a larger interval (sound).
-        """
-        low = (upper > -lower).to(lower.dtype)
-        left = lower.clamp(max=0)
-        right = torch.maximum(upper.clamp(min=0), left + 1e-8)
-        high = right / (right - left)
-        return cls(low, high, -left * high)
+        """The adaptive lower line and the chord."""
+        sign, high, offset, _ = relu_lines(lower, upper)
+        return cls((sign > 0).to(lower.dtype), high, offset)
 
     def at(self, rows: Tensor | None) -> Lines:
         """The lines of the examples `rows`, (N,)."""
@@ -39,4 +32,21 @@ class Lines:
         before, constant = RelaxedRelu.apply(
             a.flatten(2), self.low.flatten(1), self.high.flatten(1), self.offset.flatten(1)
         )
+        return before.view(a.shape), constant
+
+
+@dataclass(frozen=True)
+class BoxLines:
+    """The same lines as `Lines.of(lower, upper)`, drawn while walking back: for bounds that are used once."""
+
+    lower: Tensor
+    upper: Tensor
+
+    def at(self, rows: Tensor | None) -> BoxLines:
+        """The lines of the examples `rows`, (N,)."""
+        return self if rows is None else BoxLines(self.lower[rows], self.upper[rows])
+
+    def backward(self, a: Tensor) -> tuple[Tensor, Tensor]:
+        """Coefficients before the ReLU, and the constants (N, S)."""
+        before, constant = BoxedRelu.apply(a.flatten(2), self.lower.flatten(1), self.upper.flatten(1))
         return before.view(a.shape), constant

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from torch import Tensor, nn
 
 import certtrain
 from certtrain.bounds import rules
 from certtrain.bounds.affine import LinearMap
-from certtrain.bounds.base import Bounds, PreActivation, margin_matrix
+from certtrain.bounds.base import Bounds, FusedLoss, PreActivation, margin_matrix
 from certtrain.bounds.crown import interval_lines, lower_bounds, refine
-from certtrain.bounds.forward import propagate
+from certtrain.bounds.forward import Pass, propagate
 from certtrain.bounds.graph import Graph, unsupported
 from certtrain.bounds.interval import InputSet
+from certtrain.bounds.loss_fusion import fused_upper_bound
 from certtrain.errors import UserError, nearest
 from certtrain.threat import ThreatModel
 
@@ -55,12 +58,36 @@ class NativeEngine:
             UserError: an unknown method, or an operation that in its live form cannot be bounded.
         """
         for method in methods:
-            if method not in self.methods:
-                raise UserError(
-                    f"the native engine has no method {method!r}",
-                    where="bounds=native",
-                    fix=f"{nearest(method, self.methods)}; alpha_crown is in bounds=auto_lirpa",
-                )
+            self._check(method)
+        output = self._propagate(x, y, threat)
+        margins = {method: output.least(method, output.margins, output.constant) for method in methods}
+        return Bounds(output.clean, margins, output.pre_activations())
+
+    def fused_loss(self, x: Tensor, y: Tensor, threat: ThreatModel, method: str = "crown_ibp") -> FusedLoss:
+        """Upper bounds of the cross-entropy over the threat model around x; see `BoundEngine.fused_loss`.
+
+        Raises:
+            UserError: as `bounds`.
+        """
+        self._check(method)
+        output = self._propagate(x, y, threat)
+        lower, upper = output.interval()
+
+        def least(weights: Tensor) -> Tensor:
+            return output.least(method, weights @ output.margins, (weights @ output.constant[:, :, None]).squeeze(2))
+
+        loss = fused_upper_bound(lower, upper, least)
+        return FusedLoss(output.clean, {"ibp": lower}, output.pre_activations(), loss)
+
+    def _check(self, method: str) -> None:
+        if method not in self.methods:
+            raise UserError(
+                f"the native engine has no method {method!r}",
+                where="bounds=native",
+                fix=f"{nearest(method, self.methods)}; alpha_crown is in bounds=auto_lirpa",
+            )
+
+    def _propagate(self, x: Tensor, y: Tensor, threat: ThreatModel) -> _Output:
         run = propagate(self.graph, InputSet.of(x, threat))
         region, step, layer = run.regions[-1], len(run.steps) - 1, None
         if isinstance(run.steps[-1].op, LinearMap) and region.both.dim() == 2:
@@ -68,18 +95,44 @@ class NativeEngine:
         clean = region.clean
         if clean.dim() != 2:
             raise unsupported(f"the network's output has shape {tuple(clean.shape)}", "logits (B, K)")
-        functions = margin_matrix(y, clean.shape[1], clean.dtype)
-        constant: Tensor | float = 0.0
+        margins = margin_matrix(y, clean.shape[1], clean.dtype)
+        constant = clean.new_zeros(margins.shape[:2])
         if layer is not None:
             if layer.bias is not None:
-                constant = functions @ layer.bias
-            functions = functions @ layer.weight
-        margins = {}
-        for method in methods:
-            if method == "ibp":
-                margins[method] = run.regions[step].minimum(functions) + constant
-            else:
-                lines = refine(run) if method == "crown" else interval_lines(run)
-                margins[method] = lower_bounds(run, lines, step, functions) + constant
-        boxes = (PreActivation(run.steps[index].name, *box) for index, box in run.boxes.items())
-        return Bounds(clean, margins, tuple(boxes))
+                constant = margins @ layer.bias
+            margins = margins @ layer.weight
+        return _Output(run, clean, step, margins, constant)
+
+
+@dataclass(frozen=True)
+class _Output:
+    """The end of an interval pass: the margins as linear functions of the last step that is not merged with them.
+
+    Attributes:
+        run: the interval pass.
+        clean: (B, K) logits.
+        step: index of that step.
+        margins: (B, K-1, n) coefficients; constant: (B, K-1).
+    """
+
+    run: Pass
+    clean: Tensor
+    step: int
+    margins: Tensor
+    constant: Tensor
+
+    def interval(self) -> tuple[Tensor, Tensor]:
+        """Interval bounds (B, K-1) of the margins."""
+        lower, upper = self.run.regions[self.step].range(self.margins)
+        return lower + self.constant, upper + self.constant
+
+    def least(self, method: str, functions: Tensor, constant: Tensor) -> Tensor:
+        """Lower bounds (B, S) of functions (B, S, n) of the step's output, plus constants (B, S)."""
+        if method == "ibp":
+            return self.run.regions[self.step].range(functions)[0] + constant
+        lines = refine(self.run) if method == "crown" else interval_lines(self.run)
+        return lower_bounds(self.run, lines, self.step, functions) + constant
+
+    def pre_activations(self) -> tuple[PreActivation, ...]:
+        """The interval bounds of every ReLU's input."""
+        return tuple(PreActivation(self.run.steps[index].name, *box) for index, box in self.run.boxes.items())

@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from certtrain.bounds.fused import IntervalRelu, RelaxedRelu, TransposedConv
+from certtrain.bounds.fused import BoxedRelu, IntervalRelu, RelaxedRelu, TransposedConv
+from certtrain.bounds.lines import Lines
 
 
 def randn(*shape):
@@ -14,12 +15,15 @@ def randn(*shape):
 def test_interval_relu():
     torch.manual_seed(0)
     both, radius = randn(6, 5), torch.rand(3, 5, dtype=torch.float64, requires_grad=True)
-    after, spread = IntervalRelu.apply(both, radius)
+    after, spread, lower, upper = IntervalRelu.apply(both, radius)
     clean, centre = both.chunk(2)
     torch.testing.assert_close(after[:3], clean.relu())
     torch.testing.assert_close(after[3:] - spread, (centre - radius).relu())
     torch.testing.assert_close(after[3:] + spread, (centre + radius).relu())
+    torch.testing.assert_close((lower, upper), (centre - radius, centre + radius))
     assert torch.autograd.gradcheck(IntervalRelu.apply, (both, radius))
+    for some in (slice(0, 1), slice(1, 2), slice(2, 4), slice(3, 4)):  # as when nothing else is used
+        assert torch.autograd.gradcheck(lambda b, r, some=some: IntervalRelu.apply(b, r)[some], (both, radius))
 
 
 @pytest.mark.parametrize("cached", [1, 2**18])
@@ -32,6 +36,28 @@ def test_relaxed_relu(cached, monkeypatch):
     torch.testing.assert_close(before, a.clamp(min=0) * low[:, None] + a.clamp(max=0) * high[:, None])
     torch.testing.assert_close(constant, (a.clamp(max=0) * offset[:, None]).sum(2))
     assert torch.autograd.gradcheck(lambda a, h, o: RelaxedRelu.apply(a, low, h, o), (a, high, offset))
+
+
+@pytest.mark.parametrize("cached", [1, 2**18])
+def test_boxed_relu_draws_the_same_lines(cached, monkeypatch):
+    monkeypatch.setattr("certtrain.bounds.fused._CACHED", cached)
+    torch.manual_seed(0)
+    a, lower = randn(3, 2, 6), randn(3, 6)
+    upper = (lower + 2 * torch.rand(3, 6)).detach().requires_grad_()  # active, inactive and unstable neurons
+    before, constant = BoxedRelu.apply(a, lower, upper)
+    lines = Lines.of(lower, upper)
+    torch.testing.assert_close(before, RelaxedRelu.apply(a, lines.low, lines.high, lines.offset)[0])
+    torch.testing.assert_close(constant, RelaxedRelu.apply(a, lines.low, lines.high, lines.offset)[1])
+    assert torch.autograd.gradcheck(BoxedRelu.apply, (a, lower, upper))
+
+
+@pytest.mark.parametrize("bounds", [(0.0, 0.0), (-1.0, 0.0), (0.0, 1.0), (-1e-30, 1e-30), (-1e30, 1e30)])
+def test_boxed_relu_at_the_edges_has_finite_lines_and_gradients(bounds):
+    a = torch.tensor([[[2.0, -3.0]]], requires_grad=True)
+    lower, upper = (torch.full((1, 2), end, requires_grad=True) for end in bounds)
+    before, constant = BoxedRelu.apply(a, lower, upper)
+    (before.sum() + constant.sum()).backward()
+    assert all(tensor.isfinite().all() for tensor in (before, constant, a.grad, lower.grad, upper.grad))
 
 
 @pytest.mark.parametrize("channels", [1, 3])  # few and many, after the groups

@@ -1,4 +1,4 @@
-"""Attacks on the native engine's bounds: no point of the ball may fall below any of them.
+"""Attacks on the native engine's bounds: no point of the ball may fall below any of them, no loss exceed a fused one.
 
 Random networks of every supported operation, in float64; random points, corners and projected gradient steps on each
 margin. A bound is broken by anything beyond rounding.
@@ -205,6 +205,61 @@ def test_no_point_of_the_ball_beats_a_bound(name, norm, training, seed, size, ea
         assert slack.min() > -1e-9 * (1 + found.abs().max()), f"{method} is broken by {-slack.min():.3g}"
 
 
+def attacked_losses(net, x, y, threat, steps=12):
+    """The greatest cross-entropy that random points, corners and gradient steps find, (B,)."""
+    span = threat.eps_tensor(x)
+
+    def losses(delta):
+        z = net((x + delta).flatten(0, 1))
+        return F.cross_entropy(z, y.repeat(len(delta)), reduction="none").view(len(delta), -1)
+
+    random = span * (2 * torch.rand(40, *x.shape, dtype=x.dtype) - 1)
+    corners = span * torch.randn(40, *x.shape, dtype=x.dtype).sign()
+    with torch.no_grad():
+        most = losses(project(torch.cat([random, corners]), x, threat)).amax(0)
+    delta = project(torch.cat([torch.zeros_like(random[:1]), random[:3]]), x, threat)
+    for step in range(steps):
+        delta = delta.detach().requires_grad_()
+        found = losses(delta)
+        most = torch.maximum(most, found.detach().amax(0))
+        (grad,) = torch.autograd.grad(found.sum(), delta)
+        if threat.norm == "l2":
+            grad = grad / grad.flatten(2).norm(dim=2).clamp_min(1e-12).reshape(*grad.shape[:2], *[1] * (x.dim() - 1))
+        else:
+            grad = grad.sign()
+        delta = project(delta.detach() + 2.0 / (step + 1) * span * grad, x, threat)
+    return most
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", NETWORKS)
+@settings(max_examples=4, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 10**6),
+    size=st.sampled_from([0.01, 0.1, 0.6]),
+    each=st.booleans(),
+    scale=st.sampled_from([1.0, 100.0]),
+)
+def test_no_point_of_the_ball_beats_the_fused_loss(name, norm, training, seed, size, each, scale):
+    net, x, y = build(name, seed)
+    net.train(training)
+    with torch.no_grad():
+        for parameter in list(net.parameters())[-2:]:  # of the last layer: large logits
+            parameter *= scale
+    eps = size * torch.tensor([1.0, 0.5, 0.0, 2.0], dtype=torch.float64) if each else size
+    threat = ThreatModel(norm, eps)
+    peer = freeze_on(net, x).eval() if training else net
+    engine = NativeEngine(net)
+    with torch.no_grad():
+        bounds = {method: engine.fused_loss(x, y, threat, method).loss for method in ALL}
+    found = attacked_losses(peer, x, y, threat)
+    for method, loss in bounds.items():
+        assert loss.isfinite().all()
+        worst = (found - loss).max()
+        assert worst < 1e-9 * (1 + found.abs().max()), f"{method} is broken by {worst:.3g}"
+
+
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_activations_stay_inside_their_boxes(name, norm, monkeypatch):
@@ -233,3 +288,6 @@ def test_the_attack_is_strong_enough_to_find_the_minimum_of_an_affine_network():
         threat = ThreatModel(norm, 0.1)
         least = NativeEngine(net).bounds(x, y, threat, ("ibp",)).margins["ibp"]
         torch.testing.assert_close(attacked_margins(net, x, y, threat), least)
+        two = nn.Linear(5, 2).double()  # with two classes the fused loss is attained
+        loss = NativeEngine(two).fused_loss(x, y % 2, threat).loss
+        torch.testing.assert_close(attacked_losses(two, x, y % 2, threat), loss)
