@@ -6,11 +6,13 @@ from fractions import Fraction
 
 from torch import Tensor
 
-from certtrain.bounds.base import Bounds
+from certtrain.bounds.base import BoundEngine, Bounds, FusedLoss
+from certtrain.data.batch import Batch
 from certtrain.methods.ibp import IBP, Init
+from certtrain.methods.losses import proved_share, robust_cross_entropy
 from certtrain.methods.regularisers import ShiRegulariser
 from certtrain.schedules import Ramp, Weight
-from certtrain.threat import Norm
+from certtrain.threat import Norm, ThreatModel
 
 KAPPA, BETA = Weight(1.0, 0.5, "eps"), Weight(1.0, 0.0, "eps")
 NEGLIGIBLE_BETA = 1e-5  # below it the CROWN pass costs much and moves nothing
@@ -22,10 +24,21 @@ class CrownIBP(IBP):
     Both are lower bounds, so their mixture is one: beta moves from the tight bound, which trains well early, to the one
     that the network will be certified with. Below beta = 1e-5 only IBP is computed, at beta = 1 only CROWN-IBP.
 
+    With `loss_fusion` (Xu et al. 2020, arXiv 2002.12920) CROWN-IBP bounds the loss itself, in one backward pass instead
+    of one per class, and the robust loss is the mean of
+
+        beta L_fused + (1 - beta) CE([0, -m_ibp], 0),
+
+    a mixture of two upper bounds of an example's loss, and so one itself, and IBP's loss at beta = 0. Losses are mixed,
+    not bounds of `exp(loss)` under one logarithm: one of these can be e^50 times the other, and then nothing is left of
+    the tighter one, neither in the value nor in the gradient.
+
     Args:
         train_eps, ramp, norm, l1, regulariser, init, lower, upper: see `IBP`.
         kappa: weight of the clean loss. Theirs: from 1 to 0.5 by eps, or 0 throughout.
         beta: weight of CROWN-IBP. Theirs: from 1 to 0 by eps; 1 throughout for small radii such as 2/255.
+        loss_fusion: bound the loss instead of the margins. There is then no bound of single margins to count examples
+            with: instead of train_verified the parts have train_verified_ibp, from the IBP bounds, at every step.
 
     Raises:
         UserError: as `IBP`.
@@ -52,17 +65,30 @@ class CrownIBP(IBP):
         """eps, kappa, beta, and the regulariser's weight when there is one."""
         return {**super().scheduled(step), "beta": self.beta.at(step, self.ramp)}
 
-    def bound_methods(self, step: int) -> tuple[str, ...]:
-        """`ibp`, `crown_ibp` or both, as beta asks for."""
+    def bounds(self, engine: BoundEngine, batch: Batch, threat: ThreatModel, step: int) -> Bounds:
+        """IBP's, CROWN-IBP's or both, as beta asks for; the fused loss, which has IBP's with it."""
         beta = self.beta.at(step, self.ramp)
         if beta < NEGLIGIBLE_BETA:
-            return ("ibp",)
-        return ("ibp", "crown_ibp") if beta < 1 else ("crown_ibp",)
+            return engine.bounds(batch.x, batch.y, threat, ("ibp",))
+        if self.loss_fusion:
+            return engine.fused_loss(batch.x, batch.y, threat, "crown_ibp")
+        return engine.bounds(batch.x, batch.y, threat, ("ibp", "crown_ibp") if beta < 1 else ("crown_ibp",))
 
     def margins(self, bounds: Bounds, step: int) -> Tensor:
         """(B, K-1) the mixture."""
-        methods = self.bound_methods(step)
-        if len(methods) == 1:
-            return bounds.margins[methods[0]]
+        if len(bounds.margins) == 1:
+            return next(iter(bounds.margins.values()))
         beta = self.beta.at(step, self.ramp)
         return beta * bounds.margins["crown_ibp"] + (1 - beta) * bounds.margins["ibp"]
+
+    def robust(self, bounds: Bounds, y: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The robust loss of the mixture: of margins, or with loss fusion of losses."""
+        if not self.loss_fusion:
+            return super().robust(bounds, y, step)
+        ibp, beta = bounds.margins["ibp"], self.beta.at(step, self.ramp)
+        parts = {"train_verified_ibp": proved_share(ibp, bounds.clean, y)}
+        if not isinstance(bounds, FusedLoss):
+            return robust_cross_entropy(ibp), parts
+        if beta == 1:
+            return bounds.loss.mean(), parts
+        return beta * bounds.loss.mean() + (1 - beta) * robust_cross_entropy(ibp), parts

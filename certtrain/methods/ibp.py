@@ -9,12 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from certtrain.bounds.base import BoundEngine, Bounds
-from certtrain.bounds.verdict import verified
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError, nearest
 from certtrain.methods.base import Method, Noise, Objective, non_negative
 from certtrain.methods.initialisation import ibp_init
-from certtrain.methods.losses import accuracy, add_l1, robust_cross_entropy
+from certtrain.methods.losses import accuracy, add_l1, proved_share, robust_cross_entropy
 from certtrain.methods.regularisers import MIN_EPS, ShiRegulariser, normalised_radius
 from certtrain.methods.standard import natural_objective
 from certtrain.methods.statistics import unstable_share
@@ -97,13 +96,18 @@ class IBP(Method):
         if self.init == "ibp":
             ibp_init(network)
 
-    def bound_methods(self, step: int) -> tuple[str, ...]:
-        """The bounds that the robust loss needs at this step."""
-        return ("ibp",)
+    def bounds(self, engine: BoundEngine, batch: Batch, threat: ThreatModel, step: int) -> Bounds:
+        """What the robust loss needs at this step."""
+        return engine.bounds(batch.x, batch.y, threat, ("ibp",))
 
     def margins(self, bounds: Bounds, step: int) -> Tensor:
         """(B, K-1) lower bounds of the margins that the robust loss is computed from."""
         return bounds.margins["ibp"]
+
+    def robust(self, bounds: Bounds, y: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The robust loss from `bounds`, and the parts to log with it."""
+        margins = self.margins(bounds, step)
+        return robust_cross_entropy(margins), {"train_verified": proved_share(margins, bounds.clean, y)}
 
     def __call__(
         self, network: nn.Module, engine: BoundEngine | None, batch: Batch, step: int, rng: Noise
@@ -116,7 +120,10 @@ class IBP(Method):
             return natural_objective(network, batch, self.l1)
         assert engine is not None, "a bound-propagation method needs an engine"
         threat = self.threat.at(max(eps, MIN_EPS) if weight else eps)
-        bounds = engine.bounds(batch.x, batch.y, threat, self.bound_methods(step) if robust else ("ibp",))
+        if robust:
+            bounds = self.bounds(engine, batch, threat, step)
+        else:
+            bounds = engine.bounds(batch.x, batch.y, threat, ("ibp",))
 
         loss = natural = F.cross_entropy(bounds.clean, batch.y)
         parts = {
@@ -126,11 +133,9 @@ class IBP(Method):
         if bounds.pre_activations:
             parts["unstable_relu"] = unstable_share(bounds.pre_activations)
         if robust:
-            margins = self.margins(bounds, step)
-            worst = robust_cross_entropy(margins)
+            worst, more = self.robust(bounds, batch.y, step)
             loss = kappa * natural + (1 - kappa) * worst
-            proved = verified(margins.detach()) & (bounds.clean.detach().argmax(1) == batch.y)
-            parts |= {"loss_robust": worst.detach(), "train_verified": proved.float().mean()}
+            parts |= {"loss_robust": worst.detach(), **more}
         if weight:
             assert self.regulariser is not None
             terms = self.regulariser.terms(normalised_radius(network, batch.x, threat), bounds.pre_activations)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from certtrain.bounds.verdict import verified
+
 # Exactly the layers whose weights multiply activations: L1 and the IBP initialisation leave biases and BatchNorm alone.
 WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -18,6 +20,11 @@ def robust_cross_entropy(margins: Tensor) -> Tensor:
         margins: (B, K-1) lower bounds of `z_y - z_j`.
     """
     return torch.logsumexp(torch.cat([torch.zeros_like(margins[:, :1]), -margins], dim=1), dim=1).mean()
+
+
+def proved_share(margins: Tensor, logits: Tensor, y: Tensor) -> Tensor:
+    """The share of examples classified correctly whose margins' lower bounds prove it: a detached scalar."""
+    return (verified(margins.detach()) & (logits.detach().argmax(1) == y)).float().mean()
 
 
 def l1_norm(network: nn.Module) -> Tensor:

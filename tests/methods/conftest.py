@@ -1,12 +1,13 @@
 """A network small enough to bound on paper, and an engine that answers with those formulas."""
 
+import math
 from dataclasses import dataclass, field
 
 import pytest
 import torch
 from torch import nn
 
-from certtrain.bounds import Bounds, PreActivation
+from certtrain.bounds import Bounds, FusedLoss, PreActivation
 from certtrain.data.batch import Batch
 
 
@@ -35,6 +36,14 @@ class PaperEngine:
         lower, upper = column * torch.tensor([[-e, 0.5 - e]]), column * torch.tensor([[e, 0.5 + e]])
         return Bounds(self.network(x), {m: margins[m] for m in methods}, (PreActivation("1", lower, upper),))
 
+    def fused_loss(self, x, y, threat, method="crown_ibp"):
+        e = float(threat.eps)
+        ibp = self.bounds(x, y, threat, ("ibp",))
+        self.calls[-1] = (e, ("fused", method))
+        top, bottom = math.exp(-(1 - 3 * e)), math.exp(-(1 + 2 * e))
+        loss = torch.full((len(x),), math.log(1 + bottom + 0.8 * (top - bottom)))
+        return FusedLoss(ibp.clean, ibp.margins, ibp.pre_activations, loss)
+
 
 class RefusingEngine:
     """Fails when it is asked for anything."""
@@ -43,6 +52,8 @@ class RefusingEngine:
 
     def bounds(self, x, y, threat, methods=()):
         raise AssertionError("no bound was needed")
+
+    fused_loss = bounds
 
 
 @pytest.fixture

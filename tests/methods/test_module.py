@@ -17,6 +17,7 @@ from certtrain.data import Batch, Digits
 from certtrain.methods import CrownIBP, Gaussian, LearningRate, Ramp
 from certtrain.methods.module import CertifiedTraining
 from certtrain.models import mlp, resnet_small
+from certtrain.threat import ThreatModel
 
 
 def build(kind: str, lr: float = 1e-2, data: Digits | None = None):
@@ -31,7 +32,8 @@ def build(kind: str, lr: float = 1e-2, data: Digits | None = None):
         network = resnet_small(width=4, linear=16, batch_norm=True, **shape)
         method = CrownIBP(0.05, Ramp(5, 20))
     else:
-        network, method = mlp(hidden=[32], **shape), CrownIBP(0.05, Ramp(5, 20))
+        fusion = kind == "loss_fusion"
+        network, method = mlp(hidden=[32], **shape), CrownIBP(0.05, Ramp(5, 20), loss_fusion=fusion)
     module = CertifiedTraining(
         network,
         method,
@@ -75,7 +77,10 @@ def trainer(callbacks=(), epochs=3, accumulate=1, **options) -> L.Trainer:
 
 @pytest.mark.parametrize(
     ("kind", "accumulate", "stop"),
-    [("crown_ibp", 1, 13), ("crown_ibp", 1, 21), ("gaussian", 1, 30), ("crown_ibp", 3, 8), ("batch_norm", 1, 13)],
+    [
+        *(("crown_ibp", 1, 13), ("crown_ibp", 1, 21), ("gaussian", 1, 30), ("crown_ibp", 3, 8), ("batch_norm", 1, 13)),
+        ("loss_fusion", 1, 13),
+    ],
 )
 def test_stopping_in_mid_epoch_and_resuming_gives_the_same_weights_bit_for_bit(kind, accumulate, stop, tmp_path):
     """21 batches per epoch, three epochs; augmentation, noise, ramp, cosine schedule, Adam and BatchNorm in play."""
@@ -115,6 +120,22 @@ def test_certifying_in_validation_leaves_the_trained_weights_identical(kind):
     assert any(key.startswith("val/certified@") for key in run.callback_metrics)
     for name, value in plain.network.state_dict().items():
         assert torch.equal(value, watched.network.state_dict()[name]), name
+
+
+def test_validation_reports_margins_of_a_network_trained_with_loss_fusion():
+    module, data = build("loss_fusion")
+    data.setup()
+    index = data.certify_index[:20]
+    batch = Batch(data.val.x[index], data.val.y[index], index)
+    certifier = BoundCertifier(["ibp", "crown_ibp"], ["0.01"], NativeEngine, precision="float32", attack_steps=0)
+    run = trainer(epochs=1, callbacks=[CertifyValidation(certifier, batch, attack_steps=0)])
+    run.fit(module, datamodule=data)
+    bounds = module.engine.bounds(batch.x, batch.y, ThreatModel(eps=0.01))
+    proved = (bounds.margins["ibp"] > 0).all(1) | (bounds.margins["crown_ibp"] > 0).all(1)
+    assert run.callback_metrics["val/certified@0.01"].item() == pytest.approx(proved.float().mean().item())
+    assert proved.any()
+    assert "train_verified_ibp" in module.parts
+    assert "train_verified" not in module.parts
 
 
 def test_checkpoints_load_with_weights_only_and_prefix_the_network(tmp_path):
