@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from certtrain.certificates import CertificateLog, Certificates, read_card, write_card
 from certtrain.certifiers.base import Certifier
 from certtrain.data.batch import Batch
+from certtrain.data.split import Inputs
 from certtrain.errors import UserError
 from certtrain.files import plain
 from certtrain.metrics import summarise
@@ -25,9 +26,9 @@ from certtrain.threat import radius_text
 
 @dataclass(frozen=True)
 class Examples:
-    """The examples to certify: a split's tensors and the positions chosen from it."""
+    """The examples to certify: a split's inputs and classes, and the positions chosen from it."""
 
-    x: Tensor
+    x: Inputs
     y: Tensor
     indices: Tensor
     split: str

@@ -1,8 +1,9 @@
-"""Lightning data modules over splits held in memory."""
+"""Lightning data modules over splits held in memory, or in image files."""
 
 from certtrain.data.augment import Augment
 from certtrain.data.batch import Batch
 from certtrain.data.cifar import CIFAR10
+from certtrain.data.image_folder import ImageFolder
 from certtrain.data.loader import SequentialLoader, TensorLoader
 from certtrain.data.mnist import MNIST, FashionMNIST
 from certtrain.data.module import DataModule
@@ -18,6 +19,7 @@ __all__ = [
     "DataModule",
     "Digits",
     "FashionMNIST",
+    "ImageFolder",
     "SequentialLoader",
     "Split",
     "TensorLoader",

@@ -62,6 +62,10 @@ class Augment:
     def __bool__(self) -> bool:
         return self.crop_padding > 0 or bool(self.flip)
 
+    def examples(self, x: Tensor, seed: int, epoch: int, index: Tensor) -> Tensor:
+        """(B, C, H, W) augmented images at positions of a split, x all of its images; otherwise as the call itself."""
+        return self(x[index], seed, epoch, index)
+
     def __call__(self, x: Tensor, seed: int, epoch: int, index: Tensor) -> Tensor:
         """Augmented images.
 

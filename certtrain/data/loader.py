@@ -79,12 +79,18 @@ class TensorLoader:
     def __next__(self) -> Batch:
         if self.position >= self._end:
             raise StopIteration
-        start = self.position * self.batch_size
-        index = self._epoch_order()[start : start + self.batch_size]
+        batch = self.batch(self.position)
         self.position += 1
-        x = self.split.x[index]
+        return batch
+
+    def batch(self, position: int) -> Batch:
+        """The batch at a position of the epoch."""
+        start = position * self.batch_size
+        index = self._epoch_order()[start : start + self.batch_size]
         if self.augment:
-            x = self.augment(x, self.seed, self.epoch, index)
+            x = self.augment.examples(self.split.x, self.seed, self.epoch, index)
+        else:
+            x = self.split.x[index]
         return Batch(x, self.split.y[index], index)
 
     def limit(self, batches: int) -> None:

@@ -1,4 +1,4 @@
-"""The base of all data sets: splits in memory, checked; loaders on the training device."""
+"""The base of all data sets: splits in memory or on disk, checked; loaders on the training device."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from certtrain.data.augment import Augment
 from certtrain.data.loader import SequentialLoader, TensorLoader
 from certtrain.data.split import (
+    Inputs,
     Split,
     carve_validation,
     check_examples,
@@ -23,7 +24,7 @@ from certtrain.data.split import (
 )
 from certtrain.errors import UserError
 
-Part = tuple[Tensor, Tensor]
+Part = tuple[Inputs, Tensor]
 
 
 class DataModule(L.LightningDataModule):
@@ -61,6 +62,8 @@ class DataModule(L.LightningDataModule):
     default_mean: ClassVar[Sequence[float]] = (0.0,)
     default_std: ClassVar[Sequence[float]] = (1.0,)
     default_augment: ClassVar[Mapping[str, Any] | None] = None
+    augment_type: ClassVar[type[Augment]] = Augment
+    loader_type: ClassVar[type[TensorLoader]] = TensorLoader
     feature_names: list[str] | None = None
     train: Split
     val: Split
@@ -84,15 +87,15 @@ class DataModule(L.LightningDataModule):
     ) -> None:
         super().__init__()
         self.data_dir = Path(data_dir)
-        self.batch_size = _whole("batch_size", batch_size, 1)
-        self.eval_batch_size = _whole("eval_batch_size", eval_batch_size, 1)
-        self.certify_examples = _whole("certify_examples", certify_examples, 0)
+        self.batch_size = whole("batch_size", batch_size, 1)
+        self.eval_batch_size = whole("eval_batch_size", eval_batch_size, 1)
+        self.certify_examples = whole("certify_examples", certify_examples, 0)
         self.val_size, self.seed, self.split_seed, self.drop_last = val_size, seed, split_seed, drop_last
         self.mean = self._per_channel("mean", self.default_mean if mean is None else mean)
         self.std = self._per_channel("std", self.default_std if std is None else std)
         if augment == "default":
             augment = self.default_augment
-        self.augment = Augment.of(augment or {})
+        self.augment = self.augment_type.of(augment or {})
         if self.augment and len(self.input_shape) != 3:
             raise UserError(
                 f"{self.name} has no images to augment", where="data.augment", fix="data.augment=null for tabular data"
@@ -102,7 +105,7 @@ class DataModule(L.LightningDataModule):
 
     @abstractmethod
     def load(self) -> tuple[Part, Part]:
-        """The training and the test part as published: (x, y) each, x float32 in [0, 1], y int64."""
+        """The training and the test part as published: (x, y) each, x float32 in [0, 1] (or files of such), y int64."""
 
     def prepare_data(self) -> None:
         """Fetch what is missing; nothing by default."""
@@ -167,7 +170,7 @@ class DataModule(L.LightningDataModule):
 
     def _training_loader(self, device: str | None = None) -> TensorLoader:
         trainer = self.trainer
-        loader = TensorLoader(
+        loader = self.loader_type(
             self._ready().train,
             self.batch_size,
             seed=self.seed,
@@ -204,7 +207,12 @@ class DataModule(L.LightningDataModule):
         return values * self.input_shape[0] if len(values) == 1 else values
 
 
-def _whole(option: str, value: int, least: int) -> int:
+def whole(option: str, value: int, least: int) -> int:
+    """An option that is a whole number >= least.
+
+    Raises:
+        UserError: it is none.
+    """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise UserError(
             f"{option} = {value!r} is not a whole number >= {least}",

@@ -1,10 +1,11 @@
-"""Splits of a data set: tensors in memory, checked once, cut and pinned reproducibly."""
+"""Splits of a data set: tensors in memory or files on disk, checked once, cut and pinned reproducibly."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,18 +14,46 @@ from certtrain.errors import UserError
 from certtrain.randomness import uniforms
 
 
+class OnDemand(Protocol):
+    """Inputs that are made when they are asked for, such as `ImageFiles`; like a tensor wherever a split is used."""
+
+    dtype: torch.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, ...), of all inputs."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        """(B, ...) float32 inputs in [0, 1] at the positions of a (B,) int64 tensor."""
+        ...
+
+    def to(self, device: torch.device | str) -> OnDemand:
+        """The same, made on another device."""
+        ...
+
+    def take(self, positions: Tensor) -> OnDemand:
+        """Those at some positions, still to be made."""
+        ...
+
+
+Inputs = Tensor | OnDemand
+
+
 @dataclass(frozen=True)
 class Split:
-    """Examples held in memory.
+    """Examples, held in memory or made when they are asked for.
 
     Attributes:
-        x: (n, C, H, W) or (n, d) float32 inputs in [0, 1].
+        x: (n, C, H, W) or (n, d) float32 inputs in [0, 1]; `x[index]` gives those at int64 positions.
         y: (n,) int64 classes.
         name: `train`, `val` or `test`.
         source: (n,) int64 positions in the published part (training or test file) that the examples were taken from.
     """
 
-    x: Tensor
+    x: Inputs
     y: Tensor
     name: str
     source: Tensor = field(default=None)  # type: ignore[assignment]  # None: the examples are the whole published part
@@ -42,13 +71,16 @@ class Split:
 
     def take(self, positions: Tensor, name: str) -> Split:
         """The examples at some positions, as a split of its own."""
-        return Split(self.x[positions], self.y[positions], name, self.source[positions])
+        x = self.x[positions] if isinstance(self.x, Tensor) else self.x.take(positions)
+        return Split(x, self.y[positions], name, self.source[positions])
 
 
 def check_examples(
-    x: Tensor, y: Tensor, *, input_shape: Sequence[int], num_classes: int, where: str, data: str
+    x: Inputs, y: Tensor, *, input_shape: Sequence[int], num_classes: int, where: str, data: str
 ) -> None:
     """Refuse examples that would silently spoil training or a certificate.
+
+    Inputs made on demand are not looked at: what makes them answers for their values.
 
     Raises:
         UserError: another shape or type than declared, NaN or infinite values, values outside [0, 1], or labels that
@@ -62,6 +94,19 @@ def check_examples(
         )
     if not len(x):
         raise UserError(f"{data} holds no examples", where=where)
+    if isinstance(x, Tensor):
+        _check_values(x, where, data)
+    wrong = ((y < 0) | (y >= num_classes)).nonzero().flatten()
+    if len(wrong) or y.dtype != torch.int64:
+        first = f", first {int(y[wrong[0]])} at example {int(wrong[0])}" if len(wrong) else ""
+        raise UserError(
+            f"{data} has {len(wrong)} labels of type {y.dtype} outside the classes 0 .. {num_classes - 1}{first}",
+            where=where,
+            fix="labels are int64 class numbers from 0; check num_classes",
+        )
+
+
+def _check_values(x: Tensor, where: str, data: str) -> None:
     low, high = (float(value) for value in x.aminmax())  # NaN comes through both
     if not low - low == high - high == 0.0:
         bad = (~x.flatten(1).isfinite()).any(1).nonzero().flatten()
@@ -75,14 +120,6 @@ def check_examples(
             f"{data} has values in [{low:.6g}, {high:.6g}], outside the input range [0, 1]",
             where=where,
             fix="scale the inputs to [0, 1]; normalisation belongs to the network (mean, std)",
-        )
-    wrong = ((y < 0) | (y >= num_classes)).nonzero().flatten()
-    if len(wrong) or y.dtype != torch.int64:
-        first = f", first {int(y[wrong[0]])} at example {int(wrong[0])}" if len(wrong) else ""
-        raise UserError(
-            f"{data} has {len(wrong)} labels of type {y.dtype} outside the classes 0 .. {num_classes - 1}{first}",
-            where=where,
-            fix="labels are int64 class numbers from 0; check num_classes",
         )
 
 

@@ -56,7 +56,7 @@ def dm_large(
     pads "SAME", which puts the stride-2 layer's padding to the right and the bottom only. The parameters are the same:
     MNIST 13,257,290, CIFAR-10 17,190,602. `cnn7` without BatchNorm is this network. Arguments and errors as `dm_small`.
     """
-    return _large("dm_large", input_shape, num_classes, mean, std, 64, 512, "none")
+    return _large("dm_large", input_shape, num_classes, mean, std, 64, 512, "none", 1)
 
 
 def cnn7(
@@ -68,6 +68,7 @@ def cnn7(
     batch_norm: Literal["none", "conv", "conv_fc"] = "conv_fc",
     width: int = 64,
     linear: int = 512,
+    last_stride: int = 1,
 ) -> nn.Sequential:
     """CNN7, the field's standard network since Shi et al. (2021): `dm_large` with BatchNorm before each ReLU.
 
@@ -88,6 +89,7 @@ def cnn7(
         batch_norm: which of the three.
         width: channels of the first two convolutions; the other three have twice as many.
         linear: size of the hidden fully connected layer.
+        last_stride: of the fifth convolution; 2 on TinyImageNet (`cnn_7layer_bn_imagenet` of Shi et al.).
 
     Raises:
         UserError: no images, too small ones, or an option that is none.
@@ -99,7 +101,8 @@ def cnn7(
             fix=nearest(str(batch_norm), BATCH_NORMS),
         )
     width, linear = positive("cnn7", "width", width), positive("cnn7", "linear", linear)
-    return _large("cnn7", input_shape, num_classes, mean, std, width, linear, batch_norm)
+    last_stride = positive("cnn7", "last_stride", last_stride)
+    return _large("cnn7", input_shape, num_classes, mean, std, width, linear, batch_norm, last_stride)
 
 
 def _large(
@@ -111,11 +114,13 @@ def _large(
     width: int,
     linear: int,
     batch_norm: str,
+    last_stride: int,
 ) -> nn.Sequential:
+    first, later = [Conv(width, 3, 1, 1)] * 2, [Conv(2 * width, 3, stride, 1) for stride in (2, 1, last_stride)]
     convs, features = conv_stack(
         model,
         input_shape,
-        [Conv(width, 3, 1, 1), Conv(width, 3, 1, 1), Conv(2 * width, 3, 2, 1), *[Conv(2 * width, 3, 1, 1)] * 2],
+        [*first, *later],
         batch_norm=batch_norm != "none",
     )
     dense = dense_stack(features, [linear], num_classes, batch_norm=batch_norm == "conv_fc")

@@ -13,7 +13,7 @@ import certtrain.models as models
 from certtrain.errors import UserError
 from certtrain.models import Normalize
 
-MNIST, CIFAR, DIGITS = (1, 28, 28), (3, 32, 32), (1, 8, 8)
+MNIST, CIFAR, DIGITS, IMAGENET = (1, 28, 28), (3, 32, 32), (1, 8, 8), (3, 224, 224)
 CONF = Path(__file__).parents[2] / "conf" / "model"
 BUILDERS = [name for name in models.__all__ if name[0].islower()]
 
@@ -32,6 +32,15 @@ def fc(*sizes):
 
 # Each count is the sum over the published layer list, written out once more: sizes after the convolutions by hand.
 CNN7_CIFAR = conv(3, 64, 3) + conv(64, 64, 3) + conv(64, 128, 3) + 2 * conv(128, 128, 3) + fc(128 * 16 * 16, 512, 10)
+# Blocks of 1x1, 3x3 and 1x1 convolutions, each with BatchNorm; a stage's first has a projection and other inputs.
+RESNET50 = (
+    49 * 3 * 64
+    + 128
+    + sum(
+        n * (4 * p * p + 9 * p * p + 4 * p * p + 12 * p) + (i - 4 * p) * p + i * 4 * p + 8 * p
+        for n, p, i in ((3, 64, 64), (4, 128, 256), (6, 256, 512), (3, 512, 1024))
+    )
+)
 RESNET_STAGES = (2 * 9 * 16 * 16 + 64, 2 * 9 * 32 * 32 + 128, 2 * 9 * 64 * 64 + 256)
 COUNTS = [
     ("mlp", MNIST, {}, fc(784, 100, 100, 10), 89_610),
@@ -126,6 +135,7 @@ COUNTS = [
         + conv(32, 64, 3) + conv(64, 64, 3) + conv(32, 64, 1) + fc(64 * 49, 100, 10),
         386_838,
     ),
+    ("resnet50", IMAGENET, {"num_classes": 1000}, RESNET50 + fc(2048, 1000), 25_557_032),
     ("resnet_small", CIFAR, {"batch_norm": True}, 483_126 + 16 + 3 * 32 + 3 * 64, 483_430),
 ]  # fmt: skip
 
