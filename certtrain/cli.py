@@ -14,6 +14,7 @@ COMMANDS = {
     "certify": "certify a trained network: certtrain certify run=runs/NAME [certifier=...] [radii=...] [n=...]",
     "predict": "the prediction and certified radius of one image: certtrain predict run=... input=image.png",
     "table": "ours beside the published, from result files: certtrain table experiments/zhang2020",
+    "reproduce": "train, certify and compare one published row: certtrain reproduce zhang2020/mnist_small_eps0.3",
 }
 
 USAGE = """certtrain {version}: train classifiers whose robustness can be proved, and prove it

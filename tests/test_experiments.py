@@ -12,7 +12,7 @@ from certtrain.threat import parse_radii
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = sorted((ROOT / "experiments").glob("*/results/*/result.json"))
-BLOCKS = [path for path in (ROOT / "README.md", *sorted((ROOT / "experiments").glob("**/README.md")))]
+BLOCKS = [ROOT / "README.md", *sorted((ROOT / "experiments").glob("**/README.md"))]
 
 
 @pytest.mark.parametrize("path", BLOCKS, ids=lambda path: str(path.relative_to(ROOT)))

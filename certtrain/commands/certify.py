@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from certtrain.commands.compose import quoted
@@ -27,12 +27,14 @@ def prepare(arguments: list[str], command: str = "certify", inherited: Sequence[
             return arguments  # --help, --cfg
         raise UserError("which run?", where="the command line", fix=f"certtrain {command} run=runs/NAME")
     run = find_run(given["run"], given.get("runs_dir", "runs"))
-    config = run.read_config()
-    taken = [_override(key, config[key]) for key in inherited if key not in given and key in config]
-    if "certifier" not in given:
-        taken.append(f"certifier={config['choices']['certifier']}")
     rest = [argument for argument in arguments if not argument.startswith("run=")]
-    return [quoted("run", run.path), *taken, *rest]
+    return [quoted("run", run.path), *taken_over(run.read_config(), given, inherited), *rest]
+
+
+def taken_over(config: dict[str, Any], given: Collection[str], inherited: Sequence[str] = INHERITED) -> list[str]:
+    """What the certify stage takes from a run's configuration, as overrides, except what is given anyway."""
+    taken = [_override(key, config[key]) for key in inherited if key not in given and key in config]
+    return taken if "certifier" in given else [*taken, f"certifier={config['choices']['certifier']}"]
 
 
 def _override(key: str, value: Any) -> str:

@@ -1,0 +1,116 @@
+"""`certtrain reproduce`: the budget first, then training, certificates and the comparison, each resumable."""
+
+import json
+import re
+
+import pytest
+
+from certtrain.cli import main
+from certtrain.commands import budget, reproduce
+from certtrain.config import options
+
+TINY = ["epochs=2", "model.width=1", "model.linear=8", "schedule.warmup=0", "schedule.ramp=1", "trainer=cpu"]
+TINY += ["validation.examples=10", "certify_test=false", "indices=first_5", "certifier.ibp.attack_steps=2"]
+TINY += ["certifier.crown_ibp.attack_steps=2", "certifier.crown.attack_steps=2"]
+NOISY = ["epochs=1", "model.width=1", "model.linear=8", "trainer=cpu", "validation.examples=4", "validation.n=20"]
+NOISY += ["certify_test=false", "indices=first_5", "n=30", "n0=5"]
+
+
+def result_of(folder):
+    [path] = folder.glob("runs/*/result.json")
+    return json.loads(path.read_text())
+
+
+def test_dry_run_states_the_budget_and_does_nothing(in_tmp, capsys, monkeypatch):
+    monkeypatch.setattr(budget, "TIMED_STEPS", 2)
+    assert main(["reproduce", "quickstart", "--dry-run", *TINY]) == 0
+    text = capsys.readouterr().out
+    assert "2 epochs of 21 steps at batch 64" in text
+    for phase, count in (("ramp", 21), ("after the ramp", 21), ("certify by ibp", 5), ("certify by crown", 5)):
+        assert re.search(rf"{phase} +{count} ", text), phase
+    assert "warm-up" not in text.replace("no warm-up", "")
+    assert "total" in text
+    assert max(map(len, text.splitlines())) <= 100
+    assert not (in_tmp / "runs").exists()
+
+
+def test_trains_certifies_and_compares_and_does_nothing_twice(in_tmp, capsys):
+    command = ["reproduce", "quickstart", "--no-timing", *TINY]
+    assert main(command) == 0
+    text = capsys.readouterr().out
+    result = result_of(in_tmp)
+    assert set(result["test"]) == {"ibp_first_5", "crown_ibp_first_5", "crown_first_5"}
+    assert "certtrain, l-inf: deterministic certificates" in text
+    assert "quickstart (a)" in text
+    assert "model.width=1" in text
+    [checkpoint] = in_tmp.glob("runs/*/checkpoints/last.ckpt")
+    log = checkpoint.parents[1] / "certificates" / "ibp_first_5.tsv"
+    before = checkpoint.stat().st_mtime_ns, log.read_bytes()
+    assert main(command) == 0
+    assert "certified@0.1" in capsys.readouterr().out
+    assert (
+        checkpoint.stat().st_mtime_ns,
+        (checkpoint.parents[1] / "certificates/ibp_first_5.tsv").read_bytes(),
+    ) == before
+
+
+def test_other_draws_certify_the_same_run_again(in_tmp, capsys):
+    assert main(["reproduce", "quickstart_smoothing", "--no-timing", *NOISY]) == 0
+    assert main(["reproduce", "quickstart_smoothing", "--no-timing", *NOISY, "n=40"]) == 0
+    assert set(result_of(in_tmp)["test"]) == {"smoothing_n30_first_5", "smoothing_n40_first_5"}
+    text = capsys.readouterr().out
+    assert "n=30" in text
+    assert "n=40" in text
+    assert "probability 1 - alpha" in text
+
+
+def test_smoothings_budget_counts_the_draws(in_tmp, capsys, monkeypatch):
+    monkeypatch.setattr(budget, "TIMED_STEPS", 2)
+    assert main(["reproduce", "quickstart_smoothing", "--dry-run", *NOISY, "n=100000"]) == 0
+    text = capsys.readouterr().out
+    assert "certify by smoothing, n = 100,000" in text
+    assert re.search(r"training +21 ", text)
+
+
+def test_seeds_are_runs_of_their_own_and_one_table(in_tmp, capsys):
+    assert main(["reproduce", "quickstart", "--no-timing", "seeds=2", *TINY]) == 0
+    text = capsys.readouterr().out
+    assert len(list(in_tmp.glob("runs/*/result.json"))) == 2
+    line = next(line for line in text.splitlines()[::-1] if "certified@0.1 IBP" in line)
+    assert "±" in line
+    assert line.split()[-2] == "2"
+
+
+def test_an_interrupted_stage_ends_the_command_with_its_status(in_tmp, monkeypatch):
+    monkeypatch.setattr(reproduce.train, "run", lambda config: 143)
+    assert main(["reproduce", "quickstart", "--no-timing", *TINY]) == 143
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["zhang2020/mnist_smal_eps0.3"], "did you mean zhang2020/mnist_small_eps0.3"),
+        (["quickstart", "seed"], "no override"),
+        (["quickstart", "sed=1"], "unknown configuration key 'sed'"),
+        (["quickstart", "seeds=many"], "seeds=many"),
+        (["quickstart", "seeds=2", "seed=1"], "at once"),
+        ([], "row"),
+        (["quickstart", "--fast"], "--fast"),
+    ],
+)
+def test_mistakes_get_one_message(in_tmp, capsys, arguments, message):
+    assert main(["reproduce", *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not (in_tmp / "runs").exists()
+
+
+def test_an_experiment_with_nothing_published_says_what_to_do(in_tmp, capsys):
+    (in_tmp / "experiments" / "other").mkdir(parents=True)
+    (in_tmp / "experiments" / "other" / "published.yaml").write_text("rows: {}\n")
+    assert main(["reproduce", "quickstart"]) == 2
+    assert "certtrain train experiment=quickstart" in capsys.readouterr().err
+
+
+def test_every_experiment_has_a_row():
+    for name in options("experiment"):
+        assert reproduce.find_row(name)[1].experiment == name
