@@ -50,7 +50,7 @@ class SmoothingCertifier:
         seed: int = 0,
         split: Split = "test",
         two_sided: bool = False,
-        batch_size: int = 1000,
+        batch_size: int = 512,
         purposes: Sequence[Purpose] = SELECT_AND_ESTIMATE,
     ) -> None:
         if isinstance(sigma, bool) or not isinstance(sigma, (int, float)) or not 0 < sigma < float("inf"):

@@ -53,7 +53,7 @@ class SmoothedClassifier:
         UserError: sigma, num_classes or batch_size out of range.
     """
 
-    def __init__(self, network: nn.Module, sigma: float, num_classes: int, *, batch_size: int = 1000) -> None:
+    def __init__(self, network: nn.Module, sigma: float, num_classes: int, *, batch_size: int = 512) -> None:
         if not 0 < sigma < float("inf"):
             raise UserError(f"sigma = {sigma} with smoothing", where="sigma", fix="sigma > 0, such as sigma=0.25")
         if num_classes < 2:
