@@ -60,10 +60,14 @@ def call_hydra(command: str, arguments: Sequence[str], task: Callable[[Any], Non
     Raises:
         UserError: what Hydra refuses, in our words. The task's own exceptions pass.
     """
+    import warnings
+
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    # Our presets of launchers bear the plugins' own names, whose schema Hydra then checks them against.
+    warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/.*is validated against ConfigStore schema")
     full_error, argv = os.environ.get("HYDRA_FULL_ERROR"), sys.argv
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing its own message and exiting
     sys.argv = [f"certtrain {command}", *arguments]
@@ -115,7 +119,7 @@ def known_keys(command: str) -> set[str]:
     GlobalHydra.instance().clear()
     keys: set[str] = set(GROUPS)
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = compose(command)
+        config = compose(command, ["sweep=optuna"] if command == "train" else [])  # whose keys are there on demand
 
     def walk(node: Any, prefix: str) -> None:
         for key in node:

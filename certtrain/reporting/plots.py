@@ -71,7 +71,7 @@ def certified_accuracy_plot(
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=8.5, loc="best")
-    return _save(figure, Path(path))
+    return save_figure(figure, Path(path))
 
 
 def step_curve(radii: Sequence[float] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -189,7 +189,7 @@ def _columns(points: list[tuple[Any, float]]) -> tuple[list[float], list[float]]
     return [float(x) for x, _ in points], [y for _, y in points]
 
 
-def _save(figure: Any, path: Path) -> Path:
+def save_figure(figure: Any, path: Path) -> Path:
     """Write beside the file and rename, so that a killed run leaves the old figure or the new one."""
     part: str | None = None
     try:

@@ -1,0 +1,330 @@
+"""`sweep=optuna`: a study of trials, each a run of its own, chosen among by validation; resumable."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from certtrain.commands.compose import INTERRUPTED, quoted
+from certtrain.commands.train import EXTENDS, MAY_DIFFER, NOT_OF_A_RUN, print_line, resolve, run_one
+from certtrain.config import GROUPS, default_monitor, options, plain
+from certtrain.errors import UserError, nearest
+from certtrain.files import write_json_atomic
+from certtrain.runs import RunDirectory, config_differences
+from certtrain.sweeps.metric import CLEAN, Metric
+from certtrain.sweeps.space import Parameter, read_space
+from certtrain.sweeps.study import Outcome, Row, Settings, Study, Trial
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# Keys of `sweep` that may change between two sessions of a study.
+FREE = ("n_trials", "max_failed", "certify", "pruner", "pruner_startup", "startup", "sampler")
+
+
+def run_study(config: Any, hydra: Any) -> int:
+    """Run a study until it is whole, show its table, and name (or certify) the chosen run. Returns the exit status.
+
+    Raises:
+        UserError: a mistake in the space or the settings; a database that cannot be used; too many failed trials.
+    """
+    from rich.console import Console
+
+    console = Console()
+    work = _Study(config, hydra, console)
+    if not work.sweep["certify"]:
+        print_line(console, "selection is by validation alone; the test set is left as it is")
+    if work.sweep["pareto"] and work.sweep["pruner"] != "none":
+        print_line(console, "two objectives: no trial is pruned, for which Optuna has no rule")
+    try:
+        work.study.run(work.evaluate)
+    except _Stopped as stopped:
+        print_line(console, f"the study goes on with the same command, {work.folder}")
+        return stopped.status
+    finally:
+        work.write_trials()
+    return work.conclude()
+
+
+class _Stopped(Exception):
+    """A signal ended the trial, and with it this session of the study."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class _Base:
+    """What the trials share: the composed configuration, and the overrides it was composed of."""
+
+    resolved: dict[str, Any]
+    overrides: list[str]
+
+
+class _Study:
+    """A study and the run directories of its trials."""
+
+    def __init__(self, config: Any, hydra: Any, console: Console) -> None:
+        self.console = console
+        self.sweep: dict[str, Any] = plain(config["sweep"])
+        self.base = _base(config, hydra)
+        resolved = self.base.resolved
+        self.folder = Path(resolved["runs_dir"]) / str(resolved["name"])
+        self.space = _space(self.sweep, resolved, hydra)
+        self.metrics = _metrics(self.sweep, resolved)
+        _refuse(config, hydra, self.sweep, resolved)
+        _claim(self.folder, self.sweep, resolved, self.metrics)
+        storage = self.sweep["storage"] or f"sqlite:///{(self.folder / 'study.db').resolve()}"
+        keys = ("n_trials", "sampler", "startup", "pruner", "pruner_startup", "max_failed")
+        given = {key: self.sweep[key] for key in keys}
+        names = tuple(metric.name for metric in self.metrics)
+        settings = Settings(self.folder.name, storage, names, seed=resolved["seed"], **given)
+        self.study = Study(self.folder, settings, self.space)
+
+    def path(self, number: int) -> Path:
+        """The run directory of a trial."""
+        return self.folder / f"trial_{number:03}"
+
+    def overrides(self, number: int, settings: Mapping[str, str], certify: bool = False) -> list[str]:
+        """What makes a trial's run again, in its own directory."""
+        tried = [_override(key, value) for key, value in settings.items()]
+        where = [_override("runs_dir", str(self.folder)), f"name=trial_{number:03}"]
+        return [*self._fixed(settings), *tried, f"certify_test={str(certify).lower()}", *where]
+
+    def _fixed(self, settings: Mapping[str, str]) -> list[str]:
+        """The base's overrides that a trial does not set itself."""
+        return [override for override in self.base.overrides if override.lstrip("+").split("=", 1)[0] not in settings]
+
+    def evaluate(self, trial: Trial) -> Outcome:
+        """Train a trial's run, or go on with it, and read its values from its result."""
+        path, shown = self.path(trial.number), " ".join(f"{k}={v}" for k, v in trial.settings.items())
+        print_line(self.console, f"\ntrial {trial.number}{' (going on)' if trial.resumed else ''}: {shown}")
+        report = None
+        if trial.report is not None:
+            told, metric = trial.report, self.metrics[-1]
+
+            def report(epoch: int, entry: Mapping[str, Any]) -> bool:
+                value = metric.of(entry)
+                return value is not None and told(epoch, value)
+
+        outcome = self._train(trial, report)
+        if path.exists():
+            record = {"study": self.folder.name, "trial": trial.number, "settings": trial.settings}
+            record |= {"objectives": [m.name for m in self.metrics], "state": outcome.state, "values": outcome.values}
+            command = shlex.join(["certtrain", "train", *self.overrides(trial.number, trial.settings)])
+            write_json_atomic(path / "trial.json", record | {"message": outcome.message, "command": command})
+        if outcome.state != "complete":
+            text = outcome.message if outcome.state == "pruned" else f"failed: {outcome.message}"
+            print_line(self.console, f"trial {trial.number} {text}")
+        return outcome
+
+    def _train(self, trial: Trial, report: Any) -> Outcome:
+        from certtrain.callbacks.pruning import Pruned
+
+        try:
+            status = run_one(*self._compose(self.overrides(trial.number, trial.settings)), report)
+        except Pruned as pruned:
+            return Outcome("pruned", message=str(pruned))
+        except UserError as error:
+            return Outcome("failed", message=error.what)
+        if status >= INTERRUPTED:
+            raise _Stopped(status)
+        entry = (RunDirectory(self.path(trial.number)).read_result() or {}).get("validation")
+        values = tuple(metric.of(entry) for metric in self.metrics)
+        if None in values:
+            return Outcome("failed", message=f"its validation has no {self.metrics[values.index(None)].name}")
+        return Outcome("complete", values)
+
+    @staticmethod
+    def _compose(overrides: list[str]) -> tuple[dict[str, Any], list[str]]:
+        """The resolved configuration of plain overrides, as `certtrain train` would make it of them."""
+        from hydra import compose
+        from hydra.errors import HydraException
+        from omegaconf import open_dict
+        from omegaconf.errors import OmegaConfBaseException
+
+        from certtrain.commands.compose import explain
+
+        try:
+            config = compose("train", overrides, return_hydra_config=True)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise explain(error, "train") from error
+        hydra = config.hydra
+        with open_dict(config):
+            del config["hydra"]
+        return resolve(config, hydra)
+
+    def write_trials(self) -> None:
+        """`trials.json` beside the database, to be read without Optuna."""
+        try:
+            rows = self.study.rows()
+        except UserError:
+            return  # its message is on its way already
+        objectives = [metric.name for metric in self.metrics]
+        trials = [{"number": row.number, "state": row.state, "values": row.values} for row in rows]
+        for trial, row in zip(trials, rows):
+            trial |= {"settings": row.settings, "message": row.message}
+        write_json_atomic(self.folder / "trials.json", {"objectives": objectives, "trials": trials})
+
+    def conclude(self) -> int:
+        """The table, the front, and what to do with the chosen run."""
+        from certtrain.reporting.studies import pareto_plot, study_table
+
+        rows = self.study.rows()
+        complete = [row for row in rows if row.state == "complete"]
+        if not complete:
+            raise UserError("no trial is complete", where=str(self.folder), fix="sweep.n_trials=... more of them")
+        n = (RunDirectory(self.path(complete[0].number)).read_result() or {})["validation"]["n"]
+        self.console.print()
+        self.console.print(study_table(rows, self.metrics, n))
+        if len(self.metrics) == 2:
+            figure = pareto_plot(rows, self.metrics, n, self.folder / "pareto.png")
+            print_line(self.console, f"figure: {figure}")
+            print_line(
+                self.console, f"next, for the one you choose, once: certtrain certify run={self.path(0).parent}/..."
+            )
+            return 0
+        chosen = max(complete, key=lambda row: (row.values[0], -row.number))
+        print_line(self.console, f"chosen by {self.metrics[0].name}: trial {chosen.number}; as a run of its own:")
+        tried = [_override(key, value) for key, value in chosen.settings.items()]
+        words = ["certtrain", "train", *self._fixed(chosen.settings), *tried, "certify_test=false"]
+        print_line(self.console, f"  {shlex.join(words)}")
+        if self.sweep["certify"]:
+            return self._certify(chosen, rows)
+        print_line(self.console, f"next, once: certtrain certify run={self.path(chosen.number)}")
+        return 0
+
+    def _certify(self, chosen: Row, rows: list[Row]) -> int:
+        for row in rows:
+            result = RunDirectory(self.path(row.number)).read_result() or {}
+            if row.number != chosen.number and result.get("test"):
+                raise UserError(
+                    f"trial {row.number} of this study was certified on the test set before, now trial {chosen.number} "
+                    "would be: a choice that has seen the test set is none",
+                    where="sweep.certify",
+                    fix="sweep.certify=false, and report the first one; or another study with more trials",
+                )
+        return run_one(*self._compose(self.overrides(chosen.number, chosen.settings, certify=True)))
+
+
+def _base(config: Any, hydra: Any) -> _Base:
+    """The configuration that every trial starts from; its name is the study's."""
+    named = config["name"]
+    resolved, overrides = resolve(config, hydra)
+    if named is None:
+        resolved["name"] += "-pareto" if config["sweep"].get("pareto") else "-optuna"
+    mine = (*NOT_OF_A_RUN, "runs_dir=", "certify_test=")
+    return _Base(resolved, [o for o in overrides if not o.lstrip("+~").startswith(mine)])
+
+
+def _space(sweep: Mapping[str, Any], resolved: Mapping[str, Any], hydra: Any) -> list[Parameter]:
+    spaces = [name.removeprefix("space/") for name in options("sweep") if name.startswith("space/")]
+    for override in hydra.overrides.task:  # the group is optional, so that Hydra passes over a typo
+        group, _, name = override.partition("=")
+        if group == "sweep/space" and name not in spaces:
+            raise UserError(f"sweep/space has no option {name!r}", where=override, fix=nearest(name, spaces))
+    if not sweep.get("space"):
+        raise UserError(
+            f"there is no search space for method={resolved['choices']['method']}",
+            where="sweep/space",
+            fix=f"sweep/space={'|'.join(spaces)}, or +sweep.space.optimizer.lr={{low: 1e-4, high: 1e-1, log: true}}",
+        )
+    groups = {group: options(group) for group in GROUPS if group not in ("experiment", "sweep")}
+    return read_space(sweep["space"], _flat(resolved), groups)
+
+
+def _metrics(sweep: Mapping[str, Any], resolved: dict[str, Any]) -> tuple[Metric, ...]:
+    norm = "l2" if resolved["choices"]["certifier"] == "smoothing" else resolved["norm"]
+    name = sweep["metric"] or resolved["checkpoint"]["monitor"] or default_monitor(resolved)
+    certified = Metric(name, norm)
+    known = ["val/acr" if resolved["choices"]["certifier"] == "smoothing" else "val/acr_grid", CLEAN]
+    known += [Metric.certified(str(radius), norm).name for radius in resolved["radii"]]
+    if name not in known:
+        raise UserError(f"no validation metric is called {name!r}", where="sweep.metric", fix=nearest(name, known))
+    return (Metric(CLEAN, norm), certified) if sweep["pareto"] else (certified,)
+
+
+def _refuse(config: Any, hydra: Any, sweep: Mapping[str, Any], resolved: Mapping[str, Any]) -> None:
+    """What does not go with a study."""
+    multirun = hydra.mode is not None and hydra.mode.name == "MULTIRUN"
+    if multirun or config.get("seeds") is not None:
+        raise UserError(
+            "sweep=optuna makes its own runs",
+            where="the command line",
+            fix="leave -m and seeds= out; the chosen setting can be trained with seeds=5 afterwards",
+        )
+    if resolved.get("resume"):
+        raise UserError("sweep=optuna does not resume a run", where="the command line", fix="leave resume= out")
+    if hydra.runtime.choices.get("hydra/launcher") != "basic":
+        raise UserError(
+            "the trials of a study run one after another",
+            where="hydra/launcher",
+            fix="leave it out, and start the same command several times: the processes share the study",
+        )
+    if not resolved["val_size"]:
+        raise UserError(
+            "there is nothing to choose by without validation examples", where="val_size", fix="val_size=0.2"
+        )
+    if sweep["certify"] and sweep["pareto"]:
+        raise UserError(
+            "a front has no best run to certify", where="sweep.certify", fix="choose, then certtrain certify run=..."
+        )
+    if resolved["checkpoint"]["use"] != "last":
+        raise UserError(
+            "a study compares last epochs, and checkpoint.use is best",
+            where="configuration key checkpoint.use",
+            fix="checkpoint.use=last",
+        )
+
+
+def _claim(folder: Path, sweep: Mapping[str, Any], resolved: dict[str, Any], metrics: tuple[Metric, ...]) -> None:
+    """Make the study's directory, or see that it is this study's.
+
+    Raises:
+        UserError: the directory holds a run, another study, or something else.
+    """
+    path = folder / "study.json"
+    fixed = {key: value for key, value in sweep.items() if key not in FREE}
+    described = {"objectives": [metric.name for metric in metrics], "sweep": fixed, "config": resolved}
+    if path.exists():
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"cannot read {path}: {error}", where="study", fix="choose another name=") from error
+        free = [f"config.{key}" for key in (*MAY_DIFFER, *EXTENDS) if key != "epochs"]
+        differing = config_differences(before, described, free)
+        if differing:
+            lines = [f"    {key}: {old!r} there, {new!r} now" for key, old, new in differing[:12]]
+            raise UserError(
+                "\n".join([f"the study {folder.name} exists with other settings:", *lines]),
+                where=str(folder),
+                fix="choose another name=",
+            )
+        return
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder} exists and is no study", where=str(folder), fix="choose another name=")
+    write_json_atomic(path, described)
+
+
+def _override(key: str, value: str) -> str:
+    """A value as an override: numbers, words, paths and lists as they are, anything else quoted."""
+    bare = re.fullmatch(r"[\w.+/-]+", value) is not None or value[:1] in "[{"
+    return f"{key}={value}" if bare else quoted(key, value)
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, item in value.items():
+        found[f"{prefix}{key}"] = item
+        if isinstance(item, Mapping):
+            found |= _flat(item, f"{prefix}{key}.")
+    return found
+
+
+__all__ = ["run_study"]

@@ -1,0 +1,101 @@
+"""A study as a table, and its Pareto front as a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from certtrain.reporting.plots import COLOURS, GREY, save_figure
+from certtrain.reporting.sweeps import number
+from certtrain.sweeps.metric import Metric
+from certtrain.sweeps.pareto import pareto_front
+from certtrain.sweeps.study import Row
+
+MOST_ROWS = 15
+MOST_SETTINGS = 7
+
+
+def study_table(rows: Sequence[Row], metrics: Sequence[Metric], n: int) -> Group:
+    """The best trials, or with two metrics the front; below it how many ended otherwise.
+
+    Args:
+        rows: every trial.
+        metrics: what they maximise.
+        n: validation examples.
+    """
+    complete = [row for row in rows if row.state == "complete"]
+    names = " and ".join(metric.name for metric in metrics)
+    if len(metrics) == 2:
+        shown = [complete[i] for i in pareto_front([row.values for row in complete])]
+        title = f"Pareto front: {len(shown)} of {len(complete)} trials, validation metrics {names} (n = {n:,})"
+    else:
+        shown = sorted(complete, key=lambda row: (-row.values[0], row.number))[:MOST_ROWS]
+        title = f"{len(complete)} trials, best first by the validation metric {names} (n = {n:,})"
+    keys = list(dict.fromkeys(key for row in shown for key in row.settings))[:MOST_SETTINGS]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("trial", justify="right", no_wrap=True)
+    for metric in metrics:
+        table.add_column(metric.text.replace(" at ", "\nat "), justify="right", no_wrap=True)
+    for key in keys:
+        table.add_column(key.replace(".", ".\n"), justify="right", overflow="fold")
+    for row in shown:
+        values = [number(value, metric.is_share) for value, metric in zip(row.values, metrics)]
+        table.add_row(str(row.number), *values, *(row.settings.get(key, "") for key in keys))
+    parts: list[RenderableType] = [Text(title, style="bold"), table]
+    counts = {state: sum(row.state == state for row in rows) for state in ("pruned", "failed", "running")}
+    if told := ", ".join(f"{count} {state}" for state, count in counts.items() if count):
+        parts.append(Text(f"besides: {told}; every trial stands in trials.json"))
+    for row in [row for row in rows if row.state == "failed"][:3]:
+        parts.append(Text(f"failed: trial {row.number}  ({(row.message or 'no reason').splitlines()[0]})", style="red"))
+    return Group(*parts, Text())
+
+
+def pareto_plot(rows: Sequence[Row], metrics: Sequence[Metric], n: int, path: str | Path) -> Path:
+    """Draw every complete trial by its two validation metrics, the front joined by the steps it dominates.
+
+    Args:
+        rows: every trial.
+        metrics: of the horizontal and the vertical axis.
+        n: validation examples.
+        path: the PNG to write.
+
+    Raises:
+        ValueError: no trial is complete.
+        UserError: the file cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    complete = [row for row in rows if row.state == "complete"]
+    if not complete:
+        raise ValueError("no trial is complete")
+    scale = [100.0 if metric.is_share else 1.0 for metric in metrics]
+    points = [[value * factor for value, factor in zip(row.values, scale)] for row in complete]
+    front = pareto_front(points)
+    figure = Figure(figsize=(5.6, 3.9), dpi=200, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    others = [point for i, point in enumerate(points) if i not in front]
+    if others:
+        axes.plot(*zip(*others), linestyle="", marker="o", color=GREY, alpha=0.5, markersize=5, label="dominated")
+    x, y = ([points[i][k] for i in front] for k in (0, 1))
+    # The horizontal coordinate falls along the front: each point's step reaches down to the next one's height.
+    axes.step(x, y, where="post", color=COLOURS[0], linewidth=1.4, alpha=0.7)
+    axes.plot(x, y, linestyle="", marker="o", color=COLOURS[0], markersize=7, label="Pareto front")
+    for i in front:
+        text = str(complete[i].number)
+        axes.annotate(text, points[i], xytext=(5, 5), textcoords="offset points", fontsize=7.5, color=COLOURS[0])
+    axes.set_xlabel(f"validation: {metrics[0].text}")
+    axes.set_ylabel(f"validation: {metrics[1].text}")
+    axes.set_title(f"{len(complete)} trials, n = {n:,} validation examples", fontsize=10)
+    axes.grid(True, color="#DDDDDD", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(0.08)
+    axes.legend(frameon=False, fontsize=8.5, loc="best")
+    return save_figure(figure, Path(path))
