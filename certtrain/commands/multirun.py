@@ -54,7 +54,12 @@ def run_multirun(command: str, arguments: list[str]) -> int:
         if isinstance(stopped, UserError):
             raise stopped
         if stopped is not None:
-            raise UserError(f"no job could be started: {stopped}", where="the launcher", fix="hydra/launcher=basic")
+            missing = "hydra_plugins" in str(stopped)
+            raise UserError(
+                f"no job could be started: {stopped}",
+                where="hydra/launcher",
+                fix="pip install 'certtrain[sweep]'" if missing else "hydra/launcher=basic runs them one after another",
+            ) from stopped
         return 0
     module = import_module(f"certtrain.commands.{command}")
     if hasattr(module, "summarise"):
@@ -111,7 +116,7 @@ class Task:
         elsewhere = os.getpid() != self.parent
         if elsewhere:
             environment.remember_command(self.words)
-            share_cores(int(hydra.launcher.get("n_jobs") or 1))
+            share_cores(int(hydra.launcher.get("n_jobs") or 1), hydra.launcher.get("cpus_per_task"))
         with self._output(record["number"], elsewhere):
             self._run(record, config, hydra)
 
@@ -154,14 +159,19 @@ def read_records(spool: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(spool.glob("*.json"))]
 
 
-def share_cores(jobs: int) -> None:
+def share_cores(jobs: int, most: int | None = None) -> None:
     """One job's part of the cores as its number of threads, unless fewer are asked for already.
 
     Two processes with two threads each are many times slower on two cores than with one each. Works before torch is
     imported; afterwards torch is told.
+
+    Args:
+        jobs: how many run side by side; -1 for one per core.
+        most: threads that the launcher reserved for a job, where it reserves them.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     part = max(1, cores // (cores if jobs < 0 else jobs))
+    part = min(part, most) if most else part
     for name in THREADS:
         present = os.environ.get(name, "")
         os.environ[name] = str(min(part, int(present)) if present.isdigit() else part)
