@@ -122,16 +122,15 @@ class BoxedRelu(torch.autograd.Function):
             up, to_constant = grad[some], grad_constant[some]
             sign, high, offset, width = relu_lines(lower[some], upper[some])
             rest = 1 - high
-            negative = a[some].clamp(max=0)
-            to_offset = (to_constant[:, None] @ negative).squeeze(1)
-            to_high = torch.sum(negative * up, 1).div_(width)  # by w, as both terms of d h are
             unstable = high * rest
-            torch.mul(high, torch.addcmul(to_high, to_offset, high, value=-1), out=grad_lower[some])
-            grad_lower[some] = _where_positive(unstable, grad_lower[some])
-            torch.mul(rest, torch.addcmul(to_high, to_offset, rest), out=grad_upper[some])
-            grad_upper[some] = _where_positive(unstable, grad_upper[some])
-            below = torch.mul(to_constant[:, :, None], offset[:, None])
-            below.addcmul_(up, high[:, None]).sub_(above := _where_positive(sign[:, None], up))
+            negative = a[some].clamp(max=0)
+            to_offset = _where_positive(unstable, (to_constant[:, None] @ negative).squeeze(1))
+            to_high = (negative * up).squeeze(1) if a.shape[1] == 1 else (negative * up).sum(1)
+            to_high = _where_positive(unstable, to_high.div_(width))  # by w, as both terms of d h are
+            torch.addcmul(to_high, to_offset, high, value=-1, out=grad_lower[some]).mul_(high)
+            torch.addcmul(to_high, to_offset, rest, out=grad_upper[some]).mul_(rest)
+            above = _where_positive(sign[:, None], up)
+            below = torch.mul(to_constant[:, :, None], offset[:, None]).addcmul_(up, high[:, None]).sub_(above)
             torch.add(above, _where_positive(negative.neg_(), below), out=grad_a[some])
         return grad_a, grad_lower, grad_upper
 
@@ -149,8 +148,8 @@ def relu_lines(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor, Tensor, Te
     left = lower.clamp(max=0)
     right = torch.maximum(upper.clamp(min=0), left + 1e-8)
     width = right - left
-    high = right / width
-    return lower + upper, high, -left * high, width
+    high = right.div_(width)
+    return lower + upper, high, left.neg_().mul_(high), width
 
 
 def _chunks(a: Tensor) -> list[slice]:
