@@ -1,0 +1,73 @@
+"""What a certificate's card says in words, and where and by what it was made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from certtrain import __version__, environment
+from certtrain.certifiers.base import Certifier
+from certtrain.threat import parse_radius, radius_text
+
+
+def where_and_how() -> dict[str, Any]:
+    """The part of the card that the machine and the code decide."""
+    described = environment.describe()
+    names = {"command": "command", "git": "git", "python": "python", "packages": "versions", "hardware": "hardware"}
+    return {new: described[old] for old, new in names.items()}
+
+
+def stages(certifier: Certifier) -> str:
+    """How many looks at the evidence a certificate takes, and when: decides which alpha it holds at."""
+    if certifier.certificate == "probabilistic":
+        return "one: n fixed beforehand, looked at once"
+    return "one: no randomness"
+
+
+def engine(certifier: Certifier) -> dict[str, Any]:
+    """What computed the bounds, or the votes, and its version."""
+    versions = environment.package_versions()
+    if certifier.certificate == "probabilistic":
+        return {"name": "certtrain.smoothing", "version": versions["certtrain"] or __version__}
+    target = getattr(certifier.make_engine, "func", certifier.make_engine)
+    name = f"{target.__module__}.{target.__qualname__}"
+    package = "auto_LiRPA" if "lirpa" in name else "certtrain"
+    return {"name": name, "package": package, "version": versions[package] or __version__}
+
+
+def claim(certifier: Certifier) -> str:
+    """What the certificate says, in words, for the card."""
+    if certifier.certificate == "probabilistic":
+        return (
+            "With probability at least 1 - alpha over the noise drawn for an example, the smoothed classifier's "
+            "prediction is constant in the open l2 ball of the stated radius around it. alpha holds per example."
+        )
+    return (
+        "The network in real arithmetic, with the given float32 weights, classifies every input of the stated ball as "
+        "the label. Proved by bounds computed in "
+        f"{certifier.settings()['precision']} with rounding to nearest: not a proof about float32 inference."
+    )
+
+
+def training_recipe(config: dict[str, Any]) -> dict[str, Any]:
+    """What the card says about the training."""
+    keys = ("choices", "seed", "epochs", "norm", "eps", "train_eps", "sigma", "schedule", "method", "optimizer")
+    return {key: config[key] for key in keys if key in config}
+
+
+def trained_with_warnings(trained: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """A radius or noise other than the training's is allowed, and stands in the card."""
+    warnings = []
+    if "smoothing" in now["certifier"] and "sigma" in trained["method"]:
+        before, after = trained["sigma"], now["sigma"]
+        if float(before) != float(after):
+            warnings.append(f"trained with sigma {before}, certified with sigma {after}")
+    if "smoothing" in now["certifier"] and "sigma" not in trained["method"]:
+        warnings.append("trained without noise, certified by smoothing")
+    largest = max(parse_radius(r) for r in now["radii"])
+    if "train_eps" in trained["method"] or "kappa" in trained["method"]:
+        eps = parse_radius(trained["eps"])
+        if eps not in {parse_radius(r) for r in now["radii"]} and "smoothing" not in now["certifier"]:
+            warnings.append(f"trained for eps {radius_text(eps)}, certified up to {radius_text(largest)}")
+        if trained["norm"] != now["norm"] and "smoothing" not in now["certifier"]:
+            warnings.append(f"trained for norm {trained['norm']}, certified in norm {now['norm']}")
+    return warnings
