@@ -30,7 +30,9 @@ start here
   certtrain certify run=runs/quickstart-seed0 certifier=alpha_crown
   certtrain train --help                             every group, its options and the keys to override
   certtrain train experiment=quickstart --cfg job    the composed configuration, nothing run
-  certtrain train -m seed=0,1,2                      one run per value
+  certtrain train -m method=ibp,crown_ibp eps=0.1,0.2   one run per combination, and a table of all
+  certtrain train experiment=quickstart seeds=5      five seeds, mean and standard deviation
+  certtrain train sweep=optuna val_size=0.2          a study of the method's search space
 
 --traceback (or CERTTRAIN_TRACEBACK=1) shows where an error was raised."""
 

@@ -43,6 +43,7 @@ class Checkpoints(L.Callback):
         self.every_n_seconds = every_n_seconds
         self.best_value: float | None = None
         self.best_step: int | None = None
+        self.best_validation: dict[str, Any] | None = None
         self._saved_at = self._started_at = time.monotonic()
         self._saved_step = -1
         self._seconds_before = 0.0
@@ -100,6 +101,7 @@ class Checkpoints(L.Callback):
             value = float(value)
             if not math.isnan(value) and (self.best_value is None or value > self.best_value):
                 self.best_value, self.best_step = value, trainer.global_step
+                self.best_validation = self.validation.state_dict() if self.validation else None
                 self.save(trainer, module, self.best)
         ends = trainer.current_epoch + 1 >= (trainer.max_epochs or 0)
         if ends or time.monotonic() - self._saved_at >= self.every_n_seconds:
@@ -110,8 +112,10 @@ class Checkpoints(L.Callback):
             self.save_last(trainer, module)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best_value": self.best_value, "best_step": self.best_step, "seconds": self.seconds}
+        best = {"best_value": self.best_value, "best_step": self.best_step, "best_validation": self.best_validation}
+        return best | {"seconds": self.seconds}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.best_value, self.best_step = state["best_value"], state["best_step"]
+        self.best_validation = state.get("best_validation")
         self._seconds_before = state.get("seconds", 0.0)

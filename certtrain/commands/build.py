@@ -173,17 +173,20 @@ def build_validation(
     return CertifyValidation(certifier, batch, every_n_epochs=every, watched=watched)
 
 
-def validation_entry(validation: CertifyValidation | None, data: DataModule) -> dict[str, Any] | None:
-    """The last validation as `result.json` holds it."""
+def validation_entry(
+    validation: CertifyValidation | None, data: DataModule, chosen: dict[str, Any] | None = None
+) -> dict[str, Any] | None:
+    """The validation as `result.json` holds it: the given one, of the chosen checkpoint, else the last."""
     if validation is None or validation.summary is None:
         return None
+    found = chosen or validation.state_dict()
     return {
-        **validation.summary,
+        **found["summary"],
         "indices_sha256": data.certify_index_sha256,
         "certifier": validation.certifier.name,
         "settings": validation.certifier.settings(),
-        "step": validation.step,
-        "seconds": validation.seconds,
+        "step": found["step"],
+        "seconds": found["seconds"],
     }
 
 

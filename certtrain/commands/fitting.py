@@ -105,6 +105,7 @@ def fit_run(
     )
     text = f"trained {outcome.epochs} epochs, {outcome.steps} steps, in {outcome.seconds:.1f} s; "
     console.print(text + f"checkpoint {outcome.checkpoint.name}: {outcome.chosen_because}", highlight=False)
+    best = checkpoints.best_validation if outcome.checkpoint == checkpoints.best else None
     return {
         "status": "interrupted",  # until the whole run is done
         "trained": True,
@@ -113,5 +114,5 @@ def fit_run(
         "checkpoint_chosen": outcome.chosen_because,
         "steps": outcome.steps,
         "seconds": outcome.seconds,
-        "validation": build.validation_entry(validation, data),
+        "validation": build.validation_entry(validation, data, best),
     }

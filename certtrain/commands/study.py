@@ -275,12 +275,6 @@ def _refuse(config: Any, hydra: Any, sweep: Mapping[str, Any], resolved: Mapping
         raise UserError(
             "a front has no best run to certify", where="sweep.certify", fix="choose, then certtrain certify run=..."
         )
-    if resolved["checkpoint"]["use"] != "last":
-        raise UserError(
-            "a study compares last epochs, and checkpoint.use is best",
-            where="configuration key checkpoint.use",
-            fix="checkpoint.use=last",
-        )
 
 
 def _claim(folder: Path, sweep: Mapping[str, Any], resolved: dict[str, Any], metrics: tuple[Metric, ...]) -> None:

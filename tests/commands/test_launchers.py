@@ -55,6 +55,9 @@ def test_joblib_runs_two_jobs_side_by_side_with_their_share_of_the_cores(in_tmp,
     assert len(logs) == 4
     assert sum("trained 1 epochs" in log.read_text() for log in logs) == 2
     assert sum("the radius -1 is negative" in log.read_text() for log in logs) == 2
+    from joblib.externals.loky import get_reusable_executor
+
+    get_reusable_executor().shutdown(wait=True)  # its idle workers would live as long as the tests
 
 
 @needs

@@ -1,5 +1,6 @@
 """Multirun: complete jobs are not trained again, failed ones end no others, and a summary stands at the end."""
 
+import csv
 import json
 import re
 import statistics
@@ -64,6 +65,20 @@ def test_the_test_set_is_refused_to_any_multirun_but_seeds_alone(in_tmp, tiny, c
         assert main(["train", *tiny, "certify_test=true", *arguments]) == 2
         assert "would choose by the test set" in capsys.readouterr().err
     assert not list(in_tmp.glob("runs/*/result.json"))
+
+
+def test_the_validation_of_a_run_is_that_of_the_checkpoint_it_chose(in_tmp, tiny):
+    """Else runs with checkpoint.use=best would be compared by weights that nobody gets."""
+    rest = [word for word in tiny if not word.startswith(("epochs", "optimizer"))]
+    own = ["method=standard", "epochs=3", "schedule.lr.kind=constant", "optimizer.lr=0.3", "checkpoint.use=best"]
+    assert main(["train", *rest, *own, "checkpoint.monitor=val/certified@0.02", "name=it"]) == 0
+    result = results(in_tmp / "runs")["it"]
+    assert f"at step {result['validation']['step']}" in result["checkpoint_chosen"]
+    assert f"{result['validation']['certified']['0.02']:.4f}" in result["checkpoint_chosen"]
+    with (in_tmp / "runs" / "it" / "metrics.csv").open(newline="") as file:
+        seen = [float(row["val/certified@0.02"]) for row in csv.DictReader(file) if row.get("val/certified@0.02")]
+    assert len(seen) == 3
+    assert result["validation"]["certified"]["0.02"] == max(seen)
 
 
 def test_the_flag_may_stand_anywhere(in_tmp, tiny):

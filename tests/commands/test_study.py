@@ -137,7 +137,6 @@ def test_a_locked_database(in_tmp, study, capsys, monkeypatch):
         (["seeds=2"], "makes its own runs"),
         (["-m", "seed=0,1"], "makes its own runs"),
         (["val_size=0"], "validation examples"),
-        (["checkpoint.use=best"], "checkpoint.use"),
         (["hydra/launcher=joblib"], "one after another"),
         (["sweep.pareto=true", "sweep.certify=true"], "a front has no best"),
         (["~sweep.space.optimizer"], "no search space for method=standard"),
