@@ -43,8 +43,8 @@ def test_band_is_clopper_pearson(n, share):
 def drawn(monkeypatch):
     """The figure that the next plot saves."""
     kept = []
-    save = plots._save
-    monkeypatch.setattr(plots, "_save", lambda figure, path: (kept.append(figure), save(figure, path))[1])
+    save = plots.save_figure
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: (kept.append(figure), save(figure, path))[1])
     return kept
 
 
