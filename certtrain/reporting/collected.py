@@ -20,6 +20,8 @@ NO_SETTING = ("experiment", "seed", "name", "resume", "runs_dir", "data_dir", "d
 NO_SETTING += ("trainer.accelerator", "trainer.check_every_n_steps", "checkpoint.every_n_seconds", "validation")
 NO_SETTING += ("n", "n0", "alpha", "radii")  # of the certify stage: they stand in each of its entries
 NO_DIFFERENCE = (*NO_SETTING, "choices", "data.seed", "certifier")
+# Of a certificate: which noise was drawn, and how many rows went through the network at a time.
+NO_CLAIM = ("seed", "batch_size")
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ def _marks(earlier: list[Group], run: Run, name: str, entry: Entry) -> tuple[str
     first = peers[0]
     marks = [] if first.runs[0].path == run.path else list(_differences(first.runs[0], run))
     old, new = first.entries[0]["settings"], entry["settings"]
-    marks += [f"{key}={new.get(key)}" for key in new if key not in ("n", "seed") and old.get(key) != new.get(key)]
+    marks += [f"{key}={new[key]}" for key in new if key not in ("n", *NO_CLAIM) and old.get(key) != new[key]]
     same_count = first.entries[0]["n"] == entry["n"]
     if same_count and first.entries[0]["indices_sha256"] != entry["indices_sha256"]:
         marks.append(f"certificate {name}")
@@ -176,8 +178,8 @@ def _marks(earlier: list[Group], run: Run, name: str, entry: Entry) -> tuple[str
 
 
 def _certificate_key(entry: Entry) -> str:
-    """What must agree before two entries are seeds of one thing; a smoothing certifier's own seed is no setting."""
-    settings = {key: value for key, value in entry["settings"].items() if key != "seed"}
+    """What must agree before two entries are seeds of one thing."""
+    settings = {key: value for key, value in entry["settings"].items() if key not in NO_CLAIM}
     shown = [
         entry["certifier"],
         entry["norm"],

@@ -81,11 +81,11 @@ def test_other_settings_of_the_certificate_divide(tmp_path):
     assert [group.marks for group in found] == [(), (), ("alpha=0.01",), ("certificate subset",)]
 
 
-def test_a_smoothing_certifiers_seed_is_no_setting(tmp_path):
+def test_a_smoothing_certifiers_seed_and_batch_size_are_no_settings(tmp_path):
     rows = {"s": {"data": "d", "network": "n", "norm": "l2", "sigma": 0.5, "verifier": "smoothing"}}
     row = read_paper(make_paper(tmp_path / "p", rows, family="smoothing")).rows["s"]
     for seed in (0, 1):
-        entry = {**SMOOTHED, "settings": {**SMOOTHED["settings"], "seed": seed}}
+        entry = {**SMOOTHED, "settings": {**SMOOTHED["settings"], "seed": seed, "batch_size": 100 + seed}}
         make_run(tmp_path / "runs", "p/s", seed, {"smoothing": entry})
     [group] = groups(row, tmp_path / "runs")
     assert len(group.runs) == 2
