@@ -181,6 +181,8 @@ class _Session:
         choices = config["choices"]
         self.base = {"experiment": choices.get("experiment"), "seed": config["seed"]}
         self.base |= {key: choices[key] for key in ("method", "data", "model")} | {"epochs": config["epochs"]}
+        if "loss_fusion" in config["method"]:  # another objective, under the method's same name
+            self.base["loss_fusion"] = config["method"]["loss_fusion"]
 
     def run(self) -> int:
         from rich.console import Console

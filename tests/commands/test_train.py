@@ -235,3 +235,11 @@ def test_wandb_logs_offline_beside_the_csv(in_tmp, tiny, monkeypatch):
     while not (written := list((run.path / "wandb").glob("offline-run-*/*.wandb"))) and time.monotonic() < until:
         time.sleep(0.1)
     assert written
+
+
+def test_loss_fusion_trains_and_stands_in_result_and_card(in_tmp, tiny, few_attacks):
+    command = ["train", *tiny, *few_attacks, "method=crown_ibp", "certify_test=true"]
+    assert main([*command, "method.loss_fusion=true", "name=fused"]) == 0
+    assert json.loads((in_tmp / "runs/fused/result.json").read_text())["loss_fusion"] is True
+    card = json.loads((in_tmp / "runs/fused/certificates/ibp.json").read_text())
+    assert card["training"]["method"]["loss_fusion"] is True
