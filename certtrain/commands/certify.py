@@ -51,14 +51,13 @@ def run(config: Any) -> int:
     resolve_radii(resolved)
     if not resolved.get("certifier"):
         raise UserError("which certifier?", where="the command line", fix="certifier=crown")
-    from rich.console import Console
-
     from certtrain.callbacks.signals import Interrupted, SignalFlag
     from certtrain.commands.build import build_data
     from certtrain.commands.loading import load_run
     from certtrain.commands.stage import certify_stage
+    from certtrain.reporting import terminal
 
-    console = Console()
+    console = terminal.console()
     loaded = load_run(resolved["run"], resolved["checkpoint"], resolved["runs_dir"])
     config_of_data = {**loaded.config["data"], "data_dir": resolved["data_dir"]}
     data = build_data({**loaded.config, "data": config_of_data})

@@ -29,11 +29,10 @@ def run(config: Any) -> int:
     from certtrain.config import plain
 
     resolved = plain(config)
-    from rich.console import Console
-
     from certtrain.commands.build import build_certifiers
     from certtrain.commands.loading import load_run
     from certtrain.data import Batch
+    from certtrain.reporting import terminal
 
     loaded = load_run(resolved["run"], resolved["checkpoint"], resolved["runs_dir"])
     x = read_input(Path(resolved["input"]), loaded.contract)
@@ -42,7 +41,7 @@ def run(config: Any) -> int:
     # A bound certificate needs a label: the network's own prediction, so that the radius is that of the prediction.
     with torch.no_grad():
         label = loaded.network(x).argmax(1)
-    console = Console()
+    console = terminal.console()
     for name, certifier in build_certifiers(resolved).items():
         if certifier.certificate == "probabilistic":
             certifier.split = "predict"

@@ -12,7 +12,7 @@ from typing import Any
 
 from certtrain.commands import certify, train
 from certtrain.commands.compose import INTERRUPTED, call_hydra, run_hydra
-from certtrain.commands.table import WIDTH, Parser, every_paper
+from certtrain.commands.table import Parser, every_paper
 from certtrain.config import conf_dir, options, plain
 from certtrain.errors import UserError, nearest
 from certtrain.reporting.published import FILE, Paper, Row, read_paper
@@ -90,12 +90,12 @@ def _seeds(overrides: Sequence[str]) -> tuple[list[int | None], list[str]]:
 
 def _one(row: Row, overrides: Sequence[str], *, dry: bool, timed: bool, runs: int) -> int:
     """One seed: budget, training, certificates."""
-    from rich.console import Console
+    from certtrain.reporting import terminal
 
     training, certifying = split_overrides([f"experiment={row.experiment}", *overrides])
     config, _ = compose_train(training)
     run = RunDirectory(Path(config["runs_dir"]) / config["name"])
-    console = Console(width=None if _terminal() else WIDTH)
+    console = terminal.console()
     result = (run.read_result() if run.result.exists() else None) or {}
     trained = bool(result.get("trained"))
     if dry or (timed and not (trained and _certified(result, row))):
@@ -160,16 +160,9 @@ def _steps_done(run: RunDirectory) -> int:
     return int(read_checkpoint(run.last)["global_step"])
 
 
-def _terminal() -> bool:
-    import sys
-
-    return sys.stdout.isatty()
-
-
 def _compare(paper: Paper, row: Row, overrides: Sequence[str]) -> int:
-    from rich.console import Console
-
     from certtrain.commands.table import report
+    from certtrain.reporting import terminal
     from certtrain.reporting.collected import collect
     from certtrain.reporting.comparison import compare
     from certtrain.reporting.paper_tables import rich_tables
@@ -177,5 +170,5 @@ def _compare(paper: Paper, row: Row, overrides: Sequence[str]) -> int:
     given = dict(override.split("=", 1) for override in overrides)
     collection = collect([given.get("runs_dir", "runs")])
     lines = [line for line in compare(paper, collection) if line.row.name == row.name]
-    Console(width=None if _terminal() else WIDTH).print(rich_tables([(paper, lines)]))
+    terminal.console().print(rich_tables([(paper, lines)]))
     return report(collection)

@@ -33,9 +33,9 @@ def run_study(config: Any, hydra: Any) -> int:
     Raises:
         UserError: a mistake in the space or the settings; a database that cannot be used; too many failed trials.
     """
-    from rich.console import Console
+    from certtrain.reporting import terminal
 
-    console = Console()
+    console = terminal.console()
     work = _Study(config, hydra, console)
     if not work.sweep["certify"]:
         print_line(console, "selection is by validation alone; the test set is left as it is")

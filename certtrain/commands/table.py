@@ -16,7 +16,6 @@ from certtrain.reporting.comparison import NOT_RUN, Line, compare
 from certtrain.reporting.published import FILE, Paper, read_paper
 
 FORMATS = ("rich", "markdown", "latex", "csv", "brief")
-WIDTH = 100
 SKIPPED = 1  # exit status when a result could not be used
 BEGIN, END = r"<!-- begin: certtrain table (?P<arguments>[^>]*?) ?-->\n", "<!-- end: certtrain table -->"
 BLOCK = re.compile(f"({BEGIN}).*?{END}", re.S)
@@ -58,11 +57,9 @@ def main(arguments: Sequence[str]) -> int:
     elif isinstance(text, str):
         print(text, end="")
     else:
-        import sys
+        from certtrain.reporting import terminal
 
-        from rich.console import Console
-
-        Console(width=None if sys.stdout.isatty() else WIDTH).print(text)
+        terminal.console().print(text)
     return report(collection)
 
 
@@ -114,6 +111,8 @@ def plain_text(renderable: Any) -> str:
     import io
 
     from rich.console import Console
+
+    from certtrain.reporting.terminal import WIDTH
 
     file = io.StringIO()
     Console(file=file, width=WIDTH).print(renderable)

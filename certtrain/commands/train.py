@@ -133,10 +133,9 @@ def summarise(records: list[dict[str, Any]]) -> None:
     Args:
         records: of the jobs, as `certtrain.commands.multirun` reads them.
     """
-    from rich.console import Console
-
     from certtrain.commands.naming import plain_value
     from certtrain.config import default_monitor
+    from certtrain.reporting import terminal
     from certtrain.reporting.sweeps import multirun_tables, seeds_tables
     from certtrain.sweeps.summary import comparisons, read_job
 
@@ -150,7 +149,7 @@ def summarise(records: list[dict[str, Any]]) -> None:
         overrides = [plain_value(override) for override in record["overrides"]]
         run = None if directory is None else os.path.relpath(directory.path)
         jobs.append(read_job(overrides, run, record["error"], monitor))
-    console = Console()
+    console = terminal.console()
     console.print()
     if all("seeds" in job.overrides for job in jobs):
         console.print(seeds_tables(jobs))
@@ -185,11 +184,10 @@ class _Session:
             self.base["loss_fusion"] = config["method"]["loss_fusion"]
 
     def run(self) -> int:
-        from rich.console import Console
-
+        from certtrain.reporting import terminal
         from certtrain.reporting.tables import config_tree, result_tables
 
-        console = Console()
+        console = terminal.console()
         if self.state == "complete":
             print_line(console, f"{self.directory.path} is complete; another seed= or name= makes another run")
             if self.previous.get("test"):

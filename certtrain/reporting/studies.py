@@ -55,6 +55,20 @@ def study_table(rows: Sequence[Row], metrics: Sequence[Metric], n: int) -> Group
     return Group(*parts, Text())
 
 
+def view(points: Sequence[Sequence[float]], front: Sequence[int]) -> tuple[list[float], list[float]]:
+    """The lower and the upper limit of each axis: the front and the better three quarters of the trials.
+
+    Trials that came to nothing would otherwise crowd the front into a corner.
+    """
+    low, high = [], []
+    for values in zip(*points):
+        least = min([values[i] for i in front] + [sorted(values)[len(values) // 4]])
+        pad = 0.08 * ((max(values) - least) or 1.0)
+        low.append(least - pad)
+        high.append(max(values) + pad)
+    return low, high
+
+
 def pareto_plot(rows: Sequence[Row], metrics: Sequence[Metric], n: int, path: str | Path) -> Path:
     """Draw every complete trial by its two validation metrics, the front joined by the steps it dominates.
 
@@ -92,10 +106,13 @@ def pareto_plot(rows: Sequence[Row], metrics: Sequence[Metric], n: int, path: st
         axes.annotate(text, points[i], xytext=(5, 5), textcoords="offset points", fontsize=7.5, color=COLOURS[0])
     axes.set_xlabel(f"validation: {metrics[0].text}")
     axes.set_ylabel(f"validation: {metrics[1].text}")
-    axes.set_title(f"{len(complete)} trials, n = {n:,} validation examples", fontsize=10)
+    low, high = view(points, front)
+    outside = sum(any(value < least for value, least in zip(point, low)) for point in points)
+    hidden = f", {outside} below the view" if outside else ""
+    axes.set_title(f"{len(complete)} trials{hidden}, n = {n:,} validation examples", fontsize=10)
+    axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
     axes.grid(True, color="#DDDDDD", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.margins(0.08)
     axes.legend(frameon=False, fontsize=8.5, loc="best")
     return save_figure(figure, Path(path))

@@ -65,3 +65,25 @@ def test_the_figure_has_units_and_n(tmp_path, monkeypatch):
     assert {text.get_text() for text in axes.texts} == {"0", "1"}
     with pytest.raises(ValueError, match="no trial"):
         studies.pareto_plot(rows[3:], [Metric(CLEAN), CERTIFIED], 200, path)
+
+
+def test_the_view_holds_the_front_and_leaves_failures_below():
+    points = [
+        (98.0, 75.0),
+        (97.0, 80.0),
+        (96.0, 79.0),
+        (95.0, 70.0),
+        (94.0, 71.0),
+        (93.0, 72.0),
+        (7.0, 7.0),
+        (8.0, 0.0),
+    ]
+    low, high = studies.view(points, [0, 1])
+    for point in points[:6]:
+        assert all(a <= value <= b for a, value, b in zip(low, point, high))
+    assert all(low[k] > points[6][k] for k in (0, 1))
+
+
+def test_the_view_of_equal_trials_is_no_point():
+    low, high = studies.view([(5.0, 5.0)] * 3, [0])
+    assert all(a < 5 < b for a, b in zip(low, high))
