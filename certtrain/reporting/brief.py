@@ -40,9 +40,14 @@ def brief(papers: Sequence[tuple[Paper, Sequence[Line]]]) -> str:
 
 
 def _bounds(block: Sequence[Line]) -> list[str]:
-    row, found = block[0].row, {line.quantity: line for line in reversed(block)}  # the first of several verifiers
-    certified = found.get(f"certified@{row.eps}") or next(line for line in block if line.quantity != "clean")
-    return [row.eps or "", _beside(found["clean"]), _beside(certified), certified.verifier]
+    row = block[0].row
+    clean = next(line for line in block if line.quantity == "clean")
+    certified = [line for line in block if line.quantity == f"certified@{row.eps}"]
+    certified = certified or [line for line in block if line.quantity.startswith("certified@")]
+    judged = [line for line in certified if line.published is not None]
+    # Each of several certifiers proves what it says: without a published figure to stand beside, the best one counts.
+    best = judged[0] if judged else max(certified, key=lambda line: line.ours or 0.0)
+    return [row.eps or "", _beside(clean), _beside(best), best.verifier]
 
 
 def _smoothing(block: Sequence[Line]) -> list[str]:

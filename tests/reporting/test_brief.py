@@ -29,3 +29,12 @@ def test_smoothing_shows_the_published_radii_and_the_draws(tmp_path):
     text = brief([(paper, compare(paper, collect([tmp_path / "runs"])))])
     assert "| `p/s` | d, n | 0.5 | 90.00 (90.00) | 1: 50.00 (60.00) | 0.900 (1.000) | 1,000 | 4 | 1 | 1.02 |" in text
     assert "probability 1 - alpha" in text
+
+
+def test_without_a_published_figure_the_best_certifier_counts(tmp_path):
+    row = {"data": "d", "network": "n", "norm": "linf", "eps": "0.3", "verifier": ["ibp", "crown"]}
+    paper = read_paper(make_paper(tmp_path / "p", {"s": row}))
+    crown = {**ENTRY, "certifier": "crown", "certified": {"0.1": 0.95, "0.3": 0.92}}
+    make_run(tmp_path / "runs", "p/s", 0, {"ibp": ENTRY, "crown": crown})
+    text = brief([(paper, compare(paper, collect([tmp_path / "runs"])))])
+    assert "| 98.00 | 92.00 | CROWN |" in text
