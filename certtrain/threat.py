@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 Norm = Literal["linf", "l2"]
 NORMS: tuple[str, ...] = ("linf", "l2")
+NORM_NAMES = {"linf": "l-inf", "l2": "l2"}  # as they are printed
 
 
 def parse_radius(value: object, *, where: str = "radius") -> Fraction:

@@ -13,6 +13,7 @@ from certtrain.certificates import CertificateLog
 from certtrain.errors import UserError
 from certtrain.reporting.collected import Collection, Group, groups_of
 from certtrain.reporting.entries import LABELS, smoothed_accuracy
+from certtrain.reporting.plots import clopper_pearson
 from certtrain.reporting.published import Paper, Row
 from certtrain.threat import parse_radius
 
@@ -173,12 +174,8 @@ def _judge(
 
 def clopper_pearson_mean(share: float, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """The two-sided Clopper-Pearson interval of a share of n images; of a mean over seeds, as if one had given it."""
-    from scipy.stats import beta
-
-    k, tail = share * n, (1 - confidence) / 2
-    low = 0.0 if k <= 0 else float(beta.ppf(tail, k, n - k + 1))
-    high = 1.0 if k >= n else float(beta.ppf(1 - tail, k + 1, n - k))
-    return low, high
+    low, high = clopper_pearson(np.array(share * n), n, confidence)
+    return float(low), float(high)
 
 
 def _acr_interval(group: Group) -> tuple[float, float] | None:

@@ -15,12 +15,12 @@ from rich.text import Text
 
 from certtrain.reporting.comparison import NOT_RUN, SHORT, WITHIN, Line, notes_of
 from certtrain.reporting.published import Paper
+from certtrain.threat import NORM_NAMES
 
 CLAIMS = {
     "bounds": "deterministic certificates, proved for every input of the ball",
     "smoothing": "randomized smoothing, each certificate with probability 1 - alpha over its noise",
 }
-NORMS = {"linf": "l-inf", "l2": "l2"}
 UNITS = "in % of n images, ACR in input units; ± sd over seeds; 95 % intervals over images"
 HOURS = "hours: training and certifying, mean per seed, on {}"
 JUDGED = ("published", "diff", "verdict")
@@ -65,7 +65,7 @@ def sections(papers: Sequence[tuple[Paper, Sequence[Line]]]) -> list[tuple[str, 
     for paper, lines in papers:
         kinds = sorted({(line.row.family, line.row.norm) for line in lines})
         for family, norm in kinds:
-            title = f"{paper.name}, {NORMS.get(norm, norm)}: {CLAIMS[family]}"
+            title = f"{paper.name}, {NORM_NAMES.get(norm, norm)}: {CLAIMS[family]}"
             found.append((title, [line for line in lines if (line.row.family, line.row.norm) == (family, norm)]))
     return found
 

@@ -48,18 +48,24 @@ def runs_table(comparison: Comparison, keys: Sequence[str]) -> RenderableType:
     metric, jobs = comparison.metric, comparison.jobs
     entry = jobs[0].result["validation"]
     title = f"{len(jobs)} runs, best first by the validation metric {metric.name} (n = {entry['n']:,})"
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for key in keys[:MOST_KEYS]:
-        table.add_column(key, overflow="fold", max_width=24)
-    table.add_column("clean (%)", justify="right", no_wrap=True)
-    table.add_column(f"{_two_lines(metric)} ▾", justify="right", no_wrap=True)
-    table.add_column("seconds", justify="right", no_wrap=True)
+    table = _scores(keys, metric, "seconds")
     for job in jobs:
         validation = job.result["validation"]
         values = [job.overrides.get(key, "") for key in keys[:MOST_KEYS]]
         scores = [percent(validation["clean"]), number(metric.of(validation), metric.is_share)]
         table.add_row(*values, *scores, f"{job.result.get('seconds', 0.0):,.1f}")
     return Group(Text(title, style="bold"), table)
+
+
+def _scores(keys: Sequence[str], metric: Metric, last: str) -> Table:
+    """An empty table: the settings, clean accuracy, the metric that it is sorted by, and one more column."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for key in keys[:MOST_KEYS]:
+        table.add_column(key, overflow="fold", max_width=24)
+    table.add_column("clean (%)", justify="right", no_wrap=True)
+    table.add_column(f"{_two_lines(metric)} ▾", justify="right", no_wrap=True)
+    table.add_column(last, justify="right", no_wrap=True)
+    return table
 
 
 def settings_table(comparison: Comparison, keys: Sequence[str]) -> RenderableType:
@@ -71,12 +77,7 @@ def settings_table(comparison: Comparison, keys: Sequence[str]) -> RenderableTyp
         values = tuple(metric.of(job.validation) or 0.0 for job in jobs)
         rows.append((Spread(metric.name, values, metric.is_share), clean, jobs))
     rows.sort(key=lambda row: -row[0].mean)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for key in keys[:MOST_KEYS]:
-        table.add_column(key, overflow="fold", max_width=24)
-    table.add_column("clean (%)", justify="right", no_wrap=True)
-    table.add_column(f"{_two_lines(metric)} ▾", justify="right", no_wrap=True)
-    table.add_column("seeds", justify="right", no_wrap=True)
+    table = _scores(keys, metric, "seeds")
     for score, clean, jobs in rows:
         values = [jobs[0].overrides.get(key, "") for key in keys[:MOST_KEYS]]
         table.add_row(*values, plus_minus(clean), plus_minus(score), str(len(jobs)))

@@ -22,8 +22,7 @@ from certtrain.reporting.entries import (
     smoothed_accuracy,
     upper_bound,
 )
-
-NORM_NAMES = {"linf": "l-inf", "l2": "l2"}
+from certtrain.threat import NORM_NAMES
 
 
 def result_tables(test: Mapping[str, Entry]) -> Group:

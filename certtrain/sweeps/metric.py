@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-NORMS = {"linf": "l-inf", "l2": "l2"}
+from certtrain.threat import NORM_NAMES
+
 CLEAN = "val/certified_clean"
 
 
@@ -42,7 +43,7 @@ class Metric:
     def text(self) -> str:
         """`certified at l-inf 2/255 (%)`, `ACR`, `clean (%)`."""
         if self.radius is not None:
-            return f"certified at {NORMS.get(self.norm, self.norm)} {self.radius} (%)".replace("  ", " ")
+            return f"certified at {NORM_NAMES.get(self.norm, self.norm)} {self.radius} (%)".replace("  ", " ")
         return {CLEAN: "clean (%)", "val/acr": "ACR", "val/acr_grid": "ACR on the grid"}.get(self.name, self.name)
 
     def of(self, entry: Mapping[str, Any] | None) -> float | None:

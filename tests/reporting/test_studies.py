@@ -1,11 +1,9 @@
 """The table of a study fits 100 columns and names its metric; the figure of its front is drawn with units and n."""
 
-import io
-
 import matplotlib.image
 import pytest
 from matplotlib.figure import Figure
-from rich.console import Console
+from printing import printed as shown
 
 from certtrain.reporting import studies
 from certtrain.sweeps.metric import CLEAN, Metric
@@ -18,14 +16,6 @@ KEYS += ["train_eps", "optimizer.lr", "method.l1"]
 
 def row(number: int, *values: float, state: str = "complete", message: str | None = None) -> Row:
     return Row(number, state, values, dict.fromkeys(KEYS, f"{0.00001234 * (number + 1):.4g}"), message)
-
-
-def shown(renderable) -> str:
-    file = io.StringIO()
-    Console(file=file, width=100).print(renderable)
-    text = file.getvalue()
-    assert max(map(len, text.splitlines())) <= 100
-    return text
 
 
 def test_the_best_first_and_the_rest_counted():

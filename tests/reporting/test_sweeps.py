@@ -1,8 +1,6 @@
 """The tables of many runs name their metric, fit 100 columns, and show what failed."""
 
-import io
-
-from rich.console import Console
+from printing import printed as shown
 
 from certtrain.reporting.sweeps import multirun_tables, seeds_tables
 from certtrain.sweeps.summary import Job
@@ -12,14 +10,6 @@ def job(overrides: dict, certified: float = 0.5, state: str = "complete", test: 
     entry = {"norm": "linf", "clean": 0.875, "certified": {"2/255": certified}, "n": 40, "indices_sha256": "a"}
     result = {"validation": entry, "seconds": 12.3, "test": test or {}}
     return Job(overrides, None, state, result=result, monitor="val/certified@2_255", **more)
-
-
-def shown(renderable) -> str:
-    file = io.StringIO()
-    Console(file=file, width=100).print(renderable)
-    text = file.getvalue()
-    assert max(map(len, text.splitlines())) <= 100
-    return text
 
 
 def test_a_multirun_names_its_metric_and_sorts_by_it():
