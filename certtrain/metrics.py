@@ -1,105 +1,44 @@
-"""Metrics over certificates: functions of the columns, and torchmetrics of integer sums around them.
+"""Metrics over certificates: torchmetrics of integer sums around the functions of `certtrain.summary`.
 
 States are int64 sums, so that any number of processes, in any order, gives the same numbers.
-
-A radius column is float64, the radii asked for are exact fractions, and the two are compared as `radius >= float(r)`.
-That is right for both families. Bounds store `float(r)` of a radius r of the grid, so that comparing with the exact
-fraction would lose every certificate at, say, 2/255, whose float lies below it. Smoothing stores a radius that was
-rounded down by 1e-12 of itself, thousands of times more than `float(r)` can lie below r: what reaches `float(r)` has
-been proved at r.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from fractions import Fraction
 from typing import Any
 
-import numpy as np
 import torch
 import torchmetrics
-from numpy.typing import NDArray
 from torch import Tensor
 
-from certtrain.certificates import ABSTAIN, ERROR, INVALID, MISCLASSIFIED, STATUSES, UNKNOWN, VERIFIED, Certificates
-from certtrain.threat import Norm, parse_radii, radius_text
+from certtrain.certificates import INVALID, Certificates
+from certtrain.summary import (
+    ACR_UNIT,
+    abstained,
+    acr_units,
+    certified,
+    failed,
+    is_smoothing,
+    status_counts,
+    summarise,
+)
+from certtrain.threat import parse_radii
 
-ACR_UNIT = 2**40  # an average certified radius is summed as integers of floor(R * 2^40)
-
-
-def certified(certificates: Certificates, radius: Fraction) -> NDArray[np.bool_]:
-    """(n,) whether each example is correct, not abstained, and certified at the radius (at 0: just the former)."""
-    held = certificates.correct & (certificates.predict != ABSTAIN)
-    return held & (certificates.radius >= float(radius))
-
-
-def acr_units(certificates: Certificates) -> NDArray[np.int64]:
-    """(n,) floor(correct * radius * 2^40); the product is exact, a power of two."""
-    held = certified(certificates, Fraction(0))
-    return np.floor(np.where(held, certificates.radius, 0.0) * ACR_UNIT).astype(np.int64)
-
-
-def abstained(certificates: Certificates) -> NDArray[np.bool_]:
-    """(n,) whether the certified classifier abstains."""
-    return certificates.predict == ABSTAIN
-
-
-def failed(certificates: Certificates, status: str) -> NDArray[np.bool_]:
-    """(n,) whether any status of an example, at any radius, is `status` (*invalid* or *error*)."""
-    names = [name for name in certificates.columns if name == "status" or name.startswith("status@")]
-    found = np.zeros(len(certificates), dtype=bool)
-    for name in names:
-        found |= certificates.columns[name] == status
-    return found
-
-
-def status_counts(certificates: Certificates, radius: Fraction) -> dict[str, int]:
-    """How many examples have which status at a radius; they add up to n.
-
-    Certificates without a status per radius (smoothing) are *misclassified*, *verified*, *unknown* or *invalid*.
-    """
-    column = certificates.columns.get(f"status@{radius_text(radius)}")
-    if column is None:
-        wrong = ~abstained(certificates) & ~certificates.correct
-        column = np.where(certified(certificates, radius), VERIFIED, UNKNOWN).astype(object)
-        column[failed(certificates, INVALID)] = INVALID
-        column[failed(certificates, ERROR)] = ERROR
-        column[wrong] = MISCLASSIFIED
-    counts = {status: int((column == status).sum()) for status in STATUSES}
-    if sum(counts.values()) != len(certificates):
-        raise ValueError(f"unknown statuses: {sorted(set(column.tolist()) - set(STATUSES))}")
-    return counts
-
-
-def is_smoothing(certificates: Certificates) -> bool:
-    """Whether the rows come from votes under noise, so that their mean radius is an ACR and not one of a grid."""
-    return "count_top" in certificates.columns
-
-
-def summarise(certificates: Certificates, radii: Iterable[Fraction], norm: Norm) -> dict[str, Any]:
-    """The numbers of `result.json`: `{norm, clean, certified, acr | acr_grid, abstained, invalid, error, n}`.
-
-    `clean` is the accuracy of the certified classifier (certified accuracy at 0); `certified` maps each radius' text to
-    a fraction of all examples; `acr` is the mean of correct * radius, called `acr_grid` for bounds, whose radii are
-    those of a grid; the last four are counts of examples.
-
-    Raises:
-        ValueError: no certificates.
-    """
-    n = len(certificates)
-    if n == 0:
-        raise ValueError("there are no certificates to summarise")
-    acr = int(acr_units(certificates).sum()) / (n * ACR_UNIT)
-    return {
-        "norm": norm,
-        "clean": int(certified(certificates, Fraction(0)).sum()) / n,
-        "certified": {radius_text(r): int(certified(certificates, r).sum()) / n for r in radii},
-        "acr" if is_smoothing(certificates) else "acr_grid": acr,
-        "abstained": int(abstained(certificates).sum()),
-        "invalid": int(failed(certificates, INVALID).sum()),
-        "error": int(failed(certificates, ERROR).sum()),
-        "n": n,
-    }
+__all__ = [
+    "ACR_UNIT",
+    "Abstained",
+    "AverageCertifiedRadius",
+    "CertifiedAccuracy",
+    "Invalid",
+    "abstained",
+    "acr_units",
+    "certified",
+    "failed",
+    "is_smoothing",
+    "status_counts",
+    "summarise",
+]
 
 
 class _SumMetric(torchmetrics.Metric):

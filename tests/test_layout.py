@@ -19,21 +19,33 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
 FLOORS = (
     {"errors"},
     {"threat", "files", "environment", "evaluation", "schedules", "randomness"},
-    {"bounds", "smoothing", "models", "data", "attacks", "certificates", "metrics", "runs"},
+    {"bounds", "smoothing", "models", "data", "attacks", "certificates", "summary", "metrics", "runs"},
     {"certifiers", "methods", "sweeps"},
     {"reporting"},
-    {"certification", "callbacks", "checkpoints"},
+    {"certification", "callbacks", "checkpoints", "audit"},
     {"training"},
     {"config"},
     {"commands"},
     {"cli"},
     {"__init__", "__main__"},  # __init__ is the facade: `certtrain.load`
 )
-LIBRARY = {"threat", "schedules", "bounds", "smoothing", "attacks", "randomness", "models", "metrics", "certificates"}
+LIBRARY = {
+    "threat",
+    "schedules",
+    "bounds",
+    "smoothing",
+    "attacks",
+    "randomness",
+    "models",
+    "metrics",
+    "certificates",
+    "summary",
+}
 KNOW_HYDRA = {"cli", "commands", "config"}
 NO_LIGHTNING = LIBRARY | {
     "certifiers",
     "certification",
+    "audit",
     "runs",
     "reporting",
     "sweeps",
