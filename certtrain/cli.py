@@ -13,6 +13,7 @@ COMMANDS = {
     "train": "train a network and certify it on the validation set as it learns",
     "certify": "certify a trained network: certtrain certify run=runs/NAME [certifier=...] [radii=...] [n=...]",
     "predict": "the prediction and certified radius of one image: certtrain predict run=... input=image.png",
+    "export": "ONNX and VNN-LIB for other verifiers: certtrain export run=runs/NAME [radii=...] [output=DIR]",
     "table": "ours beside the published, from result files: certtrain table experiments/zhang2020",
     "reproduce": "train, certify and compare one published row: certtrain reproduce zhang2020/mnist_small_eps0.3",
 }

@@ -19,8 +19,8 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
 FLOORS = (
     {"errors"},
     {"threat", "files", "environment", "evaluation", "schedules", "randomness"},
-    {"bounds", "smoothing", "models", "data", "attacks", "certificates", "summary", "metrics", "runs"},
-    {"certifiers", "methods", "sweeps"},
+    {"bounds", "smoothing", "models", "data", "attacks", "certificates", "falsification", "summary", "metrics", "runs"},
+    {"certifiers", "methods", "sweeps", "export"},
     {"reporting"},
     {"certification", "callbacks", "checkpoints", "audit"},
     {"training"},

@@ -1,0 +1,108 @@
+"""`certtrain export run=runs/NAME`: the network as ONNX and its claims as VNN-LIB, for other verifiers to check."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from certtrain.commands import certify
+from certtrain.config import resolve_radii
+from certtrain.errors import UserError
+
+if TYPE_CHECKING:
+    from certtrain.commands.loading import LoadedRun
+    from certtrain.export import Export
+
+INHERITED = ("radii", "norm", "data_dir")
+
+
+def prepare(arguments: list[str]) -> list[str]:
+    """The run's own radii and norm, put before what the user asked for.
+
+    Raises:
+        UserError: the run does not exist.
+    """
+    prepared = certify.prepare(arguments, "export", INHERITED)
+    return [a for a in prepared if a in arguments or not a.startswith("certifier=")]
+
+
+def run(config: Any) -> int:
+    """Write the folder, say what is in it."""
+    from certtrain.config import plain
+
+    resolved = plain(config)
+    from certtrain.commands.loading import load_run
+    from certtrain.export import write_export
+    from certtrain.reporting import terminal
+
+    loaded = load_run(resolved["run"], resolved["checkpoint"], resolved["runs_dir"])
+    if resolved["vnnlib"]:
+        _refuse_what_no_box_says(loaded.config, resolved["norm"])
+    folder = Path(resolved["output"] or loaded.run.path / "export")
+    found = write_export(folder, build_export(loaded, resolved))
+    console = terminal.console()
+    names = [found["network"]["file"], *(["instances.csv"] if found["properties"] else []), "properties.json"]
+    count = f"{len(found['properties'])} properties, " if found["properties"] else ""
+    console.print(f"{count}{', '.join(names)} in [bold]{folder}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def build_export(loaded: LoadedRun, resolved: dict[str, Any]) -> Export:
+    """The run's network with the chosen examples, radii and what its logs say.
+
+    Raises:
+        UserError: the data does not fit the network, an unknown split or rule, radii or a timeout that make no sense.
+    """
+    import torch
+
+    from certtrain.certification import choose_indices
+    from certtrain.commands.build import build_data
+    from certtrain.commands.stage import SPLITS
+    from certtrain.errors import nearest
+    from certtrain.export import Claims, Export, read_claims
+    from certtrain.models.contract import InputContract
+    from certtrain.runs import sha256_file
+
+    sha256, split_name, timeout = sha256_file(loaded.checkpoint), resolved["split"], resolved["timeout"]
+    about = {"run": loaded.run.name, "checkpoint": loaded.checkpoint.name, "checkpoint_sha256": sha256}
+    contract, index = loaded.contract, torch.zeros(0, dtype=torch.int64)
+    x, y, claims = torch.zeros(0, *contract.shape), index, Claims(())
+    if resolved["vnnlib"]:
+        if split_name not in SPLITS:
+            fix = nearest(str(split_name), SPLITS)
+            raise UserError(f"unknown split {split_name!r}", where="configuration key split", fix=fix)
+        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < float("inf"):
+            raise UserError(f"timeout = {timeout!r}", where="configuration key timeout", fix="seconds, such as 300")
+        data = build_data({**loaded.config, "data": {**loaded.config["data"], "data_dir": resolved["data_dir"]}})
+        contract.check_same(InputContract.of(data), that=f"data={data.name}")
+        split = getattr(data, split_name)
+        index = choose_indices(str(resolved["indices"]), len(split))
+        x, y = split.x[index], split.y[index]
+        contract.check(x, y)
+        about |= {"dataset": data.name, "split": split_name, "indices": str(resolved["indices"])}
+        folder = loaded.run.certificates
+        claims = read_claims(folder, checkpoint_sha256=sha256, dataset=data.name, split=split_name)
+    return Export(
+        network=loaded.network,
+        name=loaded.run.name,
+        x=x,
+        y=y,
+        index=index,
+        radii=resolve_radii(resolved),
+        num_classes=contract.num_classes,
+        shape=contract.shape,
+        claims=claims,
+        timeout=timeout,
+        about=about,
+    )
+
+
+def _refuse_what_no_box_says(trained: dict[str, Any], norm: str) -> None:
+    if norm == "linf" and trained["choices"]["certifier"] != "smoothing":
+        return
+    what = f"norm={norm}: a VNN-LIB property is a box of inputs, and an l2 ball is none"
+    if norm == "linf":
+        what = "this run's certificates are about the smoothed classifier in l2; VNN-LIB states boxes and one network"
+    raise UserError(
+        what, where="configuration key norm", fix="vnnlib=false exports the network alone; bounds in norm=linf export"
+    )

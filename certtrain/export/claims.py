@@ -1,0 +1,71 @@
+"""What a run's certificate logs say about an example at a radius."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from certtrain.certificates import VERIFIED, CertificateLog, Certificates, read_card
+from certtrain.threat import parse_radius, radius_text
+
+
+@dataclass(frozen=True)
+class _Log:
+    name: str
+    radii: tuple[Fraction, ...]
+    rows: Certificates
+    place: dict[int, int]
+
+
+@dataclass(frozen=True)
+class Claims:
+    """Statuses from deterministic l-inf logs."""
+
+    logs: tuple[_Log, ...]
+
+    def at(self, index: int, radius: Fraction) -> list[dict[str, Any]]:
+        """`[{"log", "status", "decided_by", "proved_at"}]`: the status at the radius, or at the least larger one that
+        verified, which proves every smaller radius; nothing from a log that says nothing about it."""
+        found = []
+        for log in self.logs:
+            row = log.place.get(index)
+            if row is None:
+                continue
+            for proved_at in sorted(r for r in log.radii if r >= radius):
+                status = str(log.rows.columns[f"status@{radius_text(proved_at)}"][row])
+                if proved_at == radius or status == VERIFIED:
+                    decided = log.rows.columns.get("decided_by")
+                    by = str(decided[row]) if decided is not None else ""
+                    entry = {"log": log.name, "status": status, "decided_by": by, "proved_at": radius_text(proved_at)}
+                    found.append(entry)
+                    break
+        return found
+
+
+def read_claims(folder: str | Path, *, checkpoint_sha256: str, dataset: str, split: str) -> Claims:
+    """The deterministic l-inf logs in a run's folder of certificates about these weights and this split.
+
+    Raises:
+        UserError: a card or a log that cannot be read.
+    """
+    logs = []
+    for path in sorted(Path(folder).glob("*.tsv")):
+        card_path = path.with_suffix(".json")
+        if not card_path.exists():
+            continue
+        card = read_card(card_path)
+        about = (card.get("checkpoint_sha256"), card.get("dataset"), card.get("split"), card.get("norm"))
+        if about != (checkpoint_sha256, dataset, split, "linf"):
+            continue
+        rows = CertificateLog(path).read()
+        radii = tuple(_radii(rows.columns))
+        if radii:
+            logs.append(_Log(path.stem, radii, rows, {int(i): row for row, i in enumerate(rows.index)}))
+    return Claims(tuple(logs))
+
+
+def _radii(columns: Iterable[str]) -> Iterable[Fraction]:
+    return (parse_radius(name.removeprefix("status@")) for name in columns if name.startswith("status@"))

@@ -1,0 +1,160 @@
+"""A folder that a verification competition's tools take: networks, properties, `instances.csv`, and what is claimed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections import Counter
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from certtrain.certificates import STATUSES
+from certtrain.errors import UserError
+from certtrain.export.claims import Claims
+from certtrain.export.onnx import INPUT, OPSET, OUTPUT, onnx_bytes
+from certtrain.export.vnnlib import PLACES, decimal_box, property_text
+from certtrain.files import write_json_atomic, write_text_atomic
+from certtrain.threat import radius_key, radius_text
+
+
+@dataclass(frozen=True)
+class Export:
+    """What is exported.
+
+    Attributes:
+        network: maps (B, *shape) inputs in [0, 1] to (B, K) logits.
+        name: of the network's file.
+        x: (n, *shape) examples; none for the network alone.
+        y: (n,) classes.
+        index: (n,) their positions in the split.
+        radii: exact, l-inf.
+        num_classes: K.
+        shape: of one example.
+        claims: what our logs say.
+        timeout: seconds that an instance is given.
+        about: what stands in properties.json besides: run, checkpoint, data set, split.
+    """
+
+    network: nn.Module
+    name: str
+    x: Tensor
+    y: Tensor
+    index: Tensor
+    radii: tuple[Fraction, ...]
+    num_classes: int
+    shape: tuple[int, ...]
+    claims: Claims = field(default_factory=lambda: Claims(()))
+    timeout: float = 300
+    about: dict[str, Any] = field(default_factory=dict)
+
+
+def write_export(folder: str | Path, export: Export) -> dict[str, Any]:
+    """Write `onnx/NAME.onnx`, `vnnlib/*.vnnlib`, `instances.csv`, `properties.json`, `README.txt`; all or nothing.
+
+    Returns:
+        What `properties.json` holds.
+
+    Raises:
+        UserError: the folder exists, or cannot be written; the network cannot be exported.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise UserError(f"{folder} exists", where="configuration key output", fix="output=DIR of a new one")
+    network = onnx_bytes(export.network, export.shape)
+    try:
+        part = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+        part.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {folder}: {error.strerror or error}", where="configuration key output", fix="output=DIR"
+        ) from error
+    try:
+        found = _write(part, export, network)
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return found
+
+
+def _write(part: Path, export: Export, network: bytes) -> dict[str, Any]:
+    onnx = f"onnx/{export.name}.onnx"
+    (part / "onnx").mkdir()
+    (part / onnx).write_bytes(network)
+    found: dict[str, Any] = {
+        **export.about,
+        "network": {
+            "file": onnx,
+            "sha256": hashlib.sha256(network).hexdigest(),
+            "opset": OPSET,
+            "input": {"name": INPUT, "shape": [1, *export.shape], "range": [0, 1], "normalised": "by the network"},
+            "output": {"name": OUTPUT, "shape": [1, export.num_classes], "what": "logits"},
+        },
+        "properties": [],
+    }
+    if len(export.index):
+        lines = []
+        for radius in export.radii:
+            for x, y, index in zip(export.x, export.y.tolist(), export.index.tolist()):
+                entry = _property(part, export, x, int(y), int(index), radius)
+                found["properties"].append(entry)
+                lines.append(f"{onnx},{entry['file']},{export.timeout:g}\n")
+        write_text_atomic(part / "instances.csv", "".join(lines))
+    write_json_atomic(part / "properties.json", found)
+    write_text_atomic(part / "README.txt", readme(found))
+    return found
+
+
+def _property(part: Path, export: Export, x: Tensor, y: int, index: int, radius: Fraction) -> dict[str, Any]:
+    file = f"vnnlib/example{index}_linf_{radius_key(radius)}.vnnlib"
+    claims = export.claims.at(index, radius)
+    said = "; ".join(f"{claim['status']} ({claim['log']})" for claim in claims) or "nothing is claimed"
+    about = f"example {index}" + (f" of {export.about['dataset']} {export.about['split']}" if export.about else "")
+    comment = [
+        f"{about}, label {y}, l-inf radius {radius_text(radius)}",
+        f"unsat: every input of the ball gets the label; certtrain: {said}",
+    ]
+    box = decimal_box(x, radius)
+    write_text_atomic(part / file, property_text(box, y, export.num_classes, comment))
+    return {"file": file, "index": index, "label": y, "radius": radius_text(radius), "claims": claims}
+
+
+def verdict(entry: dict[str, Any]) -> str:
+    """Of all logs' statuses about one property the first in the statuses' precedence."""
+    said = {claim["status"] for claim in entry["claims"]}
+    return next((status for status in STATUSES if status in said), "nothing claimed")
+
+
+def readme(found: dict[str, Any]) -> str:
+    """What the folder holds and what an answer of another verifier would mean, in words."""
+    network = found["network"]
+    lines = [
+        "Exported by certtrain.",
+        "",
+        f"network     {network['file']} (sha256 {network['sha256']})",
+        f"            {INPUT} {network['input']['shape']} float32 in [0, 1] to",
+        f"            {OUTPUT} {network['output']['shape']} logits;",
+        "            normalisation is its first layer; weights are those of the checkpoint, bit for bit",
+    ]
+    lines += [f"{key:<11} {value}" for key, value in found.items() if isinstance(value, str)]
+    if found["properties"]:
+        counts = Counter(verdict(entry) for entry in found["properties"])
+        lines += [
+            "",
+            "instances.csv names a network, a property (VNN-LIB 1.0) and a timeout in seconds per line;",
+            "properties.json says which example, label and radius each is, and what our logs say of it.",
+            "",
+            "A property is satisfiable when an input of the box gets another class at least as large a logit.",
+            f"The box holds the exact l-inf ball within [0, 1]: rounded outward to {PLACES} decimals, after 2^-25 was",
+            "added on each side, so that it still holds the ball when its numbers are read as float32.",
+            "  unsat   proves the claim about the ball; sat where we say verified: one of the two is wrong",
+            "  sat     a counterexample, unless it lies in the added 2^-25; unsat where we say falsified: likewise",
+            "",
+            "what our logs say of the properties",
+            *(f"  {counts[status]:>6}  {status}" for status in sorted(counts)),
+        ]
+    return "\n".join([*lines, ""])

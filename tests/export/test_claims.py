@@ -1,0 +1,42 @@
+"""Claims come from deterministic l-inf logs about the same weights and split, and are never stretched."""
+
+import json
+from fractions import Fraction
+
+import numpy as np
+
+from certtrain.certificates import CertificateLog, Certificates
+from certtrain.export import read_claims
+
+
+def write(folder, name, statuses, **card):
+    """A log of one example, index 7, with a status per radius."""
+    columns = {"decided_by": np.array(["crown"], dtype=object)}
+    columns |= {f"status@{radius}": np.array([status], dtype=object) for radius, status in statuses.items()}
+    row = Certificates([7], [1], [1], [0.0], [True], [0.1], columns=columns)
+    CertificateLog(folder / f"{name}.tsv").append(row)
+    about = {"checkpoint_sha256": "a", "dataset": "d", "split": "test", "norm": "linf"}
+    (folder / f"{name}.json").write_text(json.dumps(about | card))
+
+
+def claims(folder, index=7, radius="0.1"):
+    found = read_claims(folder, checkpoint_sha256="a", dataset="d", split="test")
+    return [(c["log"], c["status"], c["proved_at"]) for c in found.at(index, Fraction(radius))]
+
+
+def test_the_status_at_the_radius_or_a_proof_at_a_larger_one(tmp_path):
+    write(tmp_path, "log", {"0.1": "unknown", "0.2": "verified", "0.3": "falsified"})
+    assert claims(tmp_path) == [("log", "unknown", "0.1")]
+    assert claims(tmp_path, radius="0.15") == [("log", "verified", "0.2")]
+    assert claims(tmp_path, radius="1/3") == []
+    write(tmp_path, "other", {"0.3": "falsified"})
+    assert claims(tmp_path, radius="0.25") == []  # what falls at 0.3 may stand at 0.25
+    assert claims(tmp_path, index=8) == []
+
+
+def test_logs_about_something_else_claim_nothing(tmp_path):
+    for key, value in {"checkpoint_sha256": "b", "dataset": "e", "split": "val", "norm": "l2"}.items():
+        write(tmp_path, key, {"0.1": "verified"}, **{key: value})
+    assert claims(tmp_path) == []
+    (tmp_path / "bare.tsv").write_text("anything")  # without a card
+    assert claims(tmp_path) == []
