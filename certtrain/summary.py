@@ -71,12 +71,18 @@ def is_smoothing(certificates: Certificates) -> bool:
     return "count_top" in certificates.columns
 
 
+def is_staged(certificates: Certificates) -> bool:
+    """Whether drawing stopped once the target radii were decided: a radius is then a target, and there is no ACR."""
+    return "stage" in certificates.columns
+
+
 def summarise(certificates: Certificates, radii: Iterable[Fraction], norm: Norm) -> dict[str, Any]:
     """The numbers of `result.json`: `{norm, clean, certified, acr | acr_grid, abstained, invalid, error, n}`.
 
     `clean` is the accuracy of the certified classifier (certified accuracy at 0); `certified` maps each radius' text to
     a fraction of all examples; `acr` is the mean of correct * radius, called `acr_grid` for bounds, whose radii are
-    those of a grid; the last four are counts of examples.
+    those of a grid, and null for staged certificates, whose radii are targets (those have `mean_draws` too); the last
+    four are counts of examples.
 
     Raises:
         ValueError: no certificates.
@@ -85,11 +91,13 @@ def summarise(certificates: Certificates, radii: Iterable[Fraction], norm: Norm)
     if n == 0:
         raise ValueError("there are no certificates to summarise")
     acr = int(acr_units(certificates).sum()) / (n * ACR_UNIT)
+    staged = is_staged(certificates)
     return {
         "norm": norm,
         "clean": int(certified(certificates, Fraction(0)).sum()) / n,
         "certified": {radius_text(r): int(certified(certificates, r).sum()) / n for r in radii},
-        "acr" if is_smoothing(certificates) else "acr_grid": acr,
+        "acr" if is_smoothing(certificates) else "acr_grid": None if staged else acr,
+        **({"mean_draws": float(certificates.columns["n"].mean())} if staged else {}),
         "abstained": int(abstained(certificates).sum()),
         "invalid": int(failed(certificates, INVALID).sum()),
         "error": int(failed(certificates, ERROR).sum()),

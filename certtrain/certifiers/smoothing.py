@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from certtrain.certificates import Certificates
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError, nearest
 from certtrain.evaluation import frozen
-from certtrain.smoothing.classifier import SELECT_AND_ESTIMATE, SmoothedClassifier, check_draw_counts
+from certtrain.smoothing.classifier import Certified, SmoothedClassifier
 from certtrain.smoothing.noise import PURPOSES, SPLITS, Purpose, Split
+from certtrain.smoothing.staged import SELECT_AND_ESTIMATE, CertifiedTargets, check_draw_counts
+from certtrain.smoothing.votes import Precision, check_precision
 from certtrain.threat import Norm, parse_radii
+
+Budget = Literal["example", "dataset"]
+BUDGETS: tuple[str, ...] = get_args(Budget)
 
 
 class SmoothingCertifier:
@@ -32,9 +38,13 @@ class SmoothingCertifier:
         two_sided: bound the other classes' probabilities too.
         batch_size: rows per evaluation of the network, filled across examples and draws.
         purposes: noise streams of selection and estimation.
+        budget: `example`: alpha for each certificate; `dataset`: alpha that any certificate of the whole list is wrong,
+            shared equally (Bonferroni): call `spread_over` before the first batch.
+        precision: arithmetic of the network: `float32`, `bfloat16` or `float16`.
 
     Raises:
-        UserError: sigma not > 0, a negative or empty radius grid, n0, n, alpha, split or purposes out of range.
+        UserError: sigma not > 0, a negative or empty radius grid, n0, n, alpha, split, purposes, budget or precision
+            out of range.
     """
 
     certificate: Literal["deterministic", "probabilistic"] = "probabilistic"
@@ -52,6 +62,8 @@ class SmoothingCertifier:
         two_sided: bool = False,
         batch_size: int = 512,
         purposes: Sequence[Purpose] = SELECT_AND_ESTIMATE,
+        budget: Budget = "example",
+        precision: Precision = "float32",
     ) -> None:
         if isinstance(sigma, bool) or not isinstance(sigma, (int, float)) or not 0 < sigma < float("inf"):
             raise UserError(f"sigma = {sigma!r} with smoothing", where="sigma", fix="sigma > 0, such as sigma=0.25")
@@ -69,22 +81,47 @@ class SmoothingCertifier:
         self.name, self.sigma, self.radii = "smoothing", float(sigma), parse_radii(radii, where="certifier.radii")
         self.n0, self.n, self.alpha, self.seed, self.split = n0, n, float(alpha), seed, split
         self.two_sided, self.batch_size, self.purposes = two_sided, batch_size, (purposes[0], purposes[1])
+        if budget not in BUDGETS:
+            raise UserError(f"unknown budget {budget!r}", where="certifier.budget", fix=nearest(str(budget), BUDGETS))
+        check_precision(precision)
+        self.budget, self.precision = budget, precision
+        self._examples: int | None = None
+
+    def spread_over(self, examples: int) -> None:
+        """Say how many examples will be certified in all: what a data-set budget is shared by."""
+        self._examples = examples
+
+    @property
+    def alpha_each(self) -> float:
+        """The alpha of one certificate.
+
+        Raises:
+            ValueError: a data-set budget before `spread_over`.
+        """
+        if self.budget == "example":
+            return self.alpha
+        if not self._examples:
+            raise ValueError("a data-set budget is shared by a number of examples: call spread_over first")
+        return self.alpha / self._examples
 
     def settings(self) -> dict[str, Any]:
         """Plain values for the card: all that decides the outcome."""
+        each = "alpha for each example"
+        shared = {} if self.budget == "example" else {"alpha_each": self.alpha_each}
         return {
             "sigma": self.sigma,
             "n0": self.n0,
             "n": self.n,
             "alpha": self.alpha,
-            "budget": "alpha for each example",
+            "budget": each if self.budget == "example" else f"alpha for all {self._examples} examples (Bonferroni)",
+            **shared,
             "seed": self.seed,
             "noise": "Philox4x32-10, Box-Muller, float32; keyed by seed, purpose, split, index, draw",
             "noise_split": self.split,
             "purposes": list(self.purposes),
             "two_sided": self.two_sided,
             "abstain": "p_lower < p_upper of the other classes" if self.two_sided else "p_lower < 1/2",
-            "precision": "float32 network, float64 confidence bounds",
+            "precision": f"{self.precision} network, float64 confidence bounds",
             "batch_size": self.batch_size,
         }
 
@@ -94,41 +131,62 @@ class SmoothingCertifier:
         An example whose logits are not finite under noise abstains with the status *invalid*.
         """
         start = time.perf_counter()
-        classes = _num_classes(network, batch)
-        classifier = SmoothedClassifier(network, self.sigma, classes, batch_size=self.batch_size)
+        classes = num_classes(network, batch)
+        classifier = self.classifier(network, classes)
         found = classifier.certify(
             batch.x,
             batch.index,
             n0=self.n0,
             n=self.n,
-            alpha=self.alpha,
+            alpha=self.alpha_each,
             seed=self.seed,
             split=self.split,
             purposes=self.purposes,
             two_sided=self.two_sided,
         )
-        rows, label = len(batch.y), batch.y.cpu().numpy()
-        status = np.where(found.predict >= 0, "certified", np.where(found.invalid, "invalid", "abstained"))
-        return Certificates(
-            index=batch.index.cpu().numpy(),
-            label=label,
-            predict=found.predict,
-            radius=found.radius,
-            correct=found.predict == label,
-            seconds=np.full(rows, (time.perf_counter() - start) / max(1, rows)),
-            columns={
-                "n0": np.full(rows, self.n0),
-                "n": np.full(rows, self.n),
-                "count_top": found.count_top,
-                "count_runner_up": found.count_runner_up,
-                "classes": np.full(rows, classes),
-                "p_lower": found.p_lower,
-                "status": status,
-            },
-        )
+        return certificate_rows(batch, found, start, n0=self.n0, n=np.full(len(batch.y), self.n), classes=classes)
+
+    def classifier(self, network: nn.Module, classes: int) -> SmoothedClassifier:
+        """The network smoothed as this certifier does it."""
+        batch_size, precision = self.batch_size, self.precision
+        return SmoothedClassifier(network, self.sigma, classes, batch_size=batch_size, precision=precision)
 
 
-def _num_classes(network: nn.Module, batch: Batch) -> int:
+def certificate_rows(
+    batch: Batch,
+    found: Certified | CertifiedTargets,
+    start: float,
+    *,
+    n0: int,
+    n: NDArray[np.int64],
+    classes: int,
+    further: dict[str, Any] | None = None,
+) -> Certificates:
+    """The rows of a smoothed classifier's answer; `start` is when the batch was begun."""
+    rows, label = len(batch.y), batch.y.cpu().numpy()
+    status = np.where(found.predict >= 0, "certified", np.where(found.invalid, "invalid", "abstained"))
+    return Certificates(
+        index=batch.index.cpu().numpy(),
+        label=label,
+        predict=found.predict,
+        radius=found.radius,
+        correct=found.predict == label,
+        seconds=np.full(rows, (time.perf_counter() - start) / max(1, rows)),
+        columns={
+            "n0": np.full(rows, n0),
+            "n": n,
+            "count_top": found.count_top,
+            "count_runner_up": found.count_runner_up,
+            "classes": np.full(rows, classes),
+            "p_lower": found.p_lower,
+            "near_ties": found.near_ties,
+            **(further or {}),
+            "status": status,
+        },
+    )
+
+
+def num_classes(network: nn.Module, batch: Batch) -> int:
     """The number of logits, asked of the network itself with one input."""
     with frozen(network):
         logits = network(batch.x[:1])

@@ -9,12 +9,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from certtrain.errors import UserError
+from certtrain.smoothing.anytime import StageSchedule
 from certtrain.smoothing.confidence import radius_one_sided, radius_two_sided, vote_is_decided
 from certtrain.smoothing.noise import Purpose, Split
-from certtrain.smoothing.votes import Votes, count_votes
-
-ABSTAIN = -1
-SELECT_AND_ESTIMATE: tuple[Purpose, Purpose] = ("select", "estimate")
+from certtrain.smoothing.staged import (
+    ABSTAIN,
+    SELECT_AND_ESTIMATE,
+    CertifiedTargets,
+    certify_targets,
+    check_draw_counts,
+    check_streams,
+)
+from certtrain.smoothing.votes import Precision, Votes, check_precision, count_votes
 
 
 class Certified(NamedTuple):
@@ -27,6 +33,7 @@ class Certified(NamedTuple):
         count_runner_up: the most estimation votes of any other class.
         p_lower: lower confidence bound of the top class' probability.
         invalid: a logit was NaN or infinite: abstains, whatever the votes say.
+        near_ties: estimation votes that another batch size might have changed.
     """
 
     predict: NDArray[np.int64]
@@ -35,6 +42,7 @@ class Certified(NamedTuple):
     count_runner_up: NDArray[np.int64]
     p_lower: NDArray[np.float64]
     invalid: NDArray[np.bool_]
+    near_ties: NDArray[np.int64]
 
 
 class SmoothedClassifier:
@@ -48,20 +56,31 @@ class SmoothedClassifier:
         sigma: standard deviation of the noise, > 0.
         num_classes: K >= 2.
         batch_size: rows per evaluation of the network, filled across examples and draws.
+        precision: `float32`, or `bfloat16` or `float16` by autocast: what is smoothed and certified is then the network
+            in that arithmetic. The noise is float32 in any case.
 
     Raises:
-        UserError: sigma, num_classes or batch_size out of range.
+        UserError: sigma, num_classes, batch_size or precision out of range.
     """
 
-    def __init__(self, network: nn.Module, sigma: float, num_classes: int, *, batch_size: int = 512) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        sigma: float,
+        num_classes: int,
+        *,
+        batch_size: int = 512,
+        precision: Precision = "float32",
+    ) -> None:
         if not 0 < sigma < float("inf"):
             raise UserError(f"sigma = {sigma} with smoothing", where="sigma", fix="sigma > 0, such as sigma=0.25")
         if num_classes < 2:
             raise UserError(f"a classifier of {num_classes} classes", where="num_classes", fix="at least 2")
         if batch_size < 1:
             raise UserError(f"batch_size = {batch_size}", where="smoothing batch_size", fix="batch_size >= 1")
+        check_precision(precision)
         self.network, self.sigma = network, float(sigma)
-        self.num_classes, self.batch_size = num_classes, batch_size
+        self.num_classes, self.batch_size, self.precision = num_classes, batch_size, precision
 
     def votes(self, x: Tensor, index: Tensor, draws: range, *, seed: int, purpose: Purpose, split: Split) -> Votes:
         """Votes of each example over the draws of one purpose."""
@@ -76,6 +95,7 @@ class SmoothedClassifier:
             purpose=purpose,
             split=split,
             batch_size=self.batch_size,
+            precision=self.precision,
         )
 
     def certify(
@@ -109,10 +129,7 @@ class SmoothedClassifier:
             UserError: n0 or n < 1, alpha outside (0, 1), one stream for both purposes, the network's output shape.
         """
         check_draw_counts(n0, n, alpha)
-        if purposes[0] == purposes[1]:
-            raise UserError(
-                f"selection and estimation both from the stream {purposes[0]!r}", where="purposes", fix="two streams"
-            )
+        check_streams(purposes)
         selection = self.votes(x, index, range(n0), seed=seed, purpose=purposes[0], split=split)
         estimation = self.votes(x, index, range(n), seed=seed, purpose=purposes[1], split=split)
         top = selection.counts.cpu().numpy().argmax(axis=1)
@@ -137,7 +154,38 @@ class SmoothedClassifier:
             count_runner_up=others.max(axis=1),
             p_lower=proof.p_lower,
             invalid=invalid,
+            near_ties=estimation.near_ties.cpu().numpy(),
         )
+
+    def certify_targets(
+        self,
+        x: Tensor,
+        index: Tensor,
+        schedule: StageSchedule,
+        n0: int = 100,
+        seed: int = 0,
+        split: Split = "test",
+        purposes: tuple[Purpose, Purpose] = SELECT_AND_ESTIMATE,
+    ) -> CertifiedTargets:
+        """Which targets the radius reaches, by as many draws as that takes.
+
+        For each example, with probability at least 1 - alpha over the draws: where it does not abstain, g answers
+        `predict` at every point within l2 distance `radius`, the largest target reached (see `smoothing.anytime`). The
+        draws are the first ones of the same streams that `certify` draws from.
+
+        Args:
+            x: (B, ...) inputs in [0, 1].
+            index: (B,) int64 positions in the split.
+            schedule: looks and boundaries, for this sigma.
+            n0: selection draws.
+            seed, split: the noise's key.
+            purposes: streams of selection and estimation; never the same.
+
+        Raises:
+            UserError: n0 < 1, one stream for both purposes, the network's output shape.
+            ValueError: a schedule for another sigma.
+        """
+        return certify_targets(self, x, index, schedule, n0, seed, split, purposes)
 
     def predict(
         self,
@@ -169,16 +217,3 @@ class SmoothedClassifier:
         invalid = votes.invalid.cpu().numpy()
         decided = vote_is_decided(np.where(invalid, 1, first), np.where(invalid, 1, second), alpha)
         return np.where(decided & ~invalid, top, ABSTAIN)
-
-
-def check_draw_counts(n0: int, n: int, alpha: float) -> None:
-    """Refuse numbers of draws and a confidence that make no certificate.
-
-    Raises:
-        UserError: n0 or n not a whole number >= 1, alpha outside (0, 1).
-    """
-    for name, value in (("n0", n0), ("n", n)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise UserError(f"{name} = {value!r} draws", where=name, fix=f"a whole number >= 1, such as {name}=1000")
-    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 < alpha < 1:
-        raise UserError(f"alpha = {alpha!r} is not in (0, 1)", where="alpha", fix="alpha=0.001")

@@ -36,7 +36,8 @@ def test_rows(network, batch, tmp_path):
     certifier = SmoothingCertifier(0.25, [0.1, 0.25], n0=50, n=500, alpha=0.01, seed=5)
     rows = certifier.certify(network, batch)
     assert rows.index.tolist() == batch.index.tolist()
-    assert list(rows.columns) == ["n0", "n", "count_top", "count_runner_up", "classes", "p_lower", "status"]
+    names = ["n0", "n", "count_top", "count_runner_up", "classes", "p_lower", "near_ties", "status"]
+    assert list(rows.columns) == names
     again = radius_one_sided(rows.columns["count_top"], rows.columns["n"], 0.01, 0.25)
     assert (again.radius == rows.radius).all()
     assert ((rows.predict == ABSTAIN) == again.abstain).all()
@@ -115,3 +116,39 @@ def test_mistakes(wrong, says):
 def test_a_network_that_is_no_classifier(batch):
     with pytest.raises(UserError, match="maps"):
         SmoothingCertifier(0.25, [0.1]).certify(nn.Identity(), batch)
+
+
+def test_a_data_set_budget_is_shared_by_all_examples(network, batch):
+    shared = SmoothingCertifier(0.25, [0.1], n=500, alpha=0.01, budget="dataset")
+    with pytest.raises(ValueError, match="spread_over"):
+        shared.certify(network, batch)
+    shared.spread_over(len(batch.y))
+    rows = shared.certify(network, batch)
+    alone = SmoothingCertifier(0.25, [0.1], n=500, alpha=0.01 / 12).certify(network, batch)
+    assert (rows.radius == alone.radius).all()
+    assert shared.settings()["alpha_each"] == 0.01 / 12
+    assert shared.settings()["budget"] == "alpha for all 12 examples (Bonferroni)"
+    assert "alpha_each" not in SmoothingCertifier(0.25, [0.1]).settings()
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_is_the_networks_alone(network, batch, precision):
+    """The noise stays float32: what the first layer sees differs from the float32 run by rounding only."""
+    seen = {}
+    for name in ("float32", precision):
+        inputs = []
+        hook = network[0].register_forward_hook(lambda module, x, out, into=inputs: into.append((x[0], out.dtype)))
+        certifier = SmoothingCertifier(0.25, [0.1], n0=10, n=50, precision=name)
+        rows = certifier.certify(network, batch)
+        hook.remove()
+        seen[name] = torch.cat([x for x, _ in inputs])
+        assert certifier.settings()["precision"].startswith(f"{name} network")
+        assert (rows.columns["count_top"] <= 50).all()
+    assert seen[precision].dtype == torch.float32
+    assert torch.equal(seen[precision], seen["float32"])
+
+
+@pytest.mark.parametrize(("key", "value"), [("budget", "everyone"), ("precision", "float64"), ("precision", "bf16")])
+def test_unknown_budget_and_precision(key, value):
+    with pytest.raises(UserError, match=value):
+        SmoothingCertifier(0.25, [0.1], **{key: value})

@@ -10,7 +10,7 @@ from torch import nn
 
 from certtrain.errors import UserError
 from certtrain.smoothing.noise import gaussian_noise
-from certtrain.smoothing.votes import count_votes
+from certtrain.smoothing.votes import NEAR_TIE, count_votes, near_tie
 
 
 def count(network, x, index, draws=range(20), num_classes=3, batch_size=7, **kind):  # noqa: B008
@@ -125,3 +125,63 @@ def test_nothing_to_count(pixels):
         warnings.simplefilter("error")
         assert count(pixels(3), torch.rand(0, 6), torch.zeros(0, dtype=torch.int64)).counts.shape == (0, 3)
         assert count(pixels(3), torch.rand(2, 6), range(2), range(0)).counts.sum() == 0
+
+
+def test_near_ties_are_those_that_rounding_could_turn():
+    logits = torch.tensor([[1.0, 2.0, 0.0], [2.0, 2.0, 0.0], [2.0, 2.0 - 1e-6, -9.0], [100.0, 99.9995, 0], [1, 1.1, 1]])
+    assert near_tie(logits, NEAR_TIE["float32"]).tolist() == [False, True, True, True, False]
+    assert near_tie(logits, NEAR_TIE["bfloat16"]).tolist() == [False, True, True, True, False]
+
+
+def test_near_ties_are_counted_by_example(pixels):
+    class Close(nn.Module):
+        def forward(self, x):
+            return torch.stack([x[:, 0], x[:, 0] * (1 + 1e-6), x[:, 1]], 1)
+
+    x = torch.tensor([[9.0, 0.0], [0.0, 9.0], [1.0, 1.0]])
+    votes = count(Close(), x, range(3), range(200))
+    assert votes.near_ties[0] == 200
+    assert votes.near_ties[1] == 0
+    assert 20 < votes.near_ties[2] < 180
+    assert count(pixels(3), torch.rand(4, 6), range(4), range(500)).near_ties.sum() <= 2
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_precision_is_that_of_the_network_and_ends_with_it(precision):
+    kinds = []
+
+    class Watched(nn.Linear):
+        def forward(self, x):
+            out = super().forward(x)
+            kinds.append((x.dtype, out.dtype))
+            return out
+
+    count(Watched(6, 3), torch.rand(2, 6), range(2), precision=precision)
+    assert set(kinds) == {(torch.float32, getattr(torch, precision))}
+    count(Watched(6, 3), torch.rand(2, 6), range(2))
+    assert kinds[-1] == (torch.float32, torch.float32)
+
+
+def test_unknown_precision(pixels):
+    with pytest.raises(UserError, match="unknown precision 'double'"):
+        count(pixels(3), torch.rand(2, 6), range(2), precision="double")
+
+
+def test_exact_arithmetic_gives_equal_votes_in_any_batches(linear):
+    """Weights with few bits, inputs and noise rounded to multiples of 2^-8: every sum is exact in float32."""
+
+    class Rounded(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x):
+            return self.inner((x * 256).round() / 256)
+
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randint(-8, 9, (4, 20), generator=generator) / 8
+    network = Rounded(linear(weight.float(), torch.randint(-8, 9, (4,), generator=generator) / 8.0))
+    x = torch.rand(6, 20, generator=generator)
+    expected = count(network, x, range(6), range(300), 4, batch_size=1).counts
+    for batch_size in (2, 33, 512, 10_000):
+        assert torch.equal(count(network, x, range(6), range(300), 4, batch_size=batch_size).counts, expected)
