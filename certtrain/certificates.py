@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import os
 import zlib
@@ -130,18 +131,19 @@ class CertificateLog:
 
     Args:
         path: the TSV file; made by the first append. A packed one, `.tsv.gz`, can only be read.
+        read_only: leave the file as it is, its torn last line included; nothing can be appended.
 
     Raises:
         UserError: the file exists and is not such a log, or cannot be written.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, *, read_only: bool = False) -> None:
+        self.path, self.read_only = Path(path), read_only or Path(path).suffix == ".gz"
         self._names: tuple[str, ...] | None = None  # the further columns, once there is a header
         self._done: set[int] = set()
         if self.path.exists():
             self._done = set(self.read().index.tolist())
-            if self.path.suffix != ".gz":
+            if not self.read_only:
                 self._drop_torn_line()
 
     def done_indices(self) -> list[int]:
@@ -157,8 +159,8 @@ class CertificateLog:
         """
         if not len(certificates):
             return
-        if self.path.suffix == ".gz":
-            raise ValueError(f"the log {self.path} is packed and can only be read")
+        if self.read_only:
+            raise ValueError(f"the log {self.path} can only be read")
         new = certificates.index.tolist()
         if len(set(new)) < len(new) or self._done & set(new):
             raise ValueError(f"the log {self.path} would hold an example twice")
@@ -176,11 +178,10 @@ class CertificateLog:
         Raises:
             UserError: not a certificate log, a row that does not fit the header, an example twice.
         """
+        content = self._content()
         try:
-            content = self.path.read_bytes() if self.path.exists() else b""
-            content = gzip.decompress(content) if self.path.suffix == ".gz" else content
             text = content[: content.rfind(b"\n") + 1].decode("utf-8")
-        except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        except UnicodeDecodeError as error:
             self._refuse(str(error))
         header, *rows = text.split("\n")[:-1] or [""]
         names = header.split("\t") if header else list(HEADER)
@@ -205,6 +206,22 @@ class CertificateLog:
         if len(np.unique(found.index)) < len(found):
             self._refuse("it holds an example twice")
         return found
+
+    def sha256(self) -> str:
+        """The sha256 of the log's text, in hexadecimal; packing it makes no difference."""
+        return hashlib.sha256(self._content()).hexdigest()
+
+    def torn(self) -> bool:
+        """Whether the last line was cut off; `read` leaves it out."""
+        content = self._content()
+        return not content.endswith(b"\n") and bool(content)
+
+    def _content(self) -> bytes:
+        try:
+            content = self.path.read_bytes() if self.path.exists() else b""
+            return gzip.decompress(content) if self.path.suffix == ".gz" else content
+        except (OSError, EOFError, zlib.error) as error:
+            self._refuse(str(error))
 
     def _rewrite(self, certificates: Certificates) -> None:
         names = tuple(certificates.columns)

@@ -154,7 +154,7 @@ def certify_examples(
     }
     if todo or before is None or before.get("status") != "complete":
         end = {"end": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": entry["seconds"]}
-        full_card |= {"status": "complete", **end, "last_run_seconds": seconds}
+        full_card |= {"status": "complete", **end, "last_run_seconds": seconds, "log_sha256": log.sha256()}
         write_card(card_path, {**full_card, "summary": entry})
     return entry, certificates
 

@@ -1,5 +1,7 @@
 """Certificates keep every bit through a log, and a log survives being cut anywhere."""
 
+import gzip
+import hashlib
 import math
 import os
 import signal
@@ -203,3 +205,22 @@ def test_card(tmp_path):
     for name in ("b.json", "c.json", "missing.json"):
         with pytest.raises(UserError, match="cannot read the card"):
             read_card(tmp_path / name)
+
+
+def test_a_log_that_is_only_read_stays_as_it_is(tmp_path):
+    log = CertificateLog(tmp_path / "log.tsv")
+    log.append(make([0, 1]))
+    packed = tmp_path / "packed.tsv.gz"
+    packed.write_bytes(gzip.compress(log.path.read_bytes()))
+    assert log.sha256() == hashlib.sha256(log.path.read_bytes()).hexdigest() == CertificateLog(packed).sha256()
+    assert not log.torn()
+    with log.path.open("a") as file:
+        file.write("7\t1")
+    content = log.path.read_bytes()
+    reader = CertificateLog(log.path, read_only=True)
+    assert reader.torn()
+    assert reader.read().index.tolist() == [0, 1]
+    assert log.path.read_bytes() == content
+    for only_read in (reader, CertificateLog(packed)):
+        with pytest.raises(ValueError, match="can only be read"):
+            only_read.append(make([5]))

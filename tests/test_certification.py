@@ -76,6 +76,7 @@ def test_a_stopped_run_continues_to_the_same_log(make, tmp_path):
     card = json.loads((tmp_path / "part.json").read_text())
     assert card["status"] == "complete"
     assert card["summary"]["n"] == 30
+    assert card["log_sha256"] == CertificateLog(tmp_path / "part.tsv").sha256()
 
 
 def test_a_complete_log_is_not_computed_again(tmp_path):
