@@ -23,7 +23,8 @@ class Attack(NamedTuple):
     """What an attack found.
 
     Attributes:
-        margin: (B,) the smallest `min_j z_y - z_j`, j != y, met inside the ball; <= 0 means not robust.
+        margin: (B,) the smallest `min_j z_y - z_j`, j != y, met inside the ball; <= 0 means not robust. NaN where that
+            was met and nothing <= 0.
         x: (B, ...) the input that has it.
     """
 
@@ -104,8 +105,8 @@ def _loss(logits: Tensor, y: Tensor, loss: str) -> Tensor:
 
 def _better(best: Attack, logits: Tensor, y: Tensor, point: Tensor) -> Attack:
     found, point = margin(logits.detach(), y), point.detach()
-    # Not `found < best`: a NaN on the way is neither robust nor an attack, but one at the start must not be lost.
-    improved = (found < best.margin) | (found.isnan() & best.margin.isposinf())
+    # A margin that is no number is worse than a positive one, and better than one that is an attack without doubt.
+    improved = (found < best.margin) | (found.isnan() & (best.margin > 0)) | (best.margin.isnan() & (found <= 0))
     rows = improved.reshape(-1, *([1] * (point.dim() - 1)))
     return Attack(torch.where(improved, found, best.margin), torch.where(rows, point, best.x))
 
@@ -123,7 +124,8 @@ class _Ball:
             self.inner = (self.eps * (1 - 4 * ulp) - ulp * math.sqrt(x[0].numel())).clamp_min(0)
 
     def direction(self, gradient: Tensor) -> Tensor:
-        """The steepest direction, of length 1 in the ball's norm."""
+        """The steepest direction, of length 1 in the ball's norm; none where the gradient is no number."""
+        gradient = gradient.nan_to_num(0, 0, 0)
         if self.threat.norm == "linf":
             return gradient.sign()
         return gradient / self._norms(gradient)

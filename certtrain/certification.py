@@ -127,6 +127,8 @@ def certify_examples(
     _refuse_other(before, identity, log_path)
     started = before["start"] if before else datetime.now(UTC).isoformat(timespec="seconds")
     full_card = {**identity, **card, "status": "running", "start": started, "n": len(examples.indices)}
+    if before and (before.get("falsification") or {}).get("failed"):  # certificates that fell stay fallen
+        full_card["falsification"] = before["falsification"]
     if before is None:
         write_card(card_path, full_card)
     log = CertificateLog(log_path)

@@ -1,7 +1,8 @@
 """Certifiers: a network, a batch and a threat to certificates."""
 
-from certtrain.certifiers.base import Certifier
+from certtrain.certifiers.anytime import AnytimeCertifier
+from certtrain.certifiers.base import Certifier, Falsifier
 from certtrain.certifiers.bounds import BoundCertifier
 from certtrain.certifiers.smoothing import SmoothingCertifier
 
-__all__ = ["BoundCertifier", "Certifier", "SmoothingCertifier"]
+__all__ = ["AnytimeCertifier", "BoundCertifier", "Certifier", "Falsifier", "SmoothingCertifier"]

@@ -18,8 +18,10 @@ from certtrain.attacks import pgd_margins
 from certtrain.bounds.base import METHODS, BoundEngine
 from certtrain.certificates import Certificates
 from certtrain.certifiers.base import frozen
+from certtrain.certifiers.falsify import falsify_bounds
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError, nearest
+from certtrain.falsification import Falsification, Progress, silent
 from certtrain.threat import Norm, ThreatModel, parse_radii, radius_text
 
 Precision = Literal["float64", "float32"]
@@ -142,6 +144,13 @@ class BoundCertifier:
             self._attack(own, x, y, table)
         seconds = (time.perf_counter() - start) / max(1, len(y))
         return table.certificates(batch, predict, correct, seconds)
+
+    def falsify(
+        self, network: nn.Module, batch: Batch, certificates: Certificates, *, steps: int, progress: Progress = silent
+    ) -> Falsification:
+        """Attack certified examples at their radius; see `falsify_bounds`."""
+        options = {"norm": self.norm, "steps": steps, "batch_size": self.batch_size, "progress": progress}
+        return falsify_bounds(network, batch, certificates, **options)
 
     def _prove(self, engine: BoundEngine, x: Tensor, y: Tensor, logits: Tensor, correct: Tensor, table: _Table) -> None:
         remaining = correct.nonzero().flatten()

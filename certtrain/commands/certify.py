@@ -44,7 +44,7 @@ def _override(key: str, value: Any) -> str:
 
 
 def run(config: Any) -> int:
-    """Certify, record, show."""
+    """Certify, record, show. Returns the exit status: 1 when the standing check broke a certificate."""
     from certtrain.config import plain
 
     resolved = plain(config)
@@ -55,6 +55,7 @@ def run(config: Any) -> int:
     from certtrain.commands.build import build_data
     from certtrain.commands.loading import load_run
     from certtrain.commands.stage import certify_stage
+    from certtrain.commands.standing_check import FALSIFIED_STATUS
     from certtrain.reporting import terminal
 
     console = terminal.console()
@@ -64,8 +65,8 @@ def run(config: Any) -> int:
     try:
         with loaded.run, SignalFlag() as flag:
             loaded.run.lock()
-            certify_stage(loaded, data, resolved, console, flag)
+            found = certify_stage(loaded, data, resolved, console, flag)
     except Interrupted as interrupted:
         console.print(f"[yellow]{interrupted}: the same command goes on from here")
         return interrupted.exit_status
-    return 0
+    return FALSIFIED_STATUS if any(entry.get("falsified") for entry in found.values()) else 0

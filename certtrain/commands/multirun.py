@@ -129,6 +129,8 @@ class Task:
                 record["run"] = str(Path(module.run_path(config)).resolve())
             write_json_atomic(path, record)
             record["status"] = module.run(config)
+            if record["status"] == FAILED:
+                record["error"] = "an attack broke certificates that it issued"
         except UserError as error:
             record |= {"status": FAILED, "error": str(error)}
             print(f"certtrain: this job failed: {error}", file=sys.stderr)

@@ -8,17 +8,19 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from certtrain.callbacks.signals import SignalFlag
 from certtrain.certificates import CertificateLog, Certificates, read_card
 from certtrain.certification import Examples, accelerator, certify_examples, choose_indices
 from certtrain.certifiers.base import Certifier
+from certtrain.commands.bar import Bar
 from certtrain.commands.build import build_certifiers
 from certtrain.commands.card import claim, engine, stages, trained_with_warnings, training_recipe, where_and_how
 from certtrain.commands.loading import LoadedRun
+from certtrain.commands.standing_check import standing_check
 from certtrain.data import DataModule
 from certtrain.errors import UserError, nearest
+from certtrain.falsification import FalsifyOptions
 from certtrain.models.contract import InputContract
 from certtrain.reporting.plots import certified_accuracy_plot
 from certtrain.reporting.tables import result_tables
@@ -34,8 +36,10 @@ def certify_stage(
 ) -> dict[str, Any]:
     """Certify with every configured certifier, and record each as `result.json`'s `test[<name>]` when it is done.
 
+    What a certifier issued is attacked as `falsify` says; entries that fell have `falsified` true.
+
     Raises:
-        UserError: the data does not fit the network's contract; an unknown split.
+        UserError: the data does not fit the network's contract; an unknown split; `falsify` makes no sense.
         Interrupted: at a signal, between two batches; the logs keep what was done.
     """
     split_name = config.get("split", "test")
@@ -43,6 +47,7 @@ def certify_stage(
         raise UserError(
             f"unknown split {split_name!r}", where="configuration key split", fix=nearest(split_name, SPLITS)
         )
+    options = FalsifyOptions.parse(config["falsify"])
     split = getattr(data, split_name)
     loaded.contract.check_same(InputContract.of(data), that=f"data={data.name}")
     if not len(split):
@@ -74,15 +79,14 @@ def certify_stage(
             certifier.split = split_name  # examples of another split get other noise
             network = network.to(memory_format=torch.channels_last)  # two to three times the forward passes on a CPU
         log = loaded.run.certificates / f"{log_name(name, config, rule, split_name, certifier)}.tsv"
-        with _bar(console, name, len(indices)) as (progress, task):
+        with Bar(console, f"certify {name}", len(indices)) as bar:
             counts = {"certified": 0, "rows": 0}
 
-            def advance(done: int, new: Certificates | None, p: Any = progress, t: Any = task, c: Any = counts) -> None:
+            def advance(done: int, new: Certificates | None, bar: Bar = bar, c: dict[str, int] = counts) -> None:
                 if new is not None:
                     c["certified"] += int((new.correct & (new.radius > 0)).sum())
                     c["rows"] += len(new.radius)
-                share = f"certified {c['certified'] / c['rows']:.1%}" if c["rows"] else ""
-                p.update(t, completed=done, text=share)
+                bar.update(done, f"certified {c['certified'] / c['rows']:.1%}" if c["rows"] else "")
 
             entry, certificates = certify_examples(
                 network,
@@ -95,6 +99,18 @@ def certify_stage(
                 progress=advance,
                 stop=flag.raise_if_set,
             )
+        entry = standing_check(
+            network,
+            certifier,
+            examples,
+            certificates,
+            log,
+            entry,
+            options,
+            console,
+            device=device,
+            stop=flag.raise_if_set,
+        )
         found[log.stem] = entry
         radii[log.stem] = held_radii(certificates)
         if split_name == "test":
@@ -142,27 +158,3 @@ def log_name(name: str, config: dict[str, Any], rule: str, split: str, certifier
         parts.append(f"n{certifier.settings()['n']}")
     parts += [] if rule == "all" else [Path(rule).stem]
     return "_".join(parts)
-
-
-class _bar:
-    """A progress bar of certified rows; nothing is drawn where there is no terminal."""
-
-    def __init__(self, console: Console, name: str, total: int) -> None:
-        self.progress = Progress(
-            TextColumn(f"certify [bold]{name}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.completed}/{task.total}"),
-            TextColumn("{task.fields[text]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(compact=True),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self.task = self.progress.add_task(name, total=total, text="")
-
-    def __enter__(self) -> tuple[Progress, Any]:
-        self.progress.start()
-        return self.progress, self.task
-
-    def __exit__(self, *exception: object) -> None:
-        self.progress.stop()

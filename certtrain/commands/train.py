@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # Keys that may change between two sessions of one run.
 MAY_DIFFER = ("data_dir", "data.data_dir", "runs_dir", "resume", "trainer.accelerator", "logger", "choices.logger")
-MAY_DIFFER += ("choices.trainer", "trainer.check_every_n_steps", "checkpoint.every_n_seconds")
+MAY_DIFFER += ("choices.trainer", "trainer.check_every_n_steps", "checkpoint.every_n_seconds", "falsify")
 EXTENDS = ("epochs", "certify_test")
 # Overrides that say how runs are made, not what a run is.
 NOT_OF_A_RUN = ("resume=", "name=", "seeds=", "sweep=", "sweep.", "sweep/", "hydra/", "hydra.")
@@ -192,7 +192,7 @@ class _Session:
             print_line(console, f"{self.directory.path} is complete; another seed= or name= makes another run")
             if self.previous.get("test"):
                 console.print(result_tables(self.previous["test"]))
-            return 0
+            return self.status()
         console.print(config_tree(self.config))
         self.record(status="interrupted")  # until it is complete; so a kill -9 leaves the truth behind, too
         if self.state == "resume":
@@ -218,7 +218,12 @@ class _Session:
         except UserError:
             self.withdraw()
             raise
-        return 0
+        return self.status()
+
+    def status(self) -> int:
+        """The exit status of a complete run: 1 when a certificate of the test set was falsified."""
+        test = (self.directory.read_result() or {}).get("test") or {}
+        return 1 if any(entry.get("falsified") for entry in test.values()) else 0
 
     def withdraw(self) -> None:
         """Remove the directory of a new run that came to nothing, so that the mended command may have its name."""

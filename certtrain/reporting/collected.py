@@ -18,7 +18,7 @@ from certtrain.runs import ABSENT, RunDirectory, config_differences
 # Of an override: what makes no other setting of an experiment, only another seed, place or report of it.
 NO_SETTING = ("experiment", "seed", "name", "resume", "runs_dir", "data_dir", "data.data_dir", "certify_test", "logger")
 NO_SETTING += ("trainer.accelerator", "trainer.check_every_n_steps", "checkpoint.every_n_seconds", "validation")
-NO_SETTING += ("n", "n0", "alpha", "radii")  # of the certify stage: they stand in each of its entries
+NO_SETTING += ("n", "n0", "alpha", "radii", "falsify")  # of the certify stage: they stand in each of its entries
 NO_DIFFERENCE = (*NO_SETTING, "choices", "data.seed", "certifier")
 # Of a certificate: which noise was drawn, and how many rows went through the network at a time.
 NO_CLAIM = ("seed", "batch_size")
@@ -73,7 +73,8 @@ class Collection:
 def collect(roots: Iterable[str | Path]) -> Collection:
     """Every complete run below the given folders, by its experiment.
 
-    A damaged or foreign `result.json` is skipped and named; a run that lies in two places counts once.
+    A damaged or foreign `result.json` is skipped and named, and so is a certificate that was falsified; a run that lies
+    in two places counts once.
     """
     runs: dict[str, list[Run]] = {}
     skipped: list[Skipped] = []
@@ -89,6 +90,9 @@ def collect(roots: Iterable[str | Path]) -> Collection:
             if experiment:
                 skipped.append(Skipped(path, f"{run.result['status']}, not complete", damaged=False))
             continue
+        for name in [name for name, entry in run.result["test"].items() if entry.get("falsified")]:
+            del run.result["test"][name]
+            skipped.append(Skipped(path, f"its certificate {name} was falsified by an attack"))
         runs.setdefault(experiment, []).append(run)
     return Collection(runs, tuple(skipped))
 

@@ -21,8 +21,14 @@ def is_smoothing(entry: Entry) -> bool:
 
 
 def label(entry: Entry) -> str:
-    """A certifier's published name; a staged one is its bounds joined by `+`."""
-    return "+".join(LABELS.get(part, part) for part in str(entry["certifier"]).split("+"))
+    """A certifier's published name; one of several bounds is joined by `+`. One whose certificates fell says so."""
+    name = "+".join(LABELS.get(part, part) for part in str(entry["certifier"]).split("+"))
+    return f"{name} (FALSIFIED)" if falsified(entry) else name
+
+
+def falsified(entry: Entry) -> bool:
+    """Whether an attack refuted the certificates: their figures are not to be shown as certified."""
+    return bool(entry.get("falsified"))
 
 
 def rank(entry: Entry) -> tuple[int, str]:

@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from certtrain.errors import UserError
-from certtrain.reporting.entries import Entry, floored, grid, groups, is_smoothing, label, percent, upper_bound
+from certtrain.reporting.entries import (
+    Entry,
+    falsified,
+    floored,
+    grid,
+    groups,
+    is_smoothing,
+    label,
+    percent,
+    upper_bound,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -133,7 +143,8 @@ def _bounds(axes: Axes, entries: list[Entry]) -> None:
 
 def _smoothing(axes: Axes, entry: Entry, radii: Sequence[float] | np.ndarray | None, band: bool) -> None:
     settings, n, colour = entry["settings"], entry["n"], COLOURS[0]
-    text = f"smoothed, $\\sigma$ = {settings['sigma']:g}, ACR {floored(entry['acr'], 3)}"
+    found = "FALSIFIED" if falsified(entry) else f"ACR {floored(entry['acr'], 3)}"
+    text = f"smoothed, $\\sigma$ = {settings['sigma']:g}, {found}"
     if radii is None:
         x, y = _columns([(r, 100 * entry["certified"][key]) for r, key in grid([entry])])
         _steps(axes, x, y, colour, MARKERS[0], text)

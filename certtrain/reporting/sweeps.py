@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from certtrain.reporting.entries import label, percent, rank
+from certtrain.reporting.entries import falsified, label, percent, rank
 from certtrain.sweeps.metric import Metric
 from certtrain.sweeps.summary import Comparison, Job, Spread, by_setting, comparisons, differing, spreads
 
@@ -98,6 +98,11 @@ def seeds_tables(jobs: Sequence[Job]) -> Group:
     shared = set.intersection(*(set(job.result.get("test") or {}) for job in complete))
     for name in sorted(shared, key=lambda name: rank(complete[0].result["test"][name])):
         entries = [job.result["test"][name] for job in complete]
+        if broken := [job for job in complete if falsified(job.result["test"][name])]:
+            which = ", ".join(f"seed={job.overrides.get('seed', '?')}" for job in broken)
+            text = f"test, {label(entries[0])}: no mean, an attack broke certificates of {which}"
+            parts.append(Text(text, style="bold red"))
+            continue
         title = f"test, certified by {label(entries[0])}, n = {entries[0]['n']:,}; mean ± sd over {of}"
         parts.append(spread_table(title, entries))
     if not parts:

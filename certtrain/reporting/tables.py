@@ -13,6 +13,7 @@ from rich.tree import Tree
 
 from certtrain.reporting.entries import (
     Entry,
+    falsified,
     floored,
     grid,
     groups,
@@ -54,7 +55,7 @@ def bounds_table(entries: list[Entry]) -> RenderableType:
     table.add_column("n", justify="right", no_wrap=True)
     notes = []
     for _, radius in grid(entries):
-        proved = [entry["certified"].get(radius) for entry in entries]
+        proved = [None if falsified(entry) else entry["certified"].get(radius) for entry in entries]
         bound = [percent(attacked.get(radius))] if attacked else []
         row = [percent(entries[0]["clean"]), *map(percent, proved), *bound, f"{entries[0]['n']:,}"]
         table.add_row(radius, *row)
@@ -75,12 +76,12 @@ def smoothing_table(entry: Entry) -> RenderableType:
     table.add_column("radius", justify="right", no_wrap=True)
     table.add_column("certified accuracy (smoothed)", justify="right")
     for _, radius in grid([entry]):
-        table.add_row(radius, percent(entry["certified"][radius]))
+        table.add_row(radius, percent(None if falsified(entry) else entry["certified"][radius]))
     n, abstained = entry["n"], entry["abstained"]
     facts = Table.grid(padding=(0, 2))
     facts.add_column(justify="left", style="bold", no_wrap=True)
     facts.add_column()
-    facts.add_row("ACR", floored(entry["acr"], 4))
+    facts.add_row("ACR", "–" if falsified(entry) else floored(entry["acr"], 4))
     facts.add_row("smoothed accuracy", f"{percent(smoothed_accuracy(entry))} %  (certified accuracy at radius 0)")
     facts.add_row("abstained", f"{abstained:,} of {n:,}  ({percent(abstained / n)} %)")
     facts.add_row("draws", f"n = {settings['n']:,} per image, after n0 = {settings['n0']:,} to select the class")
@@ -148,9 +149,13 @@ def _short(value: Any) -> str:
 
 
 def _failures(entry: Entry) -> list[str]:
-    """What must not hide among the unproved: bounds that were no numbers, and certifiers that crashed."""
+    """What must not be hidden: certificates that fell, bounds that were no numbers, certifiers that crashed."""
     names = {"invalid": "invalid (NaN or infinite)", "error": "error (the certifier failed)"}
-    return [f"{label(entry)}: {entry[k]:,} of {entry['n']:,} {text}" for k, text in names.items() if entry.get(k)]
+    broken = entry.get("falsification") or {}
+    notes = [f"{label(entry)}: an attack broke {broken.get('hits')} of {broken.get('attacked')} certificates"]
+    return (notes if falsified(entry) else []) + [
+        f"{label(entry)}: {entry[k]:,} of {entry['n']:,} {text}" for k, text in names.items() if entry.get(k)
+    ]
 
 
 def _assemble(title: str, body: list[RenderableType], notes: list[str]) -> Group:

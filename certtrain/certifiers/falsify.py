@@ -1,0 +1,103 @@
+"""Attacks certificates from bounds, in float64, inside the balls that they speak of."""
+
+from __future__ import annotations
+
+import copy
+from fractions import Fraction
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from certtrain.attacks import Attack, pgd_margins
+from certtrain.certificates import Certificates
+from certtrain.certifiers.base import frozen
+from certtrain.data.batch import Batch
+from certtrain.falsification import Counterexample, Falsification, Progress, silent
+from certtrain.threat import Norm, ThreatModel
+
+LOSSES = ("margin", "cross_entropy")
+RESTARTS = 2  # per loss: from the input itself, and from a random point
+SEED = 1  # not the certifier's own attack once more
+# Corners x -+ eps of [0, 1] are rounded by at most 2^-54 in float64: a radius less by 2^-52 keeps every point of the
+# attack inside the exact ball, where a hit refutes the certificate and not the rounding.
+INWARD = Fraction(1, 2**52)
+
+
+def falsify_bounds(
+    network: nn.Module,
+    batch: Batch,
+    certificates: Certificates,
+    *,
+    norm: Norm,
+    steps: int,
+    batch_size: int,
+    progress: Progress = silent,
+) -> Falsification:
+    """PGD on the margin and on the cross-entropy against each certified example, at its own certified radius.
+
+    The network is evaluated in float64; every point lies in the exact ball (not rounded outward, for l-inf and l2
+    inside the input range). A hit is a point whose margin is not > 0, NaN included; none is allowed.
+
+    Args:
+        network: (B, ...) inputs to (B, K) logits; not changed.
+        batch: the examples.
+        certificates: their rows, in the batch's order; those without a certificate are passed over.
+        norm: of the radii.
+        steps: of each start.
+        batch_size: examples attacked at once.
+        progress: told how many certified examples have been attacked.
+
+    Raises:
+        ValueError: rows that are not those of the batch.
+    """
+    if certificates.index.tolist() != batch.index.tolist():
+        raise ValueError("the certificates are not those of the batch")
+    claimed = certificates.columns.get("largest_eps", certificates.radius)
+    rows = np.flatnonzero(certificates.correct & (np.maximum(claimed, certificates.radius) > 0))
+    own = copy.deepcopy(network).double()
+    hits: list[Counterexample] = []
+    with frozen(own):
+        for at in range(0, len(rows), batch_size):
+            part = rows[at : at + batch_size]
+            where = torch.as_tensor(part, device=batch.y.device)
+            radii = np.maximum(claimed, certificates.radius)[part]
+            x, y = batch.x[where].double(), batch.y[where]
+            worst = _worst(own, x, y, norm, radii, steps)
+            fallen = ~(worst.margin > 0)
+            if bool(fallen.any()):
+                with torch.no_grad():
+                    predict = own(worst.x).argmax(1)
+                distance = _distance(worst.x - x, norm)
+                for i in fallen.nonzero().flatten().tolist():
+                    point = worst.x[i].cpu().numpy()
+                    label, index = int(y[i]), int(certificates.index[part[i]])
+                    found = (int(predict[i]), float(radii[i]), float(distance[i]), float(worst.margin[i]), point)
+                    hits.append(Counterexample(index, label, *found))
+            progress(min(at + batch_size, len(rows)))
+    settings = {
+        "name": "PGD in float64",
+        "losses": list(LOSSES),
+        "steps": steps,
+        "restarts": RESTARTS - 1,
+        "ball": "exact, at the certified radius",
+    }
+    return Falsification(len(rows), tuple(hits), 0, settings)
+
+
+def _worst(own: nn.Module, x: Tensor, y: Tensor, norm: Norm, radii: np.ndarray, steps: int) -> Attack:
+    inner = [float(max(Fraction(radius) - INWARD, Fraction(0))) for radius in radii.tolist()]
+    threat = ThreatModel(norm, torch.tensor(inner, dtype=torch.float64))
+    found = [
+        pgd_margins(own, x, y, threat, steps=steps, restarts=RESTARTS, generator_seed=SEED, loss=loss)
+        for loss in LOSSES
+    ]
+    margins = torch.stack([attack.margin for attack in found])
+    # NaN counts as the least: argmin takes the first of them.
+    best = margins.argmin(0)
+    points = torch.stack([attack.x for attack in found])
+    return Attack(margins.gather(0, best[None])[0], points[best, torch.arange(len(x), device=x.device)])
+
+
+def _distance(offset: Tensor, norm: Norm) -> Tensor:
+    return offset.flatten(1).norm(p=2 if norm == "l2" else float("inf"), dim=1)

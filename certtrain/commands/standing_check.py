@@ -1,0 +1,113 @@
+"""The standing check of the certify stage: attacks some of the certificates that it issued, and records the outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from certtrain.certificates import Certificates, read_card, write_card
+from certtrain.certification import Examples
+from certtrain.certifiers.base import Certifier, Falsifier
+from certtrain.commands.bar import Bar
+from certtrain.data.batch import Batch
+from certtrain.falsification import Falsification, FalsifyOptions, choose_certified, write_counterexamples
+from certtrain.files import plain
+
+FALSIFIED_STATUS = 1  # exit status of a command whose certificates were refuted
+
+
+def standing_check(
+    network: nn.Module,
+    certifier: Certifier,
+    examples: Examples,
+    certificates: Certificates,
+    log: Path,
+    entry: dict[str, Any],
+    options: FalsifyOptions,
+    console: Console,
+    *,
+    device: torch.device,
+    stop: Callable[[], None],
+) -> dict[str, Any]:
+    """Attack up to `options.examples` certified examples; the outcome goes into the log's card and the entry.
+
+    A check that the card holds already, of the same settings, is not repeated. What was falsified once stays so:
+    another check that finds nothing does not take it back. Counterexamples: `NAME.counterexamples.*` beside the log.
+
+    Args:
+        network: on the device.
+        certifier: made the certificates; one that is no `Falsifier` is not checked.
+        examples, certificates: what was certified, and the rows of the log by index.
+        log: `NAME.tsv`.
+        entry: of `result.json`.
+        options: how many, how long.
+        console: for the bar and what was found.
+        device: where the network is.
+        stop: called between batches; raises to end the work there.
+
+    Returns:
+        The entry with `falsification`, what was attacked and found (null when nothing was), and with `falsified` true
+        when the certificates are refuted.
+    """
+    card_path = log.with_suffix(".json")
+    card = read_card(card_path)
+    before = card.get("falsification")
+    record = before
+    asked = {"examples": options.examples, "steps": options.steps}
+    settled = before is not None and (before["failed"] or before["asked"] == asked)
+    if options.examples and not settled and isinstance(certifier, Falsifier):
+        found = _attack(network, certifier, examples, certificates, log, options, console, device, stop)
+        record = {**found.summary(), "asked": asked}
+        if files := write_counterexamples(log.with_suffix(".counterexamples"), found):
+            record["files"] = [path.name for path in files]
+    entry = {**entry, "falsification": record}
+    if record and record["failed"]:
+        entry["falsified"] = True
+        _say(console, log, record)
+    if plain(entry) != card.get("summary"):
+        write_card(card_path, {**card, "falsification": record, "summary": entry})
+    return entry
+
+
+def _attack(
+    network: nn.Module,
+    certifier: Falsifier,
+    examples: Examples,
+    certificates: Certificates,
+    log: Path,
+    options: FalsifyOptions,
+    console: Console,
+    device: torch.device,
+    stop: Callable[[], None],
+) -> Falsification:
+    rows = choose_certified(certificates, options.examples)
+    chosen = certificates.select(rows)
+    index = torch.from_numpy(chosen.index)
+    batch = Batch(examples.x[index].to(device), examples.y[index].to(device), index.to(device))
+    with Bar(console, f"attack {log.stem}", len(rows)) as bar:
+
+        def progress(attacked: int) -> None:
+            bar.update(attacked)
+            stop()
+
+        return certifier.falsify(network, batch, chosen, steps=options.steps, progress=progress)
+
+
+def _say(console: Console, log: Path, record: dict[str, Any]) -> None:
+    named = ", ".join(map(str, record["indices"][:10])) + (", ..." if len(record["indices"]) > 10 else "")
+    console.print(
+        f"[bold red]FALSIFIED: {log.stem}: an attack broke {record['hits']} of {record['attacked']} certificates "
+        f"(at most {record['allowed']} may fall): examples {named}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print(
+        f"[red]The bounds, or the noise, behind them are wrong. Counterexamples: {log.parent / record['files'][0]}",
+        highlight=False,
+        soft_wrap=True,
+    )
