@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from certtrain.certificates import Certificates
+from certtrain.certifiers.falsify_smoothing import falsify_smoothing
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError, nearest
 from certtrain.evaluation import frozen
+from certtrain.falsification import Falsification, Progress, silent
 from certtrain.smoothing.classifier import Certified, SmoothedClassifier
 from certtrain.smoothing.noise import PURPOSES, SPLITS, Purpose, Split
 from certtrain.smoothing.staged import SELECT_AND_ESTIMATE, CertifiedTargets, check_draw_counts
@@ -145,6 +147,22 @@ class SmoothingCertifier:
             two_sided=self.two_sided,
         )
         return certificate_rows(batch, found, start, n0=self.n0, n=np.full(len(batch.y), self.n), classes=classes)
+
+    def falsify(
+        self, network: nn.Module, batch: Batch, certificates: Certificates, *, steps: int, progress: Progress = silent
+    ) -> Falsification:
+        """Attack certified examples inside their balls (see `falsify_smoothing`)."""
+        return falsify_smoothing(
+            self.classifier(network, num_classes(network, batch)),
+            batch,
+            certificates,
+            alpha=self.alpha_each,
+            two_sided=self.two_sided,
+            seed=self.seed,
+            split=self.split,
+            steps=steps,
+            progress=progress,
+        )
 
     def classifier(self, network: nn.Module, classes: int) -> SmoothedClassifier:
         """The network smoothed as this certifier does it."""

@@ -45,8 +45,9 @@ def check_noise(
 
     Tests the bits against those recorded (seed 0); of four million numbers of the stream `selftest` at sigma 1, as they
     are after the network's precision has rounded them: mean, variance, skewness, kurtosis, the counts beyond 2, 3, 4,
-    4.5 and 5 standard deviations on each side and on both, a chi-squared test over 256 equally probable bins; the correlations of
-    neighbours in a row, of neighbouring draws and of selection with estimation; and that no row comes twice.
+    4.5 and 5 standard deviations on each side and on both, a chi-squared test over 256 equally probable bins; the
+    correlations of neighbours in a row, of neighbouring draws and of selection with estimation; and that no row comes
+    twice.
 
     Args:
         device: where the noise is made.
