@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import copy
-from fractions import Fraction
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from certtrain.attacks import Attack, pgd_margins
+from certtrain.attacks import ATTACKS, inside, strongest
 from certtrain.certificates import Certificates
 from certtrain.certifiers.base import frozen
 from certtrain.data.batch import Batch
 from certtrain.falsification import Counterexample, Falsification, Progress, silent
 from certtrain.threat import Norm, ThreatModel
 
-LOSSES = ("margin", "cross_entropy")
-RESTARTS = 2  # per loss: from the input itself, and from a random point
+RESTARTS = 2  # per attack: from the input itself, and from a random point
 SEED = 1  # not the certifier's own attack once more
-# Corners x -+ eps of [0, 1] are rounded by at most 2^-54 in float64: a radius less by 2^-52 keeps every point of the
-# attack inside the exact ball, where a hit refutes the certificate and not the rounding.
-INWARD = Fraction(1, 2**52)
 
 
 def falsify_bounds(
@@ -34,7 +29,7 @@ def falsify_bounds(
     batch_size: int,
     progress: Progress = silent,
 ) -> Falsification:
-    """PGD on the margin and on the cross-entropy against each certified example, at its own certified radius.
+    """Every attack of `certtrain.attacks.ATTACKS` against each certified example, at its own certified radius.
 
     The network is evaluated in float64; every point lies in the exact ball (not rounded outward, for l-inf and l2
     inside the input range). A hit is a point whose margin is not > 0, NaN included; none is allowed.
@@ -63,7 +58,9 @@ def falsify_bounds(
             where = torch.as_tensor(part, device=batch.y.device)
             radii = np.maximum(claimed, certificates.radius)[part]
             x, y = batch.x[where].double(), batch.y[where]
-            worst = _worst(own, x, y, norm, radii, steps)
+            threat = ThreatModel(norm, torch.tensor([inside(radius) for radius in radii.tolist()], dtype=torch.float64))
+            options = {"steps": steps, "restarts": RESTARTS, "generator_seed": SEED}
+            worst = strongest(tuple(ATTACKS), own, x, y, threat, **options)
             fallen = ~(worst.margin > 0)
             if bool(fallen.any()):
                 with torch.no_grad():
@@ -76,27 +73,13 @@ def falsify_bounds(
                     hits.append(Counterexample(index, label, *found))
             progress(min(at + batch_size, len(rows)))
     settings = {
-        "name": "PGD in float64",
-        "losses": list(LOSSES),
+        "attacks": list(ATTACKS),
+        "precision": "float64",
         "steps": steps,
         "restarts": RESTARTS - 1,
         "ball": "exact, at the certified radius",
     }
     return Falsification(len(rows), tuple(hits), 0, settings)
-
-
-def _worst(own: nn.Module, x: Tensor, y: Tensor, norm: Norm, radii: np.ndarray, steps: int) -> Attack:
-    inner = [float(max(Fraction(radius) - INWARD, Fraction(0))) for radius in radii.tolist()]
-    threat = ThreatModel(norm, torch.tensor(inner, dtype=torch.float64))
-    found = [
-        pgd_margins(own, x, y, threat, steps=steps, restarts=RESTARTS, generator_seed=SEED, loss=loss)
-        for loss in LOSSES
-    ]
-    margins = torch.stack([attack.margin for attack in found])
-    # NaN counts as the least: argmin takes the first of them.
-    best = margins.argmin(0)
-    points = torch.stack([attack.x for attack in found])
-    return Attack(margins.gather(0, best[None])[0], points[best, torch.arange(len(x), device=x.device)])
 
 
 def _distance(offset: Tensor, norm: Norm) -> Tensor:
