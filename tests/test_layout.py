@@ -22,7 +22,7 @@ FLOORS = (
     {"bounds", "smoothing", "models", "data", "attacks", "certificates", "falsification", "summary", "metrics", "runs"},
     {"certifiers", "methods", "sweeps", "export"},
     {"reporting"},
-    {"certification", "callbacks", "checkpoints", "audit"},
+    {"certification", "callbacks", "checkpoints", "weights", "audit"},
     {"training"},
     {"config"},
     {"commands"},

@@ -1,0 +1,192 @@
+"""What the certify stage refuses before it certifies: settings and networks of which no certificate would mean much."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from certtrain.errors import UserError
+from certtrain.threat import NORMS, radius_text
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from certtrain.certification import Examples
+
+# Certifiers whose radii are l2 and hold with a confidence, by the name of their group's option.
+PROBABILISTIC = ("smoothing", "anytime")
+FEW, HUNDREDS = 16, 300
+
+
+def before_certifying(
+    network: nn.Module,
+    examples: Examples,
+    certifiers: Mapping[str, Any],
+    trained: Mapping[str, Any],
+    now: Mapping[str, Any],
+    device: torch.device,
+) -> list[str]:
+    """All checks that need the network and the certifiers.
+
+    Args:
+        network: on the device.
+        examples: what is to be certified; the first few are tried.
+        certifiers: by name.
+        trained: the run's configuration.
+        now: that of the certify stage.
+        device: where the network is.
+
+    Returns:
+        Warnings for the card.
+
+    Raises:
+        UserError: of the first check that refuses.
+    """
+    refuse_stochastic(network, examples.x[examples.indices[:FEW]].to(device))
+    return refuse_too_few_draws(certifiers, len(examples.indices), trained, now)
+
+
+def refuse_norm(given: Mapping[str, str], certifier: str) -> None:
+    """Refuse a norm that was asked for and that the certifier does not cover; a run's own norm is not looked at.
+
+    Raises:
+        UserError: not a norm; not l2 with smoothing.
+    """
+    norm = given.get("norm")
+    if norm is None:
+        return
+    if norm not in NORMS:
+        fix = f"one of {', '.join(NORMS)}"
+        raise UserError(f"norm={norm} is not a choice", where="configuration key norm", fix=fix)
+    if certifier in PROBABILISTIC and norm != "l2":
+        raise UserError(
+            f"norm={norm} with certifier={certifier}: Gaussian smoothing certifies radii in l2",
+            where="configuration key norm",
+            fix="leave norm= out; an l2 radius r implies the l-inf radius r/sqrt(d) for d inputs, and nothing larger",
+        )
+
+
+def radii_out_of_reach(certifier: Any, examples: int) -> tuple[Fraction, ...]:
+    """The radii of the grid that n draws cannot certify even if every vote is for the top class.
+
+    `R_max = sigma Phi^-1(alpha^(1/n))`; two-sided, alpha/2 in place of alpha; of a data-set budget the share of one
+    example. Only certifiers with a fixed n: staged ones refuse such targets themselves.
+
+    Args:
+        certifier: any.
+        examples: how many share a data-set budget.
+    """
+    if getattr(certifier, "name", "") != "smoothing":
+        return ()
+    most = largest_radius(certifier, examples)
+    return tuple(radius for radius in certifier.radii if float(radius) > most)
+
+
+def largest_radius(certifier: Any, examples: int, n: int | None = None) -> float:
+    """The radius of an example whose n votes (the certifier's n by default) are all for one class."""
+    from scipy.stats import norm
+
+    alpha = certifier.alpha / (examples if certifier.budget == "dataset" else 1) / (2 if certifier.two_sided else 1)
+    return float(certifier.sigma * norm.ppf(alpha ** (1 / (n or certifier.n))))
+
+
+def fewest_draws(certifier: Any, examples: int, radius: Fraction) -> int:
+    """The smallest n that can certify the radius."""
+    low, high = certifier.n, 2 * certifier.n
+    while largest_radius(certifier, examples, high) < float(radius):
+        if high > 10**12:
+            return high
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if largest_radius(certifier, examples, middle) >= float(radius) else (middle, high)
+    return high
+
+
+def refuse_too_few_draws(
+    certifiers: Mapping[str, Any], examples: int, trained: Mapping[str, Any], now: Mapping[str, Any]
+) -> list[str]:
+    """Refuse radii that the asked number of draws cannot certify.
+
+    Returns:
+        Warnings instead, where radii, draws, alpha and sigma are all the run's own: its recipe stands as it is.
+
+    Raises:
+        UserError: names the largest radius in reach, and the smallest n that reaches the largest one asked for.
+    """
+    from certtrain.reporting.entries import floored
+
+    asked = "source" in trained or any(trained.get(key) != now.get(key) for key in ("radii", "n", "alpha", "sigma"))
+    warnings = []
+    for name, certifier in certifiers.items():
+        beyond = radii_out_of_reach(certifier, examples)
+        if not beyond:
+            continue
+        most = floored(largest_radius(certifier, examples), 4)
+        shared = f" shared by {examples:,} examples" if certifier.budget == "dataset" else ""
+        within = [radius_text(radius) for radius in certifier.radii if radius not in beyond]
+        what = (
+            f"n = {certifier.n:,} draws at alpha = {certifier.alpha:g}{shared} and sigma = {certifier.sigma:g} certify "
+            f"radii up to {most}, not {', '.join(radius_text(radius) for radius in beyond)}"
+        )
+        if asked:
+            enough = fewest_draws(certifier, examples, beyond[-1])
+            raise UserError(
+                what,
+                where=f"configuration keys n and radii, certifier {name}",
+                fix=f"n={enough} or more" + (f", or radii=[{','.join(within)}]" if within else ", or smaller radii"),
+            )
+        warnings.append(what)
+    return warnings
+
+
+def refuse_stochastic(network: nn.Module, x: Tensor) -> None:
+    """Refuse a network that answers the same inputs differently: neither kind of certificate would be about it.
+
+    Two calls on the same batch must agree bit for bit on a CPU; on an accelerator, whose kernels may add in another
+    order, within 1e-5 of the largest logit.
+
+    Args:
+        network: on the device; called in eval mode.
+        x: (B, ...) inputs there.
+
+    Raises:
+        UserError: the logits differ.
+    """
+    import torch
+
+    from certtrain.evaluation import frozen
+
+    with frozen(network), torch.no_grad():
+        first, second = network(x), network(x)
+    same = (first == second) | (first.isnan() & second.isnan())
+    if x.device.type != "cpu":
+        same |= (first - second).abs() <= 1e-5 * first.abs().amax()
+    if not same.all():
+        raise UserError(
+            f"two calls on the same {len(x)} inputs differ by up to {float((first - second).abs().max()):.3g} in the "
+            "logits, in eval mode: a layer is random",
+            where="model",
+            fix="no dropout or noise in evaluation (F.dropout(x, training=self.training)): a certificate is about "
+            "one function",
+        )
+
+
+def chance_level(network: nn.Module, examples: Examples, num_classes: int, device: torch.device) -> list[str]:
+    """A warning when the clean accuracy on the first few hundred of the examples is at most 1.5 / K."""
+    import torch
+
+    from certtrain.evaluation import frozen
+
+    index = examples.indices[:HUNDREDS]
+    with frozen(network), torch.no_grad():
+        parts = [network(examples.x[part].to(device)).argmax(1).cpu() for part in index.split(64)]
+    accuracy = (torch.cat(parts) == examples.y[index]).double().mean().item()
+    if accuracy > 1.5 / num_classes:
+        return []
+    return [
+        f"clean accuracy {accuracy:.1%} on the first {len(index)} examples is near chance for {num_classes} classes: "
+        "is the normalisation (data.mean, data.std) the one it was trained with?"
+    ]

@@ -1,0 +1,155 @@
+"""`certtrain certify checkpoint=FILE model=... data=...`: a run directory for a network that was trained elsewhere."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from certtrain.commands.checks import PROBABILISTIC
+from certtrain.commands.compose import quoted
+from certtrain.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from certtrain.data import DataModule
+
+# What makes a network and its inputs: another value of these is another network.
+IDENTITY = ("data", "model", "source")
+MAY_DIFFER = ("data.data_dir", "data.seed", "data.batch_size", "data.eval_batch_size", "data.download")
+MAY_DIFFER += ("source.file", "source.notes")
+RECIPE = ("seed", "norm", "radii", "sigma", "n0", "n", "alpha", "data_dir", "val_size")
+
+
+def asked_for(given: Mapping[str, str]) -> bool:
+    """Whether `checkpoint=` names a file: it does without a run."""
+    return "checkpoint" in given and "run" not in given
+
+
+def prepare(arguments: list[str], given: Mapping[str, str]) -> list[str]:
+    """The arguments with the file's name as Hydra takes it.
+
+    Raises:
+        UserError: what no file of weights can say was not given.
+    """
+    needed = ["model", "data", "certifier", "radii"]
+    needed += ["sigma"] if given.get("certifier") in PROBABILISTIC else []
+    missing = [key for key in needed if key not in given and not any(k.startswith(f"{key}.") for k in given)]
+    if missing:
+        raise UserError(
+            f"{given['checkpoint']} brings no recipe: {', '.join(f'{key}=' for key in missing)} must be given",
+            where="the command line",
+            fix="certtrain certify checkpoint=FILE model=... data=... certifier=... radii=[...]; run=NAME for a run",
+        )
+    rest = [argument for argument in arguments if not argument.startswith("checkpoint=")]
+    return ["run=null", quoted("checkpoint", given["checkpoint"].strip("'\"")), *rest]
+
+
+def adopt(resolved: dict[str, Any], choices: Mapping[str, Any], overrides: list[str]) -> Path:
+    """Make `runs/<name or the file's stem>` of the file, or find that it is there already.
+
+    The weights are written once more, as `checkpoints/last.ckpt` in our own form with the contract of the inputs: so
+    the run directory stands alone when the file moves, and every command takes it like a run of our own. The file's
+    hash stands in `source`, in the configuration, the result and every card.
+
+    Returns:
+        The run directory.
+
+    Raises:
+        UserError: the file, the model and the data do not fit together; the directory is of something else.
+    """
+    import torch
+
+    from certtrain.commands.build import build_data, build_network
+    from certtrain.models.contract import InputContract
+    from certtrain.runs import RunDirectory, config_differences, sha256_file
+    from certtrain.weights import fit_weights, read_weights
+
+    file = Path(resolved["checkpoint"])
+    weights = read_weights(file)
+    config = _config(resolved, choices)
+    data = build_data(config)
+    contract = InputContract.of(data)
+    network = build_network(config["model"], contract, config["seed"])
+    held, notes = fit_weights(network, weights, str(file))
+    if held:
+        contract.check_network(network, this=f"data={data.name}", that=str(file))
+    numbers = f"mean {list(contract.mean)}, std {list(contract.std)}"
+    config["source"] = {
+        "file": file.name,
+        "sha256": sha256_file(file),
+        "notes": list(notes),
+        "normalisation": "in the file" if held else f"assumed from data={choices['data']}: {numbers}",
+    }
+    _refuse_before_anything_is_written(network, data, config, resolved)
+    run = RunDirectory(Path(resolved["runs_dir"]) / (resolved["name"] or file.stem))
+    if run.config.exists():
+        before = run.read_config()
+        pick = [{key: value.get(key) for key in IDENTITY} for value in (before, config)]
+        differing = config_differences(*pick, MAY_DIFFER)
+        if differing:
+            lines = [f"    {key}: {old!r} there, {new!r} now" for key, old, new in differing[:6]]
+            raise UserError(
+                "\n".join([f"the run {run.name} is of another network or other data:", *lines]),
+                where=str(run.path),
+                fix="choose another name=",
+            )
+        run.lock()
+    else:
+        run, _ = RunDirectory.open(run.path, config, overrides)
+    with run:
+        if not run.last.exists():
+            run.checkpoints.mkdir(exist_ok=True)
+            part = run.last.with_suffix(".part")
+            state = {f"network.{name}": value for name, value in network.state_dict().items()}
+            torch.save({"state_dict": state, "certtrain": {"contract": contract.to_dict(), "config": config}}, part)
+            os.replace(part, run.last)
+        if run.read_result() is None:
+            run.write_result(
+                {
+                    "status": "complete",
+                    "trained": False,
+                    "experiment": None,
+                    "seed": config["seed"],
+                    "method": "trained elsewhere",
+                    "data": choices["data"],
+                    "model": choices["model"],
+                    "source": config["source"],
+                    "parameters": sum(p.numel() for p in network.parameters()),
+                    "checkpoint": run.last.name,
+                    "checkpoint_chosen": f"the file {file.name}",
+                    "validation": None,
+                    "test": {},
+                }
+            )
+    return run.path
+
+
+def _refuse_before_anything_is_written(
+    network: nn.Module, data: DataModule, config: dict[str, Any], resolved: dict[str, Any]
+) -> None:
+    import torch
+
+    from certtrain.commands.build import build_certifiers
+    from certtrain.commands.checks import before_certifying
+    from certtrain.commands.stage import chosen_examples
+
+    examples = chosen_examples(data, resolved)
+    certifiers = build_certifiers(resolved)
+    before_certifying(network, examples, certifiers, config, resolved, torch.device("cpu"))
+
+
+def _config(resolved: dict[str, Any], choices: Mapping[str, Any]) -> dict[str, Any]:
+    """What later commands read in a run's configuration."""
+    return {
+        "choices": {key: choices[key] for key in ("data", "model", "certifier", "bounds")},
+        **{key: resolved[key] for key in RECIPE},
+        "data": resolved["data"],
+        "model": resolved["model"],
+        "bounds": resolved["bounds"],
+        "method": {},
+        "trainer": {"accelerator": "auto"},
+        "validation": {"examples": 1},
+    }
