@@ -12,6 +12,7 @@ from certtrain.threat import NORMS, parse_radii, parse_radius, radius_key, radiu
 
 # The groups a user chooses from; `tuned` is chosen by Hydra from method and data.
 GROUPS = ("data", "model", "method", "optimizer", "bounds", "certifier", "trainer", "logger", "experiment", "sweep")
+SMOOTHING = ("smoothing", "anytime")  # the choices of `certifier` that certify by votes under noise
 
 
 def conf_dir() -> Path:
@@ -160,13 +161,13 @@ def resolve_radii(resolved: dict[str, Any]) -> tuple[Fraction, ...]:
 def watched_radius(config: dict[str, Any]) -> Fraction:
     """What is shown while training: eps, or the largest radius when eps is not among them; smoothing: the smallest."""
     radii, eps = resolve_radii(config), parse_radius(config["eps"])
-    if config["choices"]["certifier"] == "smoothing":
+    if config["choices"]["certifier"] in SMOOTHING:
         return next((radius for radius in radii if radius > 0), radii[0])
     return eps if eps in radii else radii[-1]
 
 
 def default_monitor(config: dict[str, Any]) -> str:
     """ACR for smoothing; for bounds certified accuracy at eps, or at the largest radius when eps is not among them."""
-    if config["choices"]["certifier"] == "smoothing":
+    if config["choices"]["certifier"] in SMOOTHING:
         return "val/acr"
     return f"val/certified@{radius_key(watched_radius(config))}"

@@ -14,7 +14,7 @@ from certtrain.callbacks.csv_logger import CSVMetrics
 from certtrain.callbacks.validation import CertifyValidation
 from certtrain.certifiers import BoundCertifier, SmoothingCertifier
 from certtrain.certifiers.base import Certifier
-from certtrain.config import call_partial, instantiate, watched_radius
+from certtrain.config import SMOOTHING, call_partial, instantiate, watched_radius
 from certtrain.data import Batch, DataModule
 from certtrain.errors import UserError
 from certtrain.methods import LearningRate, Method, Ramp, ShiRegulariser, Weight
@@ -148,7 +148,7 @@ def build_validation(
         return None
     options, index = config["validation"], data.certify_index
     certifier: Certifier
-    if config["choices"]["certifier"] == "smoothing":
+    if config["choices"]["certifier"] in SMOOTHING:
         certifier = SmoothingCertifier(
             sigma=config["sigma"],
             radii=config["radii"],

@@ -45,6 +45,7 @@ def run(config: Any) -> int:
     for name, certifier in build_certifiers(resolved).items():
         if certifier.certificate == "probabilistic":
             certifier.split = "predict"
+            certifier.spread_over(1)
         found = certifier.certify(loaded.network, Batch(x, label, torch.zeros(1, dtype=torch.int64)))
         console.print(describe(name, certifier, found), highlight=False, soft_wrap=True)
     return 0
@@ -58,10 +59,12 @@ def describe(name: str, certifier: Any, found: Certificates) -> str:
         return f"{name}: abstains; more draws (n=...) may decide"
     norm = {"linf": "l-inf", "l2": "l2"}[certifier.norm]
     radius = floored(float(found.radius[0]), 4)
-    words = f"{name}: class {int(found.predict[0])}, certified {norm} radius {radius} (inputs in [0, 1])"
+    least = "at least " if certifier.name == "anytime" else ""
+    words = f"{name}: class {int(found.predict[0])}, certified {norm} radius {least}{radius} (inputs in [0, 1])"
     if certifier.certificate == "probabilistic":
         settings = certifier.settings()
-        return f"{words}; sigma {settings['sigma']:g}, n {settings['n']:,}, confidence {1 - settings['alpha']:g}"
+        draws = int(found.columns["n"][0])
+        return f"{words}; sigma {settings['sigma']:g}, n {draws:,}, confidence {1 - settings['alpha']:g}"
     if found.radius[0] == 0:
         return f"{name}: class {int(found.predict[0])}, not certified at any of the radii"
     return f"{words}; deterministic, the largest of the grid that is proved"

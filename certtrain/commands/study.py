@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from certtrain.commands.compose import INTERRUPTED, quoted
 from certtrain.commands.train import EXTENDS, MAY_DIFFER, NOT_OF_A_RUN, print_line, resolve, run_one
-from certtrain.config import GROUPS, default_monitor, options, plain
+from certtrain.config import GROUPS, SMOOTHING, default_monitor, options, plain
 from certtrain.errors import UserError, nearest
 from certtrain.files import write_json_atomic
 from certtrain.runs import RunDirectory, config_differences
@@ -240,10 +240,10 @@ def _space(sweep: Mapping[str, Any], resolved: Mapping[str, Any], hydra: Any) ->
 
 
 def _metrics(sweep: Mapping[str, Any], resolved: dict[str, Any]) -> tuple[Metric, ...]:
-    norm = "l2" if resolved["choices"]["certifier"] == "smoothing" else resolved["norm"]
+    norm = "l2" if resolved["choices"]["certifier"] in SMOOTHING else resolved["norm"]
     name = sweep["metric"] or resolved["checkpoint"]["monitor"] or default_monitor(resolved)
     certified = Metric(name, norm)
-    known = ["val/acr" if resolved["choices"]["certifier"] == "smoothing" else "val/acr_grid", CLEAN]
+    known = ["val/acr" if resolved["choices"]["certifier"] in SMOOTHING else "val/acr_grid", CLEAN]
     known += [Metric.certified(str(radius), norm).name for radius in resolved["radii"]]
     if name not in known:
         raise UserError(f"no validation metric is called {name!r}", where="sweep.metric", fix=nearest(name, known))

@@ -57,7 +57,8 @@ def _smoothing(block: Sequence[Line]) -> list[str]:
     shown = [line for line in radii if line.published is not None] or radii
     certified = "<br>".join(f"{line.quantity.partition('@')[2]}: {_beside(line)}" for line in shown)
     draws = f"{block[0].draws:,}" if block[0].draws else ""
-    return [f"{row.sigma:g}" if row.sigma else "", _beside(found["clean"]), certified, _beside(found["ACR"]), draws]
+    acr = _beside(found["ACR"]) if "ACR" in found else "–"  # staged draws have none
+    return [f"{row.sigma:g}" if row.sigma else "", _beside(found["clean"]), certified, acr, draws]
 
 
 def _beside(line: Line) -> str:

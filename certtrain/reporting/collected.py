@@ -18,7 +18,8 @@ from certtrain.runs import ABSENT, RunDirectory, config_differences
 # Of an override: what makes no other setting of an experiment, only another seed, place or report of it.
 NO_SETTING = ("experiment", "seed", "name", "resume", "runs_dir", "data_dir", "data.data_dir", "certify_test", "logger")
 NO_SETTING += ("trainer.accelerator", "trainer.check_every_n_steps", "checkpoint.every_n_seconds", "validation")
-NO_SETTING += ("n", "n0", "alpha", "radii", "falsify")  # of the certify stage: they stand in each of its entries
+# Of the certify stage: they stand in each of its entries.
+NO_SETTING += ("n", "n0", "alpha", "radii", "budget", "falsify")
 NO_DIFFERENCE = (*NO_SETTING, "choices", "data.seed", "certifier")
 # Of a certificate: which noise was drawn, and how many rows went through the network at a time.
 NO_CLAIM = ("seed", "batch_size")

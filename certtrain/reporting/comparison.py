@@ -108,7 +108,7 @@ def _group_lines(group: Group) -> list[Line]:
     names = ["clean"] if judged else []
     names += [f"certified@{radius}" for radius in first["certified"] if radius != "0" and (judged or radius == row.eps)]
     names += [f"PGD@{radius}" for radius in first.get("pgd") or {} if judged and radius == row.eps]
-    names += ["ACR"] if "acr" in first else []
+    names += ["ACR"] if first.get("acr") is not None else []
     hours = statistics.fmean(run.result.get("seconds", 0) + entry["seconds"] for run, entry in zip(group.runs, entries))
     settings = first["settings"]
     shared = {

@@ -11,13 +11,19 @@ from certtrain.threat import parse_radius
 
 Entry = Mapping[str, Any]
 
-LABELS = {"ibp": "IBP", "crown_ibp": "CROWN-IBP", "crown": "CROWN", "alpha_crown": "α-CROWN", "smoothing": "smoothing"}
+LABELS = {"ibp": "IBP", "crown_ibp": "CROWN-IBP", "crown": "CROWN", "alpha_crown": "α-CROWN"}
+LABELS |= {"cascade": "cascade", "smoothing": "smoothing", "anytime": "anytime smoothing"}
 ORDER = tuple(LABELS)  # cheapest, and loosest, first
 
 
 def is_smoothing(entry: Entry) -> bool:
-    """Whether a certificate holds with a confidence (and has an ACR) rather than being deterministic."""
+    """Whether a certificate holds with a confidence rather than being deterministic."""
     return "acr" in entry
+
+
+def is_staged(entry: Entry) -> bool:
+    """Whether the draws of a smoothed certificate ended once its targets were decided: it has no ACR."""
+    return is_smoothing(entry) and entry["acr"] is None
 
 
 def label(entry: Entry) -> str:

@@ -18,6 +18,7 @@ from certtrain.reporting.entries import (
     grid,
     groups,
     is_smoothing,
+    is_staged,
     label,
     percent,
     upper_bound,
@@ -143,7 +144,8 @@ def _bounds(axes: Axes, entries: list[Entry]) -> None:
 
 def _smoothing(axes: Axes, entry: Entry, radii: Sequence[float] | np.ndarray | None, band: bool) -> None:
     settings, n, colour = entry["settings"], entry["n"], COLOURS[0]
-    found = "FALSIFIED" if falsified(entry) else f"ACR {floored(entry['acr'], 3)}"
+    staged = is_staged(entry)
+    found = "FALSIFIED" if falsified(entry) else "at targets" if staged else f"ACR {floored(entry['acr'], 3)}"
     text = f"smoothed, $\\sigma$ = {settings['sigma']:g}, {found}"
     if radii is None:
         x, y = _columns([(r, 100 * entry["certified"][key]) for r, key in grid([entry])])
@@ -167,7 +169,7 @@ def _smoothing(axes: Axes, entry: Entry, radii: Sequence[float] | np.ndarray | N
         )
     axes.set_xlim(0, max(right * 1.04, 1e-6))
     _accuracy_axis(axes, lowest)
-    draws = f"{settings['n']:,} draws, $\\alpha$ = {settings['alpha']:g}"
+    draws = f"{'up to ' if staged else ''}{settings['n']:,} draws, $\\alpha$ = {settings['alpha']:g}"
     axes.set_title(f"certified accuracy, n = {n:,} images, {draws}", fontsize=10)
 
 

@@ -18,6 +18,7 @@ from certtrain.reporting.entries import (
     grid,
     groups,
     is_smoothing,
+    is_staged,
     label,
     percent,
     smoothed_accuracy,
@@ -81,15 +82,33 @@ def smoothing_table(entry: Entry) -> RenderableType:
     facts = Table.grid(padding=(0, 2))
     facts.add_column(justify="left", style="bold", no_wrap=True)
     facts.add_column()
-    facts.add_row("ACR", "–" if falsified(entry) else floored(entry["acr"], 4))
+    facts.add_row("ACR", _acr(entry))
     facts.add_row("smoothed accuracy", f"{percent(smoothed_accuracy(entry))} %  (certified accuracy at radius 0)")
     facts.add_row("abstained", f"{abstained:,} of {n:,}  ({percent(abstained / n)} %)")
-    facts.add_row("draws", f"n = {settings['n']:,} per image, after n0 = {settings['n0']:,} to select the class")
-    facts.add_row("alpha", f"{alpha:g}  (each certificate is wrong with at most this probability)")
+    facts.add_row("draws", _draws(entry))
+    whole = "alpha_each" in settings
+    facts.add_row(
+        "alpha", f"{alpha:g}  ({'any' if whole else 'each'} certificate is wrong with at most this probability)"
+    )
     facts.add_row("images", f"{n:,}")
     facts.add_row("sigma", f"{sigma:g}")
     facts.add_row("seconds", f"{entry['seconds']:,.1f}")
     return _assemble(title, [table, facts], _failures(entry))
+
+
+def _acr(entry: Entry) -> str:
+    if falsified(entry):
+        return "–"
+    return "none: a radius here is a target that was reached" if is_staged(entry) else floored(entry["acr"], 4)
+
+
+def _draws(entry: Entry) -> str:
+    settings = entry["settings"]
+    n, selection = settings["n"], f"after n0 = {settings['n0']:,} to select the class"
+    if not is_staged(entry):
+        return f"n = {n:,} per image, {selection}"
+    mean = entry["mean_draws"]
+    return f"{mean:,.0f} per image on average, {n / mean:.1f} times fewer than the last look's {n:,}; {selection}"
 
 
 def config_tree(config: Mapping[str, Any]) -> Tree:

@@ -135,15 +135,15 @@ class StageSchedule:
         return cls(float(sigma), float(alpha), targets, draws, *rows)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for the card."""
+        """Plain values for the card; the numbers of each row in one text, `32 40 50`."""
         return {
             "format": FORMAT,
             "sigma": self.sigma,
             "alpha": self.alpha,
             "targets": [radius_text(target) for target in self.targets],
-            "draws": list(self.draws),
-            "critical": [list(row) for row in self.critical],
-            "give_up": [list(row) for row in self.give_up],
+            "draws": _text(self.draws),
+            "critical": [_text(row) for row in self.critical],
+            "give_up": [_text(row) for row in self.give_up],
             "crossing_probability": list(self.crossing),
         }
 
@@ -161,10 +161,10 @@ class StageSchedule:
                 float(content["sigma"]),
                 float(content["alpha"]),
                 tuple(parse_radius(target) for target in content["targets"]),
-                tuple(map(int, content["draws"])),
-                *(tuple(tuple(map(int, row)) for row in content[name]) for name in ("critical", "give_up")),
+                _numbers(content["draws"]),
+                *(tuple(map(_numbers, content[name])) for name in ("critical", "give_up")),
             )
-        except (KeyError, TypeError, UserError) as error:
+        except (KeyError, TypeError, AttributeError, UserError) as error:
             raise ValueError(f"not a stage schedule: {type(error).__name__}: {error}") from error
 
     def counts_text(self, stage_counts: Sequence[int]) -> str:
@@ -244,6 +244,14 @@ class Decisions:
         wanted = np.arange(len(reached))[:, None] > self.claimed[rows]
         last = stage + 1 == len(self.schedule.draws)
         self.open[rows] = (wanted & ~self._lost[:, rows]).any(0) & (not last)
+
+
+def _text(numbers: Sequence[int]) -> str:
+    return " ".join(map(str, numbers))
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split()))
 
 
 def look_draws(n: int) -> tuple[int, ...]:

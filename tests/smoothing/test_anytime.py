@@ -69,14 +69,21 @@ def test_early_is_a_share(early):
         StageSchedule.plan([0.5], early=early, **HALF)
 
 
+def lowered(row, place):
+    numbers = [int(word) for word in row.split()]
+    numbers[place] -= numbers[place] // 4
+    return " ".join(map(str, numbers))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c["critical"][1].__setitem__(9, c["critical"][1][9] - 30), "false claim has probability"),
-        (lambda c: c["critical"][0].__setitem__(-1, 10), "false claim has probability"),
+        (lambda c: c["critical"].__setitem__(1, lowered(c["critical"][1], 9)), "false claim has probability"),
+        (lambda c: c["critical"].__setitem__(0, lowered(c["critical"][0], -1)), "false claim has probability"),
         (lambda c: c["critical"].reverse(), "lower boundary"),
         (lambda c: c.update(alpha=c["alpha"] / 2), "false claim has probability"),
-        (lambda c: c.update(draws=c["draws"][:-1]), "boundaries of"),
+        (lambda c: c.update(draws=c["draws"].rpartition(" ")[0]), "boundaries of"),
+        (lambda c: c.update(draws=[32, 40]), "not a stage schedule"),
         (lambda c: c.update(targets=["0.5", "1"]), "ascend from 0"),
         (lambda c: c.update(alpha=0), "alpha = 0"),
         (lambda c: c.update(format=9), "format 9"),
