@@ -15,6 +15,7 @@ COMMANDS = {
     "predict": "the prediction and certified radius of one image: certtrain predict run=... input=image.png",
     "export": "ONNX and VNN-LIB for other verifiers: certtrain export run=runs/NAME [radii=...] [output=DIR]",
     "table": "ours beside the published, from result files: certtrain table experiments/zhang2020",
+    "audit": "recompute what certificates state; other people's logs, too: certtrain audit runs/NAME",
     "reproduce": "train, certify and compare one published row: certtrain reproduce zhang2020/mnist_small_eps0.3",
 }
 

@@ -1,0 +1,60 @@
+"""Whether each row of a bound certificate agrees with itself: statuses, radius, margin and what decided it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+import numpy as np
+
+from certtrain.audit.findings import Audit, rows_text
+from certtrain.certificates import ERROR, FALSIFIED, INVALID, MISCLASSIFIED, STATUSES, VERIFIED, Certificates
+from certtrain.threat import parse_radii, radius_text
+
+
+def audit_bound_rows(audit: Audit, rows: Certificates, radii: Sequence[str]) -> None:
+    """Check every row of a log with one status per radius.
+
+    Args:
+        audit: takes the findings.
+        rows: of the log.
+        radii: the card's grid.
+    """
+    grid = parse_radii(radii)
+    names = [name for name in rows.columns if name.startswith("status@")]
+    if not audit.compare("one status per radius of the card", sorted(map(_status, grid)), sorted(names)):
+        return
+    status = np.stack([rows.columns[_status(radius)] for radius in grid], axis=1)
+    verified = status == VERIFIED
+    held = rows.radius[:, None] >= np.array([float(radius) for radius in grid])
+    wrong_class = (rows.predict != rows.label)[:, None]
+    fallen = np.cumsum(status == FALSIFIED, axis=1) > 0  # by an input of this ball or of a smaller one
+    proved = rows.radius > 0
+    missing = np.array([""] * len(rows), dtype=object)
+    margin = np.asarray(rows.columns.get("margin", np.full(len(rows), np.nan)), dtype=np.float64)
+    decided = rows.columns.get("decided_by", missing).astype(str)
+    checks = {
+        "statuses are known": ~np.isin(status, STATUSES),
+        "verified at r is radius >= r": verified != held,
+        "nothing is both falsified at a radius and verified at it or above": fallen & verified,
+        "falsified at r is falsified above": fallen & ~np.isin(status, (FALSIFIED, VERIFIED)),
+        "misclassified is for all radii": (status == MISCLASSIFIED).any(1) != (status == MISCLASSIFIED).all(1),
+        "a wrong prediction is misclassified": wrong_class & (status != MISCLASSIFIED),
+        "what is not correct is misclassified": ~rows.correct[:, None] & (status != MISCLASSIFIED),
+        "what is correct is not misclassified": rows.correct[:, None] & (status == MISCLASSIFIED),
+        "no radius without a proof": proved & ~verified.any(1) & (rows.radius >= float(grid[0])),
+        "a proof names its bound": proved & (decided == ""),
+        "a proof has a margin > 0": proved & ~((margin > 0) & np.isfinite(margin)),
+        "an error has a reason": (status == ERROR).any(1) & (rows.columns.get("reason", missing) == ""),
+    }
+    for what, wrong in checks.items():
+        at = wrong.reshape(len(rows), -1).any(axis=1)
+        here = f"{int(at.sum()):,} of {len(rows):,} rows where not: {rows_text(rows.index[at])}"
+        audit.expect(not at.any(), f"{what}, in {len(rows):,} rows", f"{what}? {here}")
+    broken = int(np.isin(status, (INVALID, ERROR)).any(1).sum())
+    if broken:
+        audit.warn(f"{broken:,} rows are invalid or in error at some radius")
+
+
+def _status(radius: Fraction) -> str:
+    return f"status@{radius_text(radius)}"

@@ -1,0 +1,200 @@
+"""Audits a card: hashes, rows, summary and result, each recomputed from the files that are there."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from certtrain.audit.bound_rows import audit_bound_rows
+from certtrain.audit.findings import Audit, equal
+from certtrain.audit.smoothing_rows import audit_smoothing_rows
+from certtrain.certificates import CertificateLog, Certificates, read_card
+from certtrain.errors import UserError
+from certtrain.runs import RunDirectory, config_hash, sha256_file
+from certtrain.summary import is_smoothing, summarise
+from certtrain.threat import parse_radii, radius_text
+
+TOLERANCE = 1e-9  # relative, of a sum of seconds: its order of addition may differ
+IDENTITY = ("certifier", "norm", "radii", "settings", "indices_sha256", "checkpoint_sha256", "n", "summary")
+COPIED = ("certifier", "settings", "indices_sha256")  # of the card, which its summary repeats
+
+
+def audit_card(path: str | Path) -> Audit:
+    """Recompute all that a card states and its surroundings can show; the files stay as they are.
+
+    Hashes: the log's (cards from before `log_sha256` have none), the checkpoint's and the configuration's where the run
+    has them, the index list's from the log's rows. Rows: `smoothing_rows`, `bound_rows`. Summary: from the rows, as it
+    was made. Result: `result.json` of the run, when it has an entry of the card's name.
+
+    Raises:
+        UserError: there is no card at path, or it is not one.
+    """
+    path = Path(path)
+    card = read_card(path)
+    missing = [key for key in ("certifier", "norm", "radii", "settings") if key not in card]
+    if missing:
+        raise UserError(f"{path} is not a card: it has no {', '.join(missing)}", where="certificate card")
+    audit = Audit(str(path))
+    audit.expect(
+        card.get("status") == "complete",
+        "status: complete",
+        f"status {card.get('status')!r}: the certificate was never completed",
+    )
+    for key in (key for key in IDENTITY if key not in card):
+        audit.differs(f"the card has no {key}")
+    _audit_checkpoint(audit, path, card)
+    _audit_config(audit, path, card)
+    rows = _read_rows(audit, path, card)
+    if rows is not None:
+        _audit_rows(audit, rows, card)
+    _audit_result(audit, path, card)
+    _audit_falsification(audit, card)
+    return audit
+
+
+def cards_of(folder: str | Path) -> list[Path]:
+    """The cards of a run directory, by name.
+
+    Raises:
+        UserError: the folder is no run, or has no card.
+    """
+    folder = Path(folder)
+    found = [card for card in folder.glob("certificates/*.json") if ".counterexamples" not in card.name]
+    if not found:
+        raise UserError(
+            f"{folder} has no certificates/*.json",
+            where="run directory",
+            fix=f"certify it first: certtrain certify run={folder}",
+        )
+    return sorted(found)
+
+
+def log_of(card: Path) -> Path | None:
+    """The log beside a card, packed or not."""
+    logs = (card.with_suffix(".tsv"), card.with_suffix(".tsv.gz"))
+    return next((log for log in logs if log.exists()), None)
+
+
+def card_of(log: Path) -> Path:
+    """Where the card of a log would lie."""
+    return log.with_name(log.name.removesuffix(".gz").removesuffix(".tsv") + ".json")
+
+
+def indices_sha256(indices: Iterable[int]) -> str:
+    """The hash of a list of positions: one decimal number per line, ascending."""
+    return hashlib.sha256("".join(f"{index}\n" for index in sorted(indices)).encode()).hexdigest()
+
+
+def _run_of(path: Path) -> RunDirectory | None:
+    """The run that a card lies in, `RUN/certificates/NAME.json`."""
+    run = RunDirectory(path.resolve().parent.parent)
+    return run if path.resolve().parent.name == "certificates" and run.config.exists() else None
+
+
+def _audit_checkpoint(audit: Audit, path: Path, card: dict[str, Any]) -> None:
+    name = str(card.get("checkpoint", "last.ckpt"))
+    file = path.resolve().parent.parent / "checkpoints" / Path(name).name
+    if not file.exists():
+        audit.unchecked(f"checkpoint_sha256: there is no checkpoints/{file.name} in the run")
+        return
+    audit.compare(f"checkpoint_sha256 of {file.name}", card.get("checkpoint_sha256"), sha256_file(file))
+
+
+def _audit_config(audit: Audit, path: Path, card: dict[str, Any]) -> None:
+    run = _run_of(path)
+    if run is None or "config_sha256" not in card:
+        audit.unchecked("config_sha256: " + ("the card has none" if run else "there is no config.yaml of the run"))
+        return
+    try:
+        found = config_hash(run.read_config())
+    except UserError as error:
+        audit.differs(f"config_sha256: {error.what}")
+        return
+    audit.compare("config_sha256 of config.yaml", card["config_sha256"], found)
+    if "original_config_sha256" in card:
+        audit.unchecked("original_config_sha256: when the run was collected, a path in config.yaml was replaced")
+
+
+def _read_rows(audit: Audit, path: Path, card: dict[str, Any]) -> Certificates | None:
+    log = log_of(path)
+    if log is None:
+        audit.differs(f"there is no log {path.with_suffix('.tsv').name} beside the card")
+        return None
+    try:
+        reader = CertificateLog(log, read_only=True)
+        if "log_sha256" in card:
+            audit.compare(f"log_sha256 of {log.name}", card["log_sha256"], reader.sha256())
+        else:
+            audit.unchecked("log_sha256: the card has none (made before cards had one): rows and summary only")
+        if reader.torn():
+            audit.differs(f"the last line of {log.name} is broken")
+        return reader.read().sorted()
+    except UserError as error:
+        audit.differs(error.what)
+        return None
+
+
+def _audit_rows(audit: Audit, rows: Certificates, card: dict[str, Any]) -> None:
+    if not len(rows):
+        audit.differs("the log has no row")
+        return
+    audit.compare("indices_sha256 of the log's rows", card.get("indices_sha256"), indices_sha256(rows.index.tolist()))
+    audit.compare("n", card.get("n"), len(rows))
+    if is_smoothing(rows):
+        audit_smoothing_rows(audit, rows, card["settings"])
+    else:
+        audit_bound_rows(audit, rows, card["radii"])
+    stated = card.get("summary")
+    if not isinstance(stated, dict):
+        return
+    found = summarise(rows, parse_radii(card["radii"]), card["norm"])
+    found |= _attacked(rows, card) if "pgd" in stated else {}
+    found |= {key: card.get(key) for key in COPIED}
+    for key, value in found.items():
+        audit.compare(f"summary: {key}", stated.get(key), value)
+    seconds = float(rows.seconds.sum())
+    for where, value in (("summary", stated.get("seconds")), ("card", card.get("seconds"))):
+        audit.compare(f"{where}: seconds", value, seconds, tolerance=TOLERANCE)
+    further = [key for key in stated if key not in (*found, "seconds", "falsification", "falsified")]
+    if further:
+        audit.unchecked(f"summary: {', '.join(further)}: not recomputed from rows")
+
+
+def _attacked(rows: Certificates, card: dict[str, Any]) -> dict[str, Any]:
+    """What the attack left standing, by radius: correct and not falsified."""
+    fallen = ("misclassified", "falsified")
+    names = [radius_text(radius) for radius in parse_radii(card["radii"])]
+    columns = {name: rows.columns.get(f"status@{name}", ()) for name in names}
+    return {"pgd": {name: sum(status not in fallen for status in columns[name]) / len(rows) for name in names}}
+
+
+def _audit_result(audit: Audit, path: Path, card: dict[str, Any]) -> None:
+    run = _run_of(path)
+    try:
+        result = run.read_result() if run else None
+    except UserError as error:
+        audit.differs(error.what)
+        return
+    entry = ((result or {}).get("test") or {}).get(path.stem)
+    if entry is None:
+        of = f", which knows the split {card['split']}" if card.get("split") not in (None, "test") else ""
+        audit.unchecked(f"result.json: there is none beside, or no entry {path.stem!r}{of}")
+        return
+    stated = card.get("summary") or {}
+    for key in dict.fromkeys([*stated, *entry]):
+        if not equal(entry.get(key), stated.get(key)):
+            audit.differs(f"result.json: {key}: {entry.get(key)!r} there, {stated.get(key)!r} in the card")
+            return
+    audit.same(f"result.json: test.{path.stem} is the card's summary")
+
+
+def _audit_falsification(audit: Audit, card: dict[str, Any]) -> None:
+    record = card.get("falsification")
+    if not isinstance(record, dict):
+        return
+    if record.get("failed"):
+        audit.differs(f"an attack broke {record.get('hits')} of {record.get('attacked')} certificates")
+    else:
+        audit.same(f"the standing attack on {record.get('attacked')} certificates did not refute them")

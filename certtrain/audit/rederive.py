@@ -1,0 +1,122 @@
+"""Radii from the counts of a log with a fixed number of draws, at any alpha; the network is not needed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from certtrain.certificates import ABSTAIN, INVALID, Certificates
+from certtrain.errors import UserError
+from certtrain.smoothing.confidence import Radius, lower_bound, radius, radius_one_sided, upper_bound
+
+UNNAMED = "unnamed"  # the status of a row whose counts make a certificate, of a class that the log does not name
+COUNTS = ("n", "count_top")
+TWO_SIDED_COUNTS = (*COUNTS, "count_runner_up", "classes")
+
+
+def radii_from_counts(
+    count_top: ArrayLike,
+    n: ArrayLike,
+    alpha: float,
+    sigma: float,
+    *,
+    count_runner_up: ArrayLike | None = None,
+    classes: int | None = None,
+) -> Radius:
+    """One-sided radii, or two-sided ones when the runner-up's counts and the number of classes are given.
+
+    Two-sided as `smoothing.confidence.radius_two_sided`, from fewer counts: no other class has more estimation votes
+    than the runner-up among them, and upper bounds grow with the count, so that at alpha / (2(K - 1)) each the largest
+    of all K - 1 is the runner-up's.
+
+    Raises:
+        ValueError: counts, alpha or sigma that make no certificate; fewer than two classes.
+    """
+    if count_runner_up is None:
+        return radius_one_sided(count_top, n, alpha, sigma)
+    if classes is None or classes < 2:
+        raise ValueError(f"two-sided bounds need the number of classes, not {classes}")
+    p_a = lower_bound(count_top, n, alpha / 2)
+    p_b = np.minimum(1 - p_a, upper_bound(count_runner_up, n, alpha / (2 * (classes - 1))))
+    abstain = p_a < p_b
+    with np.errstate(invalid="ignore"):
+        found = radius(np.clip(p_a, 0.0, 1.0), p_b, sigma)
+    return Radius(np.where(abstain, 0.0, np.maximum(found, 0.0)), abstain, p_a)
+
+
+def rows_at(certificates: Certificates, alpha: float, sigma: float, *, two_sided: bool = False) -> Radius:
+    """The radii of a fixed-n log's rows at an alpha for each row.
+
+    Raises:
+        UserError: a log in stages, one without counts, or counts that make no certificate.
+    """
+    refuse_stages(certificates)
+    columns = certificates.columns
+    missing = [name for name in (TWO_SIDED_COUNTS if two_sided else COUNTS) if name not in columns]
+    if missing:
+        raise UserError(
+            f"the log has no column {', '.join(missing)}: radii at another alpha follow from counts of votes only",
+            where="certificate log",
+            fix="a log written by certtrain certify certifier=smoothing",
+        )
+    options: dict[str, Any] = {}
+    if two_sided:
+        classes = sorted(set(columns["classes"].tolist()))
+        if len(classes) != 1:
+            raise UserError(f"the column classes holds {classes}", where="certificate log", fix="one number of classes")
+        options = {"count_runner_up": columns["count_runner_up"], "classes": classes[0]}
+    try:
+        return radii_from_counts(columns["count_top"], columns["n"], alpha, sigma, **options)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"no certificate follows from the counts: {error}", where="certificate log") from error
+
+
+def refuse_stages(certificates: Certificates, settings: dict[str, Any] | None = None) -> None:
+    """Raise for a log whose draws were looked at more than once.
+
+    Raises:
+        UserError: it has a column `stage`, or its settings a `schedule`.
+    """
+    if "stage" in certificates.columns or "schedule" in (settings or {}):
+        raise UserError(
+            "the log was made in stages: its alpha was spent over several looks at the votes, by a schedule fixed "
+            "before the first draw. When drawing ended depended on the votes: bounds for a fixed number of draws do "
+            "not hold for them at any alpha (that would be peeking)",
+            where="audit --alpha",
+            fix="certtrain audit CARD verifies each row under its own schedule; for another alpha certify again",
+        )
+
+
+def rederived(
+    certificates: Certificates, alpha: float, sigma: float, *, two_sided: bool = False
+) -> tuple[Certificates, NDArray[np.bool_]]:
+    """The log's rows with the radii, abstentions and bounds of another alpha.
+
+    Returns:
+        The rows, and which of them abstained before and need not now: the log does not name their top class, so that
+        they stay abstentions.
+
+    Raises:
+        UserError: as `rows_at`.
+    """
+    found = rows_at(certificates, alpha, sigma, two_sided=two_sided)
+    before = certificates.predict == ABSTAIN
+    unnamed = before & ~found.abstain & (certificates.columns.get("status", "") != INVALID)
+    abstain = before | found.abstain
+    columns = dict(certificates.columns)
+    columns["p_lower"] = found.p_lower
+    if "status" in columns:
+        status = np.where(abstain & (columns["status"] == "certified"), "abstained", columns["status"])
+        columns["status"] = np.where(unnamed, UNNAMED, status)
+    rows = Certificates(
+        certificates.index,
+        certificates.label,
+        np.where(abstain, ABSTAIN, certificates.predict),
+        np.where(abstain, 0.0, found.radius),
+        certificates.correct & ~abstain,
+        certificates.seconds,
+        columns,
+    )
+    return rows, unnamed

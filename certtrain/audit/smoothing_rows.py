@@ -1,0 +1,136 @@
+"""Whether each row of a smoothing log follows from its own votes, under the settings that the card states."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from certtrain.audit.findings import Audit, rows_text
+from certtrain.audit.rederive import UNNAMED, radii_from_counts
+from certtrain.certificates import ABSTAIN, INVALID, Certificates
+from certtrain.smoothing.anytime import StageSchedule
+
+# Between versions of SciPy quantiles differ by some 1e-14: relative, and absolute for radii next to 0.
+TOLERANCE, NEAR_ZERO = 1e-9, 1e-12
+NEEDED = ("n0", "n", "count_top", "count_runner_up", "classes", "p_lower", "status")
+
+
+def audit_smoothing_rows(audit: Audit, rows: Certificates, settings: dict[str, Any]) -> None:
+    """Check every row: its counts, its radius, bound and abstention from them, its class and status.
+
+    Args:
+        audit: takes the findings.
+        rows: of the log.
+        settings: of the card: sigma, n0, n, alpha, two_sided, budget, and for stages the schedule.
+    """
+    missing = [name for name in NEEDED if name not in rows.columns]
+    if missing:
+        audit.differs(f"the log has no column {', '.join(missing)}")
+        return
+    try:
+        alpha = alpha_of_each(audit, settings, len(rows))
+        _common(audit, rows, settings)
+        if "schedule" in settings:
+            schedule = StageSchedule.from_dict(settings["schedule"])
+            audit.compare("alpha of the schedule", schedule.alpha, alpha, tolerance=TOLERANCE)
+            audit.compare("sigma of the schedule", schedule.sigma, settings["sigma"])
+            worst = max(schedule.crossing)
+            audit.same(f"the schedule's chance of a false claim, {worst:.3g}, is at most its alpha, {schedule.alpha:g}")
+            audit_staged_rows(audit, rows, schedule)
+        else:
+            _fixed(audit, rows, settings, alpha)
+    except (KeyError, TypeError, ValueError) as error:
+        audit.differs(f"the rows cannot be derived from the card's settings: {type(error).__name__}: {error}")
+
+
+def alpha_of_each(audit: Audit, settings: dict[str, Any], examples: int) -> float:
+    """The alpha of one certificate; a data-set budget is shared equally (Bonferroni)."""
+    if "alpha_each" not in settings:
+        return float(settings["alpha"])
+    examples = int(settings.get("budget_examples", examples))  # a log that was derived says how many share it
+    each = settings["alpha"] / examples
+    audit.compare(f"alpha for each of {examples:,} examples", settings["alpha_each"], each, tolerance=TOLERANCE)
+    return float(settings["alpha_each"])
+
+
+def audit_staged_rows(audit: Audit, rows: Certificates, schedule: StageSchedule) -> None:
+    """Replay each row's votes, look by look, under the schedule, and compare what they decide with what it claims."""
+    names = [name for name in ("stage", "stage_counts") if name not in rows.columns]
+    if names:
+        audit.differs(f"the log has no column {', '.join(names)}")
+        return
+    targets, levels = [float(target) for target in schedule.targets], schedule.levels
+    wrong: dict[str, list[int]] = {}
+
+    def expect(holds: bool, what: str, index: int) -> None:
+        if not holds:
+            wrong.setdefault(what, []).append(index)
+
+    for i, index in enumerate(rows.index.tolist()):
+        broken = rows.columns["status"][i] == INVALID
+        try:
+            counts = schedule.read_counts(str(rows.columns["stage_counts"][i]))
+            replay = schedule.replay(counts)
+        except ValueError as error:
+            wrong.setdefault(f"votes that the schedule does not give ({error})", []).append(index)
+            continue
+        claimed = -1 if broken else replay.claimed
+        abstains = rows.predict[i] == ABSTAIN
+        expect(abstains == (claimed < 0), "abstention", index)
+        expect(rows.radius[i] == (targets[claimed] if claimed >= 0 else 0.0), "radius", index)
+        expect(int(rows.columns["stage"][i]) == (replay.stage if claimed >= 0 else 0), "stage", index)
+        expect(replay.finished or broken, "end of the looks", index)
+        expect(int(rows.columns["n"][i]) == (schedule.draws[len(counts) - 1] if counts else 0), "n", index)
+        expect(int(rows.columns["count_top"][i]) == (counts[-1] if counts else 0), "count_top", index)
+        level = levels[claimed] if claimed >= 0 else 0.0
+        expect(bool(np.isclose(rows.columns["p_lower"][i], level, rtol=TOLERANCE, atol=0.0)), "p_lower", index)
+    for what, indices in wrong.items():
+        audit.differs(f"{what} is not what the votes give under the schedule: {rows_text(indices)}")
+    if not wrong:
+        audit.same(f"radius, stage and abstention of {len(rows):,} rows, replayed look by look")
+
+
+def _common(audit: Audit, rows: Certificates, settings: dict[str, Any]) -> None:
+    """What holds for any number of looks."""
+    columns = rows.columns
+    abstains, status = rows.predict == ABSTAIN, columns["status"]
+    said = np.where(abstains, np.where(np.isin(status, (INVALID, UNNAMED)), status, "abstained"), "certified")
+    outside = ~abstains & ((rows.predict < 0) | (rows.predict >= columns["classes"]))
+    votes = columns["count_top"] + columns["count_runner_up"]
+    counts = (columns["count_top"] < 0) | (columns["count_runner_up"] < 0) | (votes > columns["n"])
+    checks = {
+        "correct is predict = label": rows.correct != (rows.predict == rows.label),
+        "status fits predict": status != said,
+        "predict is a class": outside,
+        "the counts fit n": counts,
+        "n0 is the card's": columns["n0"] != settings["n0"],
+    }
+    _record(audit, rows, checks)
+
+
+def _fixed(audit: Audit, rows: Certificates, settings: dict[str, Any], alpha: float) -> None:
+    columns, sigma = rows.columns, float(settings["sigma"])
+    options: dict[str, Any] = {}
+    if settings.get("two_sided"):
+        options = {"count_runner_up": columns["count_runner_up"], "classes": int(columns["classes"].max())}
+    found = radii_from_counts(columns["count_top"], columns["n"], alpha, sigma, **options)
+    unnamed = columns["status"] == UNNAMED
+    abstain = found.abstain | unnamed | (columns["status"] == INVALID)
+    if unnamed.any():
+        audit.warn(f"{int(unnamed.sum()):,} rows abstain only because the log does not name their class")
+    radius = np.where(abstain, 0.0, found.radius)
+    checks = {
+        "n is the card's": columns["n"] != settings["n"],
+        "the abstention follows from the counts": (rows.predict == ABSTAIN) != abstain,
+        "the radius follows from the counts": ~np.isclose(rows.radius, radius, rtol=TOLERANCE, atol=NEAR_ZERO),
+        "p_lower follows from the counts": ~np.isclose(columns["p_lower"], found.p_lower, rtol=TOLERANCE, atol=0.0),
+    }
+    _record(audit, rows, checks)
+
+
+def _record(audit: Audit, rows: Certificates, checks: dict[str, NDArray[np.bool_]]) -> None:
+    for what, wrong in checks.items():
+        here = f"{int(wrong.sum()):,} of {len(rows):,} rows where not: {rows_text(rows.index[wrong])}"
+        audit.expect(not wrong.any(), f"{what}, in {len(rows):,} rows", f"{what}? {here}")

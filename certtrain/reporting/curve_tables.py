@@ -1,0 +1,67 @@
+"""Curves of one log, or of its old and new radii, as a table: the figures with their intervals over images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+import numpy as np
+from rich import box
+from rich.table import Table
+
+from certtrain.reporting.curves import CONFIDENCE, Curves, Outcomes, Share, curves
+from certtrain.reporting.entries import floored, percent
+from certtrain.threat import radius_text
+
+
+def curve_table(examples: Outcomes, radii: Sequence[Fraction], *, selective: bool, acr: str | None = None) -> Table:
+    """Per radius the certified accuracy with its interval, and when asked coverage and selective accuracy with theirs.
+
+    Args:
+        examples: of one log.
+        radii: the rows of the table.
+        selective: False for bounds, which prove right predictions only: their coverage says nothing.
+        acr: what stands in place of the ACR where there is none.
+    """
+    found = curves(examples, [float(radius) for radius in radii])
+    n = len(examples)
+    share = f"ACR {floored(examples.acr, 4)}" if acr is None else acr
+    caption = f"{share}; abstained {examples.abstained:,} of {n:,} ({percent(examples.abstained / n)} %); "
+    caption += f"{CONFIDENCE:.0%} intervals over images (Clopper-Pearson, at each radius by itself)"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=caption, caption_justify="left")
+    names = ["radius", "certified (%)", "interval"] + (["coverage (%)", "selective (%)", "interval"] * selective)
+    for name in [*names, "n"]:
+        table.add_column(name, justify="right", no_wrap=True)
+    for i, radius in enumerate(radii):
+        cells = [radius_text(radius), *_cells(found.certified, i)]
+        cells += [_cells(found.coverage, i)[0], *_cells(found.selective, i)] if selective else []
+        table.add_row(*cells, f"{n:,}")
+    return table
+
+
+def old_and_new(old: Outcomes, new: Outcomes, radii: Sequence[Fraction], names: tuple[str, str]) -> Table:
+    """Certified accuracy of the same examples before and after radii were derived anew."""
+    at = [float(radius) for radius in radii]
+    before, after = curves(old, at), curves(new, at)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for name in names:
+        table.add_column(name, justify="right")
+    for i, radius in enumerate(radii):
+        table.add_row(f"certified at {radius_text(radius)} (%)", _with_interval(before, i), _with_interval(after, i))
+    table.add_row("ACR", floored(old.acr, 4), floored(new.acr, 4))
+    table.add_row("abstained", f"{old.abstained:,}", f"{new.abstained:,}")
+    table.add_row("n", f"{len(old):,}", f"{len(new):,}")
+    return table
+
+
+def _cells(share: Share, i: int) -> tuple[str, str]:
+    value = share.value[i]
+    if np.isnan(value):
+        return "–", "–"
+    return percent(float(value)), f"{100 * share.low[i]:.1f} to {100 * share.high[i]:.1f}"
+
+
+def _with_interval(found: Curves, i: int) -> str:
+    value, interval = _cells(found.certified, i)
+    return f"{value} ({interval})"

@@ -1,0 +1,138 @@
+"""What a log says at every radius: certified accuracy, selective accuracy and coverage, with intervals over images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from certtrain.certificates import ABSTAIN, Certificates
+from certtrain.reporting.plots import clopper_pearson
+from certtrain.summary import ACR_UNIT
+from certtrain.threat import parse_radius
+
+Floats = NDArray[np.float64]
+CONFIDENCE = 0.95
+# Steps of the radii that are shown where nobody named any.
+STEPS = tuple(Fraction(k, 2) / 10**d for d in range(6, -3, -1) for k in (2, 5, 10))
+MOST = 10
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """One log's examples, as a curve needs them.
+
+    Attributes:
+        index, label: (n,) int64.
+        certificate: (n,) float64, the certified radius of whatever class was predicted; -1 where nothing was predicted.
+        correct: (n,) bool.
+    """
+
+    index: NDArray[np.int64]
+    label: NDArray[np.int64]
+    certificate: Floats
+    correct: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def held(self) -> Floats:
+        """(n,) the certified radius where the prediction is right, else -1."""
+        return np.where(self.correct, self.certificate, -1.0)
+
+    @property
+    def acr(self) -> float:
+        """Mean of correct * radius; summed as integers of floor(R * 2^40), as `summary.summarise` does."""
+        return int(np.floor(np.maximum(self.held, 0.0) * ACR_UNIT).astype(np.int64).sum()) / (len(self) * ACR_UNIT)
+
+    @property
+    def abstained(self) -> int:
+        return int((self.certificate < 0).sum())
+
+
+@dataclass(frozen=True)
+class Share:
+    """k of n at each radius, and the Clopper-Pearson interval of the probability over the data's distribution.
+
+    Pointwise: at each radius with the confidence asked for, not for all radii at once. n = 0 gives NaN and [0, 1].
+    """
+
+    k: NDArray[np.int64]
+    n: NDArray[np.int64]
+    low: Floats
+    high: Floats
+
+    @property
+    def value(self) -> Floats:
+        return np.where(self.n > 0, self.k / np.maximum(self.n, 1), np.nan)
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Shares at the radii: of all examples certified (right, certificate >= r) and covered (certificate >= r, whatever
+    the class), and of the covered ones the right ones, the selective accuracy."""
+
+    radii: Floats
+    certified: Share
+    coverage: Share
+    selective: Share
+
+
+def outcomes(certificates: Certificates) -> Outcomes:
+    """What curves need of a log of ours."""
+    certificate = np.where(certificates.predict == ABSTAIN, -1.0, certificates.radius)
+    return Outcomes(certificates.index, certificates.label, certificate, certificates.correct)
+
+
+def curves(examples: Outcomes, radii: Sequence[float] | Floats, confidence: float = CONFIDENCE) -> Curves:
+    """All shares at the given radii.
+
+    Raises:
+        ValueError: no examples.
+    """
+    if not len(examples):
+        raise ValueError("there are no certificates to draw")
+    at = np.asarray(radii, dtype=np.float64)
+    n = np.full(len(at), len(examples), dtype=np.int64)
+    certified, covered = _reaching(examples.held, at), _reaching(examples.certificate, at)
+    return Curves(
+        at,
+        _share(certified, n, confidence),
+        _share(covered, n, confidence),
+        _share(certified, covered, confidence),
+    )
+
+
+def steps(examples: Outcomes) -> Floats:
+    """The radii at which any of the curves steps, ascending from 0."""
+    return np.unique(np.append(examples.certificate[examples.certificate >= 0], 0.0))
+
+
+def sensible_radii(largest: float) -> list[Fraction]:
+    """Radii for a table up to the largest certified one: 0 and the multiples of 0.25, 0.1, ... that are at most ten."""
+    if not (math.isfinite(largest) and largest > 0):
+        return [Fraction(0)]
+    step = next(step for step in sorted(STEPS) if largest / float(step) < MOST)
+    return [step * k for k in range(int(largest / float(step)) + 2)]
+
+
+def parse_grid(texts: Sequence[str]) -> list[Fraction]:
+    """The radii that a user wrote, separated by commas or spaces, ascending."""
+    return sorted({parse_radius(part) for text in texts for part in text.replace(",", " ").split()})
+
+
+def _reaching(values: Floats, radii: Floats) -> NDArray[np.int64]:
+    return (len(values) - np.searchsorted(np.sort(values), radii, side="left")).astype(np.int64)
+
+
+def _share(k: NDArray[np.int64], n: NDArray[np.int64], confidence: float) -> Share:
+    low, high = np.zeros(len(k)), np.ones(len(k))
+    for total in np.unique(n[n > 0]):
+        at = n == total
+        low[at], high[at] = clopper_pearson(k[at], int(total), confidence)
+    return Share(k, n, low, high)
