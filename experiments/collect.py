@@ -3,7 +3,8 @@
 To `PAPER/results/<name of the run>`, where `certtrain table experiments/PAPER` finds it.
 
 Result, configuration, environment, metrics, figure, cards and certificate logs (gzip when over 200 kB); no checkpoints.
-`data_dir`, which only says where somebody's data lay, is replaced by its default.
+`data_dir`, which only says where somebody's data lay, is replaced by its default. That changes the configuration's
+hash: cards and environment then hold that of the file beside them, and that of the run as `original_config_sha256`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import re
 import shutil
 import sys
 from pathlib import Path
+
+from certtrain.runs import RunDirectory, config_hash
 
 FILES = ("result.json", "config.yaml", "overrides.yaml", "environment.json", "metrics.csv")
 LARGE = 200_000
@@ -28,6 +31,7 @@ def collect(run: Path, folder: Path) -> Path:
         text = re.sub(r"data_dir: [\w./~-]+", "data_dir: data", text)
         text = re.sub(r"data_dir=[\w./~-]+", "data_dir=data", text)
         (target / name).write_text(text, encoding="utf-8")
+    mend_hashes(RunDirectory(run), RunDirectory(target))
     for figure in run.glob("*.png"):
         shutil.copy(figure, target)
     for log in (run / "certificates").glob("*.tsv"):
@@ -37,6 +41,18 @@ def collect(run: Path, folder: Path) -> Path:
         else:
             shutil.copy(log, target / "certificates")
     return target
+
+
+def mend_hashes(run: RunDirectory, target: RunDirectory) -> None:
+    """Where the copied configuration is another than the run's, state its hash, and the old one beside it."""
+    old, new = config_hash(run.read_config()), config_hash(target.read_config())
+    if old == new:
+        return
+    for path in (target.environment, *target.certificates.glob("*.json")):
+        line = f'"config_sha256": "{old}"'
+        text = path.read_text(encoding="utf-8")
+        mended = text.replace(line, f'"config_sha256": "{new}",\n  "original_config_sha256": "{old}"')
+        path.write_text(mended, encoding="utf-8")
 
 
 def main() -> None:

@@ -1,13 +1,16 @@
 """The committed results: the README shows what they give, and the logs give the results again."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from certtrain.audit.card import audit_card, cards_of
 from certtrain.certificates import CertificateLog
 from certtrain.cli import main
 from certtrain.metrics import summarise
+from certtrain.runs import RunDirectory, config_hash
 from certtrain.threat import parse_radii
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,3 +43,30 @@ def test_every_committed_log_gives_its_result_again(path):
         card = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
         assert card["status"] == "complete"
         assert card["summary"]["certified"] == entry["certified"]
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.parent.name)
+def test_every_committed_card_passes_its_audit(path):
+    cards = cards_of(path.parent)
+    assert {card.stem for card in cards} >= set(json.loads(path.read_text(encoding="utf-8"))["test"])
+    for card in cards:
+        audit = audit_card(card)
+        assert audit.of("DIFFERENT") == []
+        assert len(audit.of("same")) > 20
+
+
+def test_a_replaced_path_leaves_the_hashes_consistent(trained_runs, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+    from collect import collect
+
+    run = shutil.copytree(trained_runs / "noise", tmp_path / "noise")
+    text = (run / "config.yaml").read_text(encoding="utf-8").replace("data_dir: data", "data_dir: /elsewhere")
+    (run / "config.yaml").write_text(text, encoding="utf-8")
+    before = config_hash(RunDirectory(trained_runs / "noise").read_config())
+    after = config_hash(RunDirectory(run).read_config())
+    for path in (run / "environment.json", *run.glob("certificates/*.json")):
+        path.write_text(path.read_text(encoding="utf-8").replace(before, after), encoding="utf-8")
+    for card in cards_of(collect(run, tmp_path / "paper")):
+        audit = audit_card(card)
+        assert not audit.failed
+        assert any("original_config_sha256" in text for text in audit.of("not checked"))

@@ -175,7 +175,7 @@ def test_another_alpha_or_schedule_does_not_fit_the_rows(run):
         change_card(run, name, settings={**settings, key: value})
         assert failures(run, name)
     settings = json.loads((run.certificates / "anytime.json").read_text())["settings"]
-    lower = [[max(0, count - 3) for count in row] for row in settings["schedule"]["critical"]]
+    lower = [" ".join(str(max(0, int(count) - 3)) for count in row.split()) for row in settings["schedule"]["critical"]]
     change_card(run, "anytime", settings={**settings, "schedule": {**settings["schedule"], "critical": lower}})
     assert any("a false claim has probability" in text for text in failures(run, "anytime"))
 
