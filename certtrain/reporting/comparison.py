@@ -12,7 +12,7 @@ import numpy as np
 from certtrain.certificates import CertificateLog
 from certtrain.errors import UserError
 from certtrain.reporting.collected import Collection, Group, groups_of
-from certtrain.reporting.entries import LABELS, smoothed_accuracy
+from certtrain.reporting.entries import LABELS, Entry, is_smoothing, is_staged, smoothed_accuracy
 from certtrain.reporting.plots import clopper_pearson
 from certtrain.reporting.published import Paper, Row
 from certtrain.threat import parse_radius
@@ -110,18 +110,24 @@ def _group_lines(group: Group) -> list[Line]:
     names += [f"PGD@{radius}" for radius in first.get("pgd") or {} if judged and radius == row.eps]
     names += ["ACR"] if first.get("acr") is not None else []
     hours = statistics.fmean(run.result.get("seconds", 0) + entry["seconds"] for run, entry in zip(group.runs, entries))
-    settings = first["settings"]
     shared = {
         "verifier": LABELS.get(first["certifier"], first["certifier"]),
         "setting": " ".join([*group.overrides, *group.marks]),
         "n": first["n"],
-        "draws": settings.get("n") if "acr" in first else None,
+        "draws": _draws(first),
         "seeds": len(group.runs),
         "hours": hours / 3600,
         "hardware": ", ".join(dict.fromkeys(run.hardware for run in group.runs)),
         "path": ", ".join(str(run.path) for run in group.runs),
     }
     return [_line(group, name, judged, shared) for name in names]
+
+
+def _draws(entry: Entry) -> int | None:
+    """Estimation draws per image: n, or their mean where drawing stopped early."""
+    if is_staged(entry):
+        return round(entry["mean_draws"])
+    return entry["settings"].get("n") if is_smoothing(entry) else None
 
 
 def _line(group: Group, name: str, judged: bool, shared: dict[str, object]) -> Line:

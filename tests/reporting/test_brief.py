@@ -31,6 +31,15 @@ def test_smoothing_shows_the_published_radii_and_the_draws(tmp_path):
     assert "probability 1 - alpha" in text
 
 
+def test_staged_draws_have_no_average_radius(tmp_path):
+    row = {"data": "d", "network": "n", "norm": "l2", "sigma": 0.5, "verifier": "anytime"}
+    paper = read_paper(make_paper(tmp_path / "p", {"s": row}, family="smoothing"))
+    staged = {**SMOOTHED, "certifier": "anytime", "acr": None, "mean_draws": 212.4}
+    make_run(tmp_path / "runs", "p/s", 0, {"anytime": staged})
+    text = brief([(paper, compare(paper, collect([tmp_path / "runs"])))])
+    assert "1: 50.00 | – | 212 | 4 | 1 |" in text
+
+
 def test_without_a_published_figure_the_best_certifier_counts(tmp_path):
     row = {"data": "d", "network": "n", "norm": "linf", "eps": "0.3", "verifier": ["ibp", "crown"]}
     paper = read_paper(make_paper(tmp_path / "p", {"s": row}))

@@ -85,6 +85,15 @@ def test_smoothing_panel(smoothing, radii, tmp_path, drawn):
     assert (x[-1], y[-1]) == (max(radii), 0)
 
 
+def test_staged_draws_show_no_average_radius(smoothing, tmp_path, drawn):
+    smoothing["test_smoothing"] |= {"acr": None, "certifier": "anytime", "mean_draws": 412.5}
+    radii = np.repeat([-1, 0, 0.25, 0.5], 10)
+    certified_accuracy_plot(smoothing, tmp_path / "s.png", radii={"test_smoothing": radii})
+    [axes] = drawn[0].axes
+    assert legend(axes)[0] == "smoothed, $\\sigma$ = 0.25, at targets"
+    assert "up to 10,000 draws" in axes.get_title()
+
+
 def test_families_get_their_own_panels(bounds, smoothing, tmp_path, drawn):
     certified_accuracy_plot(bounds | smoothing, tmp_path / "both.png")
     assert len({axes.get_xlabel() for axes in drawn[0].axes}) == 2

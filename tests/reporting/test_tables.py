@@ -72,6 +72,20 @@ def test_smoothing_table_shows_every_number(smoothing):
     assert re.search(r"seconds +33\.2", text)
 
 
+def test_staged_draws_have_no_average_radius(smoothing):
+    entry = smoothing["test_smoothing"] | {"certifier": "anytime", "acr": None, "mean_draws": 412.5}
+    printed = lines(result_tables({"anytime": entry}))
+    text = " ".join("\n".join(printed).split())
+    assert max(map(len, printed)) <= 100
+    assert "ACR none: a radius here is a target that was reached" in text
+    assert "412 per image on average, 24.2 times fewer than the last look's 10,000; after n0 = 100" in text
+
+
+def test_a_budget_of_the_data_set_is_said(smoothing):
+    smoothing["test_smoothing"]["settings"]["alpha_each"] = 0.001 / 40
+    assert "0.001 (any certificate is wrong" in " ".join("\n".join(lines(result_tables(smoothing))).split())
+
+
 @pytest.mark.parametrize("count", [1, 5])
 def test_many_certifiers_fit(bounds, count):
     entry = bounds["test_crown"]
