@@ -19,8 +19,8 @@ from certtrain.certifiers.base import Certifier
 from certtrain.data.batch import Batch
 from certtrain.data.split import Inputs
 from certtrain.errors import UserError
-from certtrain.files import plain
 from certtrain.metrics import summarise
+from certtrain.runs import config_differences
 from certtrain.threat import radius_text
 
 
@@ -176,14 +176,19 @@ def _refuse_other(before: dict[str, Any] | None, identity: dict[str, Any], log_p
         if log_path.exists():
             raise UserError(f"{log_path} has no card", where="the certificate log", fix="give another name=NAME")
         return
-    different = [key for key in identity if plain(identity[key]) != plain(before.get(key))]
+    different = config_differences({key: before.get(key) for key in identity}, identity)
     if different:
-        lines = "; ".join(f"{key}: {before.get(key)!r} then, {identity[key]!r} now" for key in different)
+        lines = "; ".join(f"{key}: {_short(then)} then, {_short(now)} now" for key, then, now in different)
         raise UserError(
             f"{log_path} was made with other settings ({lines})",
             where="the certificate log",
             fix="give this one another name with name=NAME",
         )
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def accelerator(choice: str = "auto") -> torch.device:

@@ -86,12 +86,11 @@ def fit_weights(network: nn.Module, weights: Weights, source: str) -> tuple[bool
     """
     own = network.state_dict()
     optional = {name for name in own if name.endswith("num_batches_tracked")} | set(normalisation_names(network))
-    weights = _unwrapped(weights, own)
-    for candidate in _candidates(weights):
-        names = candidate.state.keys()
-        if own.keys() - optional <= names <= own.keys():
-            weights = candidate
-            break
+    # The first of the candidates with the fewest names too many or too few; with none where the file fits.
+    weights = min(
+        _candidates(_unwrapped(weights, own)),
+        key=lambda names: len(own.keys() - optional - names.state.keys()) + len(names.state.keys() - own.keys()),
+    )
     problems = _problems(own, optional, weights.state)
     if problems:
         raise UserError(

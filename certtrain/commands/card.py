@@ -6,6 +6,7 @@ from typing import Any
 
 from certtrain import __version__, environment
 from certtrain.certifiers.base import Certifier
+from certtrain.config import SMOOTHING
 from certtrain.threat import parse_radius, radius_text
 
 
@@ -18,6 +19,11 @@ def where_and_how() -> dict[str, Any]:
 
 def stages(certifier: Certifier) -> str:
     """How many looks at the evidence a certificate takes, and when: decides which alpha it holds at."""
+    if certifier.name == "anytime":
+        return (
+            "several: looks and boundaries fixed before the first draw (settings.schedule); the probability that any "
+            "claim about an example is false is at most alpha, computed exactly in crossing_probability"
+        )
     if certifier.certificate == "probabilistic":
         return "one: n fixed beforehand, looked at once"
     return "one: no randomness"
@@ -37,9 +43,15 @@ def engine(certifier: Certifier) -> dict[str, Any]:
 def claim(certifier: Certifier) -> str:
     """What the certificate says, in words, for the card."""
     if certifier.certificate == "probabilistic":
+        constant = "prediction is constant in the open l2 ball of the stated radius around"
+        if certifier.budget == "dataset":
+            return (
+                "With probability at least 1 - alpha over all the noise drawn, the smoothed classifier's "
+                f"{constant} each certified example of this list: alpha holds for all of them together."
+            )
         return (
             "With probability at least 1 - alpha over the noise drawn for an example, the smoothed classifier's "
-            "prediction is constant in the open l2 ball of the stated radius around it. alpha holds per example."
+            f"{constant} it. alpha holds per example."
         )
     return (
         "The network in real arithmetic, with the given float32 weights, classifies every input of the stated ball as "
@@ -50,24 +62,29 @@ def claim(certifier: Certifier) -> str:
 
 def training_recipe(config: dict[str, Any]) -> dict[str, Any]:
     """What the card says about the training."""
+    if "source" in config:
+        return {"trained": "elsewhere", **config["source"]}
     keys = ("choices", "seed", "epochs", "norm", "eps", "train_eps", "sigma", "schedule", "method", "optimizer")
     return {key: config[key] for key in keys if key in config}
 
 
 def trained_with_warnings(trained: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """A radius or noise other than the training's is allowed, and stands in the card."""
-    warnings = []
-    if "smoothing" in now["certifier"] and "sigma" in trained["method"]:
+    if "source" in trained:
+        assumed = trained["source"]["normalisation"]
+        return [f"trained elsewhere: normalisation {assumed}"] if assumed.startswith("assumed") else []
+    warnings, smoothed = [], any(name in now["certifier"] for name in SMOOTHING)
+    if smoothed and "sigma" in trained["method"]:
         before, after = trained["sigma"], now["sigma"]
         if float(before) != float(after):
             warnings.append(f"trained with sigma {before}, certified with sigma {after}")
-    if "smoothing" in now["certifier"] and "sigma" not in trained["method"]:
+    if smoothed and "sigma" not in trained["method"]:
         warnings.append("trained without noise, certified by smoothing")
     largest = max(parse_radius(r) for r in now["radii"])
     if "train_eps" in trained["method"] or "kappa" in trained["method"]:
         eps = parse_radius(trained["eps"])
-        if eps not in {parse_radius(r) for r in now["radii"]} and "smoothing" not in now["certifier"]:
+        if eps not in {parse_radius(r) for r in now["radii"]} and not smoothed:
             warnings.append(f"trained for eps {radius_text(eps)}, certified up to {radius_text(largest)}")
-        if trained["norm"] != now["norm"] and "smoothing" not in now["certifier"]:
+        if trained["norm"] != now["norm"] and not smoothed:
             warnings.append(f"trained for norm {trained['norm']}, certified in norm {now['norm']}")
     return warnings

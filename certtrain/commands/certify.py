@@ -1,4 +1,7 @@
-"""`certtrain certify run=runs/NAME`: certificates for a split of the run's data, and the result beside the run."""
+"""`certtrain certify run=runs/NAME`: certificates for a split of the run's data, and the result beside the run.
+
+`certtrain certify checkpoint=FILE model=... data=...` does the same for a network that was trained elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -6,29 +9,44 @@ import json
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from certtrain.commands import elsewhere
+from certtrain.commands.checks import refuse_norm
 from certtrain.commands.compose import quoted
 from certtrain.config import resolve_radii
 from certtrain.errors import UserError
 from certtrain.runs import find_run
 
 # What a run's configuration says and the certify command takes over unless it is given.
-INHERITED = ("radii", "norm", "sigma", "n0", "n", "alpha", "seed", "data_dir")
+INHERITED = ("radii", "norm", "sigma", "n0", "n", "alpha", "budget", "seed", "data_dir")
 
 
 def prepare(arguments: list[str], command: str = "certify", inherited: Sequence[str] = INHERITED) -> list[str]:
     """The run's own radii, draws and certifier, put before what the user asked for.
 
     Raises:
-        UserError: the run does not exist.
+        UserError: the run does not exist; data or model beside it; a norm that the certifier does not cover; a file of
+            weights without what it needs.
     """
     given = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    if command == "certify" and elsewhere.asked_for(given):
+        refuse_norm(given, given.get("certifier", ""))
+        return elsewhere.prepare(arguments, given)
     if "run" not in given:
         if any(argument.startswith("-") for argument in arguments):
             return arguments  # --help, --cfg
         raise UserError("which run?", where="the command line", fix=f"certtrain {command} run=runs/NAME")
     run = find_run(given["run"], given.get("runs_dir", "runs"))
+    trained = run.read_config()
+    for group in ("data", "model"):
+        if group in given:
+            raise UserError(
+                f"{group}={given[group]} beside run={run.name}: data and model are those of the run",
+                where="the command line",
+                fix=f"leave {group}= out; only checkpoint=FILE, a network trained elsewhere, takes them",
+            )
+    refuse_norm(given, given.get("certifier", trained["choices"]["certifier"]))
     rest = [argument for argument in arguments if not argument.startswith("run=")]
-    return [quoted("run", run.path), *taken_over(run.read_config(), given, inherited), *rest]
+    return [quoted("run", run.path), *taken_over(trained, given, inherited), *rest]
 
 
 def taken_over(config: dict[str, Any], given: Collection[str], inherited: Sequence[str] = INHERITED) -> list[str]:
@@ -59,6 +77,12 @@ def run(config: Any) -> int:
     from certtrain.reporting import terminal
 
     console = terminal.console()
+    if resolved["run"] is None:
+        from hydra.core.hydra_config import HydraConfig
+
+        hydra = HydraConfig.get()
+        run = elsewhere.adopt(resolved, hydra.runtime.choices, list(hydra.overrides.task))
+        resolved |= {"run": run, "checkpoint": None, "name": None}
     loaded = load_run(resolved["run"], resolved["checkpoint"], resolved["runs_dir"])
     config_of_data = {**loaded.config["data"], "data_dir": resolved["data_dir"]}
     data = build_data({**loaded.config, "data": config_of_data})

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
+from certtrain.config import SMOOTHING
 from certtrain.errors import UserError
 from certtrain.threat import NORMS, radius_text
 
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
 
     from certtrain.certification import Examples
 
-# Certifiers whose radii are l2 and hold with a confidence, by the name of their group's option.
-PROBABILISTIC = ("smoothing", "anytime")
 FEW, HUNDREDS = 16, 300
 
 
@@ -60,7 +59,7 @@ def refuse_norm(given: Mapping[str, str], certifier: str) -> None:
     if norm not in NORMS:
         fix = f"one of {', '.join(NORMS)}"
         raise UserError(f"norm={norm} is not a choice", where="configuration key norm", fix=fix)
-    if certifier in PROBABILISTIC and norm != "l2":
+    if certifier in SMOOTHING and norm != "l2":
         raise UserError(
             f"norm={norm} with certifier={certifier}: Gaussian smoothing certifies radii in l2",
             where="configuration key norm",
@@ -118,7 +117,9 @@ def refuse_too_few_draws(
     """
     from certtrain.reporting.entries import floored
 
-    asked = "source" in trained or any(trained.get(key) != now.get(key) for key in ("radii", "n", "alpha", "sigma"))
+    asked = "source" in trained or any(
+        trained.get(key) != now.get(key) for key in ("radii", "n", "alpha", "sigma", "budget")
+    )
     warnings = []
     for name, certifier in certifiers.items():
         beyond = radii_out_of_reach(certifier, examples)

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from certtrain.commands.checks import PROBABILISTIC
 from certtrain.commands.compose import quoted
+from certtrain.config import SMOOTHING
 from certtrain.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 IDENTITY = ("data", "model", "source")
 MAY_DIFFER = ("data.data_dir", "data.seed", "data.batch_size", "data.eval_batch_size", "data.download")
 MAY_DIFFER += ("source.file", "source.notes")
-RECIPE = ("seed", "norm", "radii", "sigma", "n0", "n", "alpha", "data_dir", "val_size")
+RECIPE = ("seed", "norm", "radii", "sigma", "n0", "n", "alpha", "budget", "data_dir", "val_size")
 
 
 def asked_for(given: Mapping[str, str]) -> bool:
@@ -35,7 +35,7 @@ def prepare(arguments: list[str], given: Mapping[str, str]) -> list[str]:
         UserError: what no file of weights can say was not given.
     """
     needed = ["model", "data", "certifier", "radii"]
-    needed += ["sigma"] if given.get("certifier") in PROBABILISTIC else []
+    needed += ["sigma"] if given.get("certifier") in SMOOTHING else []
     missing = [key for key in needed if key not in given and not any(k.startswith(f"{key}.") for k in given)]
     if missing:
         raise UserError(

@@ -32,7 +32,9 @@ def checkpoint_path(run: RunDirectory, choice: str | None) -> Path:
         choice = Path((run.read_result() or {}).get("checkpoint") or "last.ckpt").stem
     if choice not in ("last", "best"):
         raise UserError(
-            f"checkpoint={choice!r} is not a choice", where="configuration key checkpoint", fix="last or best"
+            f"checkpoint={choice!r} is not a choice",
+            where="configuration key checkpoint",
+            fix="last or best; a file of weights goes without run=",
         )
     path = run.last if choice == "last" else run.best
     if choice == "best" and not path.exists():

@@ -16,6 +16,7 @@ from certtrain.certifiers.base import Certifier
 from certtrain.commands.bar import Bar
 from certtrain.commands.build import build_certifiers
 from certtrain.commands.card import claim, engine, stages, trained_with_warnings, training_recipe, where_and_how
+from certtrain.commands.checks import before_certifying, chance_level
 from certtrain.commands.loading import LoadedRun
 from certtrain.commands.standing_check import standing_check
 from certtrain.data import DataModule
@@ -25,10 +26,12 @@ from certtrain.models.contract import InputContract
 from certtrain.reporting.plots import certified_accuracy_plot
 from certtrain.reporting.tables import result_tables
 from certtrain.runs import RunDirectory, config_hash, sha256_file
+from certtrain.smoothing.selftest import check_noise
 
 SPLITS = ("test", "val", "train")
-# Rows between two writes of a log: small enough that little is lost, large enough that bounds fill a batch.
-LOG_ROWS = {"deterministic": 256, "probabilistic": 16}
+# Rows between two writes of a log: small enough that little is lost, large enough that bounds fill a batch, and draws
+# for the few examples that are still open in a late stage.
+LOG_ROWS = {"deterministic": 256, "probabilistic": 16, "anytime": 64}
 
 
 def certify_stage(
@@ -42,24 +45,19 @@ def certify_stage(
         UserError: the data does not fit the network's contract; an unknown split; `falsify` makes no sense.
         Interrupted: at a signal, between two batches; the logs keep what was done.
     """
-    split_name = config.get("split", "test")
-    if split_name not in SPLITS:
-        raise UserError(
-            f"unknown split {split_name!r}", where="configuration key split", fix=nearest(split_name, SPLITS)
-        )
     options = FalsifyOptions.parse(config["falsify"])
-    split = getattr(data, split_name)
     loaded.contract.check_same(InputContract.of(data), that=f"data={data.name}")
-    if not len(split):
-        raise UserError(f"the run held out no {split_name} examples", where="configuration key split", fix="split=test")
-    rule = str(config.get("indices", "all"))
-    indices = choose_indices(rule, len(split))
-    examples = Examples(split.x, split.y, indices, split_name, data.name)
+    examples = chosen_examples(data, config)
+    split_name, indices, rule = examples.split, examples.indices, str(config.get("indices", "all"))
     device = accelerator(loaded.config["trainer"]["accelerator"])
     network = loaded.network.to(device)
+    certifiers = build_certifiers(config)
     warnings = trained_with_warnings(loaded.config, config)
+    warnings += before_certifying(network, examples, certifiers, loaded.config, config, device)
+    if "source" in loaded.config:
+        warnings += chance_level(network, examples, loaded.contract.num_classes, device)
     for warning in warnings:
-        console.print(f"[yellow]warning: {warning}")
+        console.print(f"[yellow]warning: {warning}", highlight=False, soft_wrap=True)
     card = {
         "run": loaded.run.name,
         "warnings": warnings,
@@ -74,9 +72,12 @@ def certify_stage(
     }
     found: dict[str, Any] = {}
     radii: dict[str, np.ndarray] = {}
-    for name, certifier in build_certifiers(config).items():
+    for name, certifier in certifiers.items():
+        noise = {}
         if certifier.certificate == "probabilistic":
             certifier.split = split_name  # examples of another split get other noise
+            certifier.spread_over(len(indices))
+            noise = {"noise_selftest": check_noise(device, seed=certifier.seed, precision=certifier.precision)}
             network = network.to(memory_format=torch.channels_last)  # two to three times the forward passes on a CPU
         log = loaded.run.certificates / f"{log_name(name, config, rule, split_name, certifier)}.tsv"
         with Bar(console, f"certify {name}", len(indices)) as bar:
@@ -93,8 +94,8 @@ def certify_stage(
                 certifier,
                 examples,
                 log,
-                {**card, "claim": claim(certifier), "stages": stages(certifier), "engine": engine(certifier)},
-                batch_size=LOG_ROWS[certifier.certificate],
+                {**card, **noise, "claim": claim(certifier), "stages": stages(certifier), "engine": engine(certifier)},
+                batch_size=log_rows(certifier),
                 device=device,
                 progress=advance,
                 stop=flag.raise_if_set,
@@ -127,6 +128,27 @@ def certify_stage(
     console.print(f"figure: {figure}", highlight=False, soft_wrap=True)
     console.print(f"run directory: [bold]{loaded.run.path}", highlight=False, soft_wrap=True)
     return found
+
+
+def chosen_examples(data: DataModule, config: dict[str, Any]) -> Examples:
+    """The examples that `split` and `indices` name.
+
+    Raises:
+        UserError: an unknown or empty split, an unknown rule, positions outside the split.
+    """
+    name = config.get("split", "test")
+    if name not in SPLITS:
+        raise UserError(f"unknown split {name!r}", where="configuration key split", fix=nearest(str(name), SPLITS))
+    split = getattr(data, name)
+    if not len(split):
+        raise UserError(f"the run held out no {name} examples", where="configuration key split", fix="split=test")
+    indices = choose_indices(str(config.get("indices", "all")), len(split))
+    return Examples(split.x, split.y, indices, name, data.name)
+
+
+def log_rows(certifier: Certifier) -> int:
+    """Rows between two writes of a certifier's log."""
+    return LOG_ROWS.get(certifier.name) or LOG_ROWS[certifier.certificate]
 
 
 def held_radii(certificates: Certificates) -> np.ndarray:

@@ -32,7 +32,7 @@ def prepare(arguments: list[str]) -> list[str]:
     """With `resume=RUN`, the overrides that the run was made with come first; `seeds=K` becomes one job per seed.
 
     Raises:
-        UserError: there is no such run; seeds= beside what it cannot go with.
+        UserError: there is no such run, or it was trained elsewhere; seeds= beside what it cannot go with.
     """
     given = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
     if given.get("seeds", "null") != "null":
@@ -41,6 +41,12 @@ def prepare(arguments: list[str]) -> list[str]:
     if not name or name == "null":
         return arguments
     run = find_run(name, given.get("runs_dir", "runs"))
+    if source := run.read_config().get("source"):
+        raise UserError(
+            f"the run {run.name} was trained elsewhere ({source['file']}): there is no recipe to go on with",
+            where=f"resume={run.name}",
+            fix=f"certtrain certify run={run.name}",
+        )
     mine = {argument.split("=", 1)[0] for argument in arguments}
     if given.get("name", run.name) != run.name:
         raise UserError(

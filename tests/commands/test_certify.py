@@ -85,13 +85,13 @@ def test_another_certifier_other_radii_and_examples(runs):
     run = runs / "noise"
     (runs.parent / "mine.txt").write_text("3\n1\n200\n")
     assert certify(f"run={run}", "indices=first_20", "n=50") == 0
-    assert certify("run=noise", "indices=every_30th", "radii=[0.01,0.3]", "sigma=0.1", "name=fine") == 0
+    assert certify("run=noise", "indices=every_30th", "radii=[0.01,0.12]", "sigma=0.1", "name=fine") == 0
     assert certify(f"run={run}", "indices=mine.txt", "certifier=ibp", "radii=[1/255]", "norm=linf") == 0
     assert log(run, "smoothing_n50_first_20").index.tolist() == list(range(20))
     assert log(run, "fine_smoothing_n100_every_30th").index.tolist() == list(range(0, 360, 30))
     assert log(run, "ibp_mine").index.tolist() == [1, 3, 200]
     assert card(run, "ibp_mine")["radii"] == ["1/255"]
-    assert card(run, "fine_smoothing_n100_every_30th")["radii"] == ["0.01", "0.3"]
+    assert card(run, "fine_smoothing_n100_every_30th")["radii"] == ["0.01", "0.12"]
     test = result(run)["test"]
     assert set(test) == {"smoothing_n100", "smoothing_n50_first_20", "fine_smoothing_n100_every_30th", "ibp_mine"}
     assert test["ibp_mine"]["n"] == 3
