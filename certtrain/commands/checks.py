@@ -117,9 +117,8 @@ def refuse_too_few_draws(
     """
     from certtrain.reporting.entries import floored
 
-    asked = "source" in trained or any(
-        trained.get(key) != now.get(key) for key in ("radii", "n", "alpha", "sigma", "budget")
-    )
+    own = ("radii", "n", "alpha", "sigma", "budget")
+    asked = "source" in trained or any(key in trained and trained[key] != now.get(key) for key in own)
     warnings = []
     for name, certifier in certifiers.items():
         beyond = radii_out_of_reach(certifier, examples)

@@ -52,8 +52,9 @@ def read_claims(folder: str | Path, *, checkpoint_sha256: str, dataset: str, spl
         UserError: a card or a log that cannot be read.
     """
     logs = []
-    for path in sorted(Path(folder).glob("*.tsv")):
-        card_path = path.with_suffix(".json")
+    for path in sorted((*Path(folder).glob("*.tsv"), *Path(folder).glob("*.tsv.gz"))):
+        name = path.name.split(".tsv")[0]
+        card_path = path.with_name(f"{name}.json")
         if not card_path.exists():
             continue
         card = read_card(card_path)
@@ -63,7 +64,7 @@ def read_claims(folder: str | Path, *, checkpoint_sha256: str, dataset: str, spl
         rows = CertificateLog(path).read()
         radii = tuple(_radii(rows.columns))
         if radii:
-            logs.append(_Log(path.stem, radii, rows, {int(i): row for row, i in enumerate(rows.index)}))
+            logs.append(_Log(name, radii, rows, {int(i): row for row, i in enumerate(rows.index)}))
     return Claims(tuple(logs))
 
 

@@ -135,12 +135,12 @@ def readme(found: dict[str, Any]) -> str:
     lines = [
         "Exported by certtrain.",
         "",
-        f"network     {network['file']} (sha256 {network['sha256']})",
-        f"            {INPUT} {network['input']['shape']} float32 in [0, 1] to",
-        f"            {OUTPUT} {network['output']['shape']} logits;",
-        "            normalisation is its first layer; weights are those of the checkpoint, bit for bit",
+        f"network             {network['file']} (sha256 {network['sha256']})",
+        f"                    {INPUT} {network['input']['shape']} float32 in [0, 1] to",
+        f"                    {OUTPUT} {network['output']['shape']} logits;",
+        "                    normalisation is its first layer; weights are those of the checkpoint, bit for bit",
     ]
-    lines += [f"{key:<11} {value}" for key, value in found.items() if isinstance(value, str)]
+    lines += [f"{key.replace('_', ' '):<19} {value}" for key, value in found.items() if isinstance(value, str)]
     if found["properties"]:
         counts = Counter(verdict(entry) for entry in found["properties"])
         lines += [

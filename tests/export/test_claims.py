@@ -1,5 +1,6 @@
 """Claims come from deterministic l-inf logs about the same weights and split, and are never stretched."""
 
+import gzip
 import json
 from fractions import Fraction
 
@@ -40,3 +41,11 @@ def test_logs_about_something_else_claim_nothing(tmp_path):
     assert claims(tmp_path) == []
     (tmp_path / "bare.tsv").write_text("anything")  # without a card
     assert claims(tmp_path) == []
+
+
+def test_packed_logs_are_read(tmp_path):
+    write(tmp_path, "log", {"0.1": "verified"})
+    packed = gzip.compress((tmp_path / "log.tsv").read_bytes())
+    (tmp_path / "log.tsv").unlink()
+    (tmp_path / "log.tsv.gz").write_bytes(packed)
+    assert claims(tmp_path) == [("log", "verified", "0.1")]
