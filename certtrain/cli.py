@@ -16,6 +16,7 @@ COMMANDS = {
     "export": "ONNX and VNN-LIB for other verifiers: certtrain export run=runs/NAME [radii=...] [output=DIR]",
     "table": "ours beside the published, from result files: certtrain table experiments/zhang2020",
     "audit": "recompute what certificates state; other people's logs, too: certtrain audit runs/NAME",
+    "plot": "certified accuracy with intervals, of any logs: certtrain plot runs/NAME [--risk-coverage | --compare]",
     "reproduce": "train, certify and compare one published row: certtrain reproduce zhang2020/mnist_small_eps0.3",
 }
 

@@ -9,6 +9,7 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
+from certtrain.reporting.bootstrap import Difference
 from certtrain.reporting.curves import CONFIDENCE, Curves, Outcomes, Share, curves
 from certtrain.reporting.entries import floored, percent
 from certtrain.threat import radius_text
@@ -65,3 +66,32 @@ def _cells(share: Share, i: int) -> tuple[str, str]:
 def _with_interval(found: Curves, i: int) -> str:
     value, interval = _cells(found.certified, i)
     return f"{value} ({interval})"
+
+
+def difference_table(
+    a: Outcomes, b: Outcomes, difference: Difference, radii: Sequence[Fraction], *, acr: bool
+) -> Table:
+    """Certified accuracy of two logs of the same images, and their paired difference with its interval.
+
+    Args:
+        a, b: the first and the second log.
+        difference: b minus a.
+        radii: those of the difference.
+        acr: whether the logs have one: no targets, no grid.
+    """
+    caption = f"second minus first; {CONFIDENCE:.0%} percentile intervals of a paired bootstrap over the same "
+    caption += f"{difference.n:,} images, B = {difference.resamples:,}, seed {difference.seed}; each radius by itself"
+    caption += "" if acr else "; no ACR: radii are targets, or those of a grid"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=caption, caption_justify="left")
+    for name in ("radius", "first", "second", "difference", "interval"):
+        table.add_column(name, justify="right", no_wrap=True)
+    at = difference.radii
+    one, two = curves(a, at).certified.value, curves(b, at).certified.value
+    for i, radius in enumerate(radii):
+        change = [difference.certified[i], difference.certified_low[i], difference.certified_high[i]]
+        value, low, high = (f"{100 * share:+.2f}" for share in change)
+        table.add_row(radius_text(radius), percent(float(one[i])), percent(float(two[i])), value, f"{low} to {high}")
+    if acr:
+        value, low, high = (f"{share:+.4f}" for share in (difference.acr, difference.acr_low, difference.acr_high))
+        table.add_row("ACR", floored(a.acr, 4), floored(b.acr, 4), value, f"{low} to {high}")
+    return table

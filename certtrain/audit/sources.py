@@ -1,0 +1,64 @@
+"""Logs to draw, from runs, cards, our logs and the field's alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from certtrain.audit.card import card_of, cards_of, log_of
+from certtrain.audit.field_checks import usable
+from certtrain.audit.fieldlog import is_ours, read_field_log
+from certtrain.certificates import CertificateLog, read_card
+from certtrain.errors import UserError
+from certtrain.reporting.curve_figures import Line
+from certtrain.reporting.curves import outcomes
+from certtrain.summary import is_smoothing, is_staged
+from certtrain.threat import NORMS
+
+
+def read_lines(paths: Sequence[str | Path], norm: str | None = None) -> list[Line]:
+    """Every log below the paths: a run's are all of its cards'; field logs are in l2 unless the norm is stated.
+
+    Raises:
+        UserError: a path that is no run, card or log; a certificate that was falsified; an unknown norm.
+    """
+    if norm is not None and norm not in NORMS:
+        raise UserError(f"unknown norm {norm!r}", where="--norm", fix=f"one of {', '.join(NORMS)}")
+    lines: list[Line] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            lines += [_of_card(card) for card in cards_of(path)]
+        elif path.suffix == ".json":
+            lines.append(_of_card(path))
+        elif is_ours(path):
+            card = card_of(path)
+            lines.append(_of_log(path, read_card(card) if card.exists() else {}, norm))
+        else:
+            lines.append(Line(path.name, usable(read_field_log(path)), norm or "l2"))
+    return lines
+
+
+def _of_card(path: Path) -> Line:
+    log, card = log_of(path), read_card(path)
+    if log is None:
+        raise UserError(f"there is no log beside {path}", where="certificate card", fix="the run's certificates folder")
+    return _of_log(log, card, None)
+
+
+def _of_log(path: Path, card: dict[str, Any], norm: str | None) -> Line:
+    if (card.get("falsification") or {}).get("failed"):
+        raise UserError(
+            f"an attack broke certificates of {path}: they are not to be drawn as certified",
+            where="certificate card",
+            fix="find what is wrong with the bounds or the noise, and certify again",
+        )
+    rows = CertificateLog(path, read_only=True).read().sorted()
+    if not len(rows):
+        raise UserError(f"{path} holds no row", where="certificate log", fix="a log with at least one whole line")
+    norm = card.get("norm") or norm or ("l2" if is_smoothing(rows) else None)
+    if norm is None:
+        raise UserError(f"no card beside {path} says the norm", where="--norm", fix=f"--norm {' or '.join(NORMS)}")
+    stem = path.name.removesuffix(".gz").removesuffix(".tsv")
+    label = f"{card['run']}, {stem}" if "run" in card else stem
+    return Line(label, outcomes(rows), norm, is_staged(rows), not is_smoothing(rows))

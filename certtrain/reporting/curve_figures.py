@@ -1,0 +1,219 @@
+"""Figures of logs: certified accuracy, selective accuracy and coverage, and the difference of two, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from certtrain.errors import UserError
+from certtrain.files import write_bytes_atomic
+from certtrain.reporting.bootstrap import Difference
+from certtrain.reporting.curves import CONFIDENCE, Outcomes, Share, curves, steps
+from certtrain.reporting.entries import floored
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+AXES = {"linf": r"$\ell_\infty$ radius (inputs in [0, 1])", "l2": r"$\ell_2$ radius (inputs in [0, 1])"}
+# Okabe and Ito's palette from dark to light; dashes and markers say the same in grey.
+COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (9, 2)), (0, (3, 1)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+BAND = 0.14  # opacity of an interval
+SUFFIXES = (".png", ".pdf")
+MARK = "certtrain plot"  # in the figures that this module wrote; no other file is overwritten
+
+
+@dataclass(frozen=True)
+class Line:
+    """One log to draw.
+
+    Attributes:
+        label: in the legend.
+        examples: of the log.
+        norm: of its radii.
+        staged: radii are targets: no ACR.
+        deterministic: bounds, which prove right predictions only, at the radii of a grid.
+    """
+
+    label: str
+    examples: Outcomes
+    norm: str
+    staged: bool = False
+    deterministic: bool = False
+
+    @property
+    def dense(self) -> bool:
+        """Whether radii may take any value, so that a curve ends where its largest one does; else nothing larger was
+        asked for."""
+        return not (self.staged or self.deterministic)
+
+    @property
+    def described(self) -> str:
+        """The label, what it amounts to, and n."""
+        n = f"n = {len(self.examples):,}"
+        if self.deterministic:
+            return f"{self.label}\n{n}, deterministic"
+        return f"{self.label}\n{n}, " + ("at target radii" if self.staged else f"ACR {floored(self.examples.acr, 3)}")
+
+
+def certified_figure(lines: Sequence[Line]) -> Figure:
+    """Certified accuracy against the radius, as exact step functions; one panel per norm."""
+    norms = list(dict.fromkeys(line.norm for line in lines))
+    figure, panels = _figure(len(norms))
+    for axes, norm in zip(panels, norms):
+        for i, line in enumerate(line for line in lines if line.norm == norm):
+            at = steps(line.examples)
+            share = curves(line.examples, at).certified
+            _steps(axes, at, share, i, line.described, drop=line.dense)
+        _finish(axes, norm, "certified accuracy (%)")
+        axes.set_title(f"certified accuracy, {CONFIDENCE:.0%} intervals over images", fontsize=9.5)
+    return figure
+
+
+def risk_coverage_figure(lines: Sequence[Line]) -> Figure:
+    """Left: selective accuracy (thick) and coverage (thin) against the radius. Right: selective risk against coverage.
+
+    At r the classifier answers where it has a certificate of at least r, whatever the class; the answered share is the
+    coverage, the right share of them the selective accuracy, and the wrong one the selective risk.
+
+    Raises:
+        UserError: a log of bounds, or logs in two norms.
+    """
+    for line in lines:
+        if line.deterministic:
+            raise UserError(
+                f"{line.label} is of deterministic bounds, which are proved for right predictions only: that leaves no "
+                "risk, and says nothing of a selection that does not know the label",
+                where="--risk-coverage",
+                fix="logs of randomized smoothing",
+            )
+    if len({line.norm for line in lines}) > 1:
+        raise UserError("radii in two norms cannot share an axis", where="--risk-coverage", fix="logs of one norm")
+    figure, (left, right) = _figure(2)
+    top = 1.0
+    for i, line in enumerate(lines):
+        at = steps(line.examples)
+        found = curves(line.examples, at)
+        _steps(left, at, found.selective, i, line.described, drop=False)
+        left.plot(at, 100 * found.coverage.value, drawstyle="steps-pre", **_style(i, len(at), width=0.8))
+        x, risk = 100 * found.coverage.value, 100 * (1 - found.selective.value)
+        low, high = 100 * (1 - found.selective.high), 100 * (1 - found.selective.low)
+        right.plot(x, risk, label=line.described, **_style(i, len(at)))
+        right.fill_between(x, low, high, color=COLOURS[i % len(COLOURS)], alpha=BAND, linewidth=0)
+        common = x >= 20
+        top = max(top, 1.1 * float(np.max(high[common], initial=0.0)))
+    _finish(left, lines[0].norm, "% (thick: selective accuracy, thin: coverage)")
+    _finish(right, lines[0].norm, "selective risk (%)")
+    right.set_xlabel("coverage (%), from the largest certified radii down")
+    right.set_xlim(0, 102)
+    right.set_ylim(0, min(top, 102))
+    left.set_title(f"selective accuracy and coverage, {CONFIDENCE:.0%} intervals", fontsize=9.5)
+    right.set_title(f"risk against coverage, {CONFIDENCE:.0%} intervals over images", fontsize=9.5)
+    return figure
+
+
+def difference_figure(a: Line, b: Line, difference: Difference) -> Figure:
+    """Left: both curves. Right: certified accuracy of b minus that of a, with the bootstrap's intervals."""
+    figure, (left, right) = _figure(2)
+    for i, line in enumerate((a, b)):
+        at = steps(line.examples)
+        _steps(left, at, curves(line.examples, at).certified, i, line.described, drop=line.dense)
+    _finish(left, a.norm, "certified accuracy (%)")
+    left.set_title(f"certified accuracy, {CONFIDENCE:.0%} intervals over images", fontsize=9.5)
+    value = 100 * difference.certified
+    below, above = value - 100 * difference.certified_low, 100 * difference.certified_high - value
+    right.axhline(0, color="#777777", linewidth=0.9)
+    right.errorbar(difference.radii, value, [below, above], fmt="o", color=COLOURS[1], capsize=3, markersize=4.5)
+    _finish(right, a.norm, "difference (percentage points)", legend=False, percent=False)
+    right.set_xlim(left=-0.03 * float(difference.radii[-1] or 1))
+    right.set_title(f"second minus first, same {difference.n:,} images, paired bootstrap", fontsize=9.5)
+    return figure
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a PNG or PDF by the name's suffix, in place of nothing or of a figure that this function wrote.
+
+    Raises:
+        UserError: another suffix, a file that is no such figure, or a place that cannot be written.
+    """
+    import io
+
+    check_output(path)
+    keys = {".png": {"Software": MARK}, ".pdf": {"Creator": MARK, "CreationDate": None}}
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=path.suffix[1:], metadata=keys[path.suffix])
+    return write_bytes_atomic(path, buffer.getvalue())
+
+
+def check_output(path: Path) -> None:
+    """Refuse a name that no figure has, and a file that is not a figure of ours.
+
+    Raises:
+        UserError: either.
+    """
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"{path} is neither PNG nor PDF", where="--output", fix="NAME.png, NAME.pdf, or NAME for both")
+    try:
+        foreign = path.exists() and MARK.encode() not in path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}", where="--output", fix="another name") from error
+    if foreign:
+        raise UserError(
+            f"{path} exists and is no figure of `certtrain plot`: it is not overwritten",
+            where="--output",
+            fix="another name",
+        )
+
+
+def _figure(panels: int) -> tuple[Figure, NDArray[Any]]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.4 * panels, 4.6), dpi=200, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(1, panels, squeeze=False)[0]
+
+
+def _steps(axes: Axes, at: NDArray[np.float64], share: Share, i: int, label: str, *, drop: bool = True) -> None:
+    """A share as the step function that it is: its value at r holds for all radii down to the next smaller one."""
+    value, x = 100 * share.value, at
+    axes.fill_between(
+        at, 100 * share.low, 100 * share.high, step="pre", color=COLOURS[i % len(COLOURS)], alpha=BAND, linewidth=0
+    )
+    if drop:
+        x, value = np.append(at, at[-1]), np.append(value, 0.0)
+    axes.plot(x, value, drawstyle="steps-pre", label=label, **_style(i, len(x)))
+
+
+def _style(i: int, points: int, width: float = 1.6) -> dict[str, Any]:
+    every = max(1, points // 7)
+    return {
+        "color": COLOURS[i % len(COLOURS)],
+        "linestyle": DASHES[i % len(DASHES)],
+        "linewidth": width,
+        "marker": MARKERS[i % len(MARKERS)],
+        "markevery": (min(i * max(1, every // 4), points - 1), every),
+        "markersize": 4.5 if width > 1 else 3,
+        "markeredgecolor": "white",
+        "markeredgewidth": 0.5,
+    }
+
+
+def _finish(axes: Axes, norm: str, y: str, *, legend: bool = True, percent: bool = True) -> None:
+    axes.set_xlabel(AXES.get(norm, f"{norm} radius"))
+    axes.set_ylabel(y)
+    axes.set_xlim(left=0)
+    if percent:
+        axes.set_ylim(0, 102)
+    axes.grid(True, color="#E2E2E2", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    if legend:
+        axes.legend(frameon=False, fontsize=7.5, loc="upper center", bbox_to_anchor=(0.5, -0.16), handlelength=3.5)
