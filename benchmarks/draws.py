@@ -84,7 +84,7 @@ def _at(rows: Certificates, staged: Certificates, r: Fraction, targets: Sequence
 def table(found: dict[str, Any]) -> Group:
     """One comparison, within 100 columns."""
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("target", "fixed n (%)", "anytime (%)", "difference", "only fixed", "only anytime", "largest reached"):
+    for name in ("target", "fixed n (%)", "anytime (%)", "diff", "fixed only", "anytime only", "decided here"):
         shown.add_column(name, justify="right")
     shown.add_column("draws: median", justify="right")
     shown.add_column("mean", justify="right")
