@@ -1,0 +1,218 @@
+"""Cost of certification, each row against a peer or the limit, in one run.
+
+    python -m benchmarks.certification [--quick] [--only throughput] [--output FILE.json]
+
+throughput   votes per second through SmoothedClassifier, as a fraction of the network's bare forward pass on the same
+             batch in the same arithmetic: what keyed noise, counting and near-ties leave of it
+field_loop   certificates per second, against a loop over single images with noise of torch's generator
+latency      one image: a prediction, and certificates of more and more draws
+
+A section is a function of `Options` that gives rows; add one to SECTIONS.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from time import process_time
+from typing import Any
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from benchmarks.field_loop import certify_one
+from benchmarks.measure import Timing, clock, interleaved, ratios
+from certtrain import environment
+from certtrain.certification import accelerator
+from certtrain.errors import UserError, nearest
+from certtrain.evaluation import frozen
+from certtrain.files import write_json_atomic
+from certtrain.models import lenet
+from certtrain.smoothing.classifier import SmoothedClassifier
+from certtrain.smoothing.votes import Precision
+
+SIGMA, ALPHA, N0, CLASSES, SHAPE = 0.5, 0.001, 100, 10, (1, 28, 28)
+RESULTS = Path(__file__).parent / "results"
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What all sections share.
+
+    Attributes:
+        device: where everything runs.
+        repetitions: of each contender, after one for warming up.
+        scale: 1, or less for a quick look: a factor of the amount of work.
+    """
+
+    device: torch.device
+    repetitions: int = 9
+    scale: float = 1.0
+
+    def of(self, amount: int) -> int:
+        return max(1, round(self.scale * amount))
+
+
+def network(options: Options, *, channels_last: bool = True) -> nn.Module:
+    """The MNIST LeNet with random weights, which cost what trained ones cost."""
+    torch.manual_seed(0)
+    made = lenet(SHAPE, CLASSES, [0.0], [1.0]).eval().to(options.device)
+    return made.to(memory_format=torch.channels_last) if channels_last else made
+
+
+def images(options: Options, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Inputs and their positions."""
+    draw = torch.Generator().manual_seed(0)
+    return torch.rand(count, *SHAPE, generator=draw).to(options.device), torch.arange(count, device=options.device)
+
+
+def row(section: str, name: str, timings: dict[str, Timing], work: int, unit: str, ours: str, peer: str) -> Row:
+    """One line of the result: rates from medians; the ratio of rates, ours over the peer's, within repetitions."""
+    return {
+        "section": section,
+        "name": name,
+        "work": work,
+        "unit": unit,
+        "ours": {"name": ours, "rate": work / timings[ours].median, "seconds": timings[ours].to_dict()},
+        "peer": {"name": peer, "rate": work / timings[peer].median, "seconds": timings[peer].to_dict()},
+        "ratio": ratios(timings, peer, ours),
+    }
+
+
+def throughput(options: Options) -> list[Row]:
+    """Votes through SmoothedClassifier over bare forward passes of the same rows: goal >= 0.9."""
+    rows = []
+    batch = 512 if options.device.type == "cpu" else 4096
+    precisions: tuple[Precision, ...] = ("float32", "bfloat16")
+    for precision in precisions:
+        classifier = SmoothedClassifier(network(options), SIGMA, CLASSES, batch_size=batch, precision=precision)
+        x, index = images(options, 16)
+        draws = options.of(16 * batch) // 16
+        work = 16 * draws
+        inputs, _ = images(options, min(batch, work))
+
+        def bare(classifier: SmoothedClassifier = classifier, inputs: torch.Tensor = inputs, work: int = work) -> None:
+            cast = torch.autocast(options.device.type, dtype=torch.bfloat16, enabled=classifier.precision != "float32")
+            with frozen(classifier.network), torch.no_grad(), cast:
+                for start in range(0, work, len(inputs)):
+                    classifier.network(inputs[: work - start])
+
+        votes = partial(classifier.votes, x, index, range(draws), seed=0, purpose="estimate", split="test")
+        timings = interleaved({"votes": votes, "forward": bare}, options.repetitions, device=options.device)
+        name = f"{precision}, batch {batch}"
+        rows.append(row("throughput", name, timings, work, "rows", "votes", "forward"))
+    return rows
+
+
+def field_loop(options: Options) -> list[Row]:
+    """Certificates of several images at once against the loop over images, at equal n0, n and alpha."""
+    rows = []
+    count, n = 2, options.of(10_000)
+    x, index = images(options, count)
+    classifier = SmoothedClassifier(network(options), SIGMA, CLASSES)
+    plain = network(options, channels_last=False)
+    for batch in (400, 1000):
+
+        def theirs(batch: int = batch) -> None:
+            for one in x:
+                certify_one(plain, one, SIGMA, CLASSES, n0=N0, n=n, alpha=ALPHA, batch=batch)
+
+        contenders = {"ours": lambda: classifier.certify(x, index, N0, n, ALPHA), "loop": theirs}
+        timings = interleaved(contenders, options.repetitions, device=options.device)
+        name = f"n {n:,}, loop's batch {batch}"
+        rows.append(row("field_loop", name, timings, count, "images", "ours", "loop"))
+    return rows
+
+
+def latency(options: Options) -> list[Row]:
+    """One image: certificates against the prediction of n = 1,000 draws."""
+    x, index = images(options, 1)
+    classifier = SmoothedClassifier(network(options), SIGMA, CLASSES)
+    contenders: dict[str, Callable[[], object]] = {
+        "predict": lambda: classifier.predict(x, index, n=options.of(1000), alpha=ALPHA)
+    }
+    for n in (1000, 10_000, 100_000):
+        draws = options.of(n)
+        contenders[f"certify {draws:,}"] = lambda draws=draws: classifier.certify(x, index, N0, draws, ALPHA)
+    timings = interleaved(contenders, options.repetitions, device=options.device)
+    peer = f"predict, n = {options.of(1000):,}"
+    timings[peer] = timings.pop("predict")
+    return [row("latency", f"{name} draws", timings, 1, "images", name, peer) for name in timings if name != peer]
+
+
+SECTIONS: dict[str, Callable[[Options], list[Row]]] = {
+    "throughput": throughput,
+    "field_loop": field_loop,
+    "latency": latency,
+}
+
+
+def table(rows: Sequence[Row]) -> Table:
+    """All rows, within 100 columns: rates of the medians, and the ratio of rates with its range."""
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("section", "what"):
+        shown.add_column(name, no_wrap=True)
+    for name in ("ours", "peer", "ours, ms", "ours / peer", "range"):
+        shown.add_column(name, justify="right")
+    for one in rows:
+        ours, peer, ratio = one["ours"], one["peer"], one["ratio"]
+        rates = [f"{side['rate']:,.0f}/s" if side["rate"] >= 10 else f"{side['rate']:.2f}/s" for side in (ours, peer)]
+        milliseconds = f"{1000 * ours['seconds']['median']:,.1f}"
+        spread = f"{ratio['min']:.3g}-{ratio['max']:.3g}"
+        shown.add_row(one["section"], one["name"], *rates, milliseconds, f"{ratio['median']:.3g}", spread)
+    return shown
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print, write."""
+    summary, _, rest = (__doc__ or "").partition("\n")
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m benchmarks.certification", None, summary, rest, formatter_class=form)
+    parser.add_argument("--quick", action="store_true", help="a fiftieth of the work, two repetitions: does it run?")
+    parser.add_argument("--only", action="append", metavar="SECTION", help=f"of {', '.join(SECTIONS)}; may be repeated")
+    parser.add_argument("--repetitions", type=int, help="of each contender (default: 9)")
+    parser.add_argument("--threads", type=int, default=1, help="of torch on the CPU (default: 1)")
+    parser.add_argument("--output", type=Path, help="default: benchmarks/results/certification.json; quick: none")
+    arguments = parser.parse_args(argv)
+    console = Console(width=100)
+    try:
+        for name in arguments.only or ():
+            if name not in SECTIONS:
+                raise UserError(f"there is no section {name!r}", where="--only", fix=nearest(name, SECTIONS))
+        for name in ("repetitions", "threads"):
+            if (value := getattr(arguments, name)) is not None and value < 1:
+                raise UserError(f"{value} {name}", where=f"--{name}", fix="at least 1")
+    except UserError as error:
+        console.print(f"benchmarks.certification: {error}", highlight=False)
+        return 2
+    torch.set_num_threads(arguments.threads)
+    repetitions = arguments.repetitions or (2 if arguments.quick else 9)
+    options = Options(accelerator(), repetitions, 0.02 if arguments.quick else 1.0)
+    rows = [one for name in arguments.only or SECTIONS for one in SECTIONS[name](options)]
+    console.print(table(rows), highlight=False)
+    timed = "processor" if clock(options.device) is process_time else "wall"
+    console.print(
+        f"LeNet, sigma {SIGMA}, n0 {N0}, alpha {ALPHA}; {options.device}, threads: {arguments.threads}, {timed} time; "
+        f"medians of\n{repetitions} interleaved repetitions, ratios of rates within repetitions",
+        highlight=False,
+    )
+    output = arguments.output or (None if arguments.quick else RESULTS / "certification.json")
+    if output:
+        described = environment.describe()
+        about = {key: described[key] for key in ("started", "git", "python", "packages", "platform", "hardware")}
+        setting = {"device": str(options.device), "threads": torch.get_num_threads()}
+        setting |= {"repetitions": repetitions, "clock": f"{timed} time", "network": "LeNet (MNIST), random weights"}
+        path = write_json_atomic(output, {**about, **setting, "rows": rows})
+        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
