@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
@@ -11,14 +12,17 @@ from certtrain.audit.findings import Audit, rows_text
 from certtrain.certificates import ERROR, FALSIFIED, INVALID, MISCLASSIFIED, STATUSES, VERIFIED, Certificates
 from certtrain.threat import parse_radii, radius_text
 
+ATTACK = "attack"  # decided what has no radius and was falsified
 
-def audit_bound_rows(audit: Audit, rows: Certificates, radii: Sequence[str]) -> None:
+
+def audit_bound_rows(audit: Audit, rows: Certificates, radii: Sequence[str], settings: dict[str, Any]) -> None:
     """Check every row of a log with one status per radius.
 
     Args:
         audit: takes the findings.
         rows: of the log.
         radii: the card's grid.
+        settings: of the card; they name the bounds that may decide.
     """
     grid = parse_radii(radii)
     names = [name for name in rows.columns if name.startswith("status@")]
@@ -33,6 +37,8 @@ def audit_bound_rows(audit: Audit, rows: Certificates, radii: Sequence[str]) -> 
     missing = np.array([""] * len(rows), dtype=object)
     margin = np.asarray(rows.columns.get("margin", np.full(len(rows), np.nan)), dtype=np.float64)
     decided = rows.columns.get("decided_by", missing).astype(str)
+    bounds = [*settings.get("methods", ()), *(stage["bound"] for stage in settings.get("stages", ()))]
+    largest = rows.columns.get("largest_eps", rows.radius)
     checks = {
         "statuses are known": ~np.isin(status, STATUSES),
         "verified at r is radius >= r": verified != held,
@@ -43,7 +49,9 @@ def audit_bound_rows(audit: Audit, rows: Certificates, radii: Sequence[str]) -> 
         "what is not correct is misclassified": ~rows.correct[:, None] & (status != MISCLASSIFIED),
         "what is correct is not misclassified": rows.correct[:, None] & (status == MISCLASSIFIED),
         "no radius without a proof": proved & ~verified.any(1) & (rows.radius >= float(grid[0])),
-        "a proof names its bound": proved & (decided == ""),
+        "a proof names a bound of the card": proved & ~np.isin(decided, bounds),
+        "an attack decided only what was falsified": (decided == ATTACK) & (proved | ~(status == FALSIFIED).any(1)),
+        "the largest certified eps is at least the radius": rows.correct & (largest < rows.radius),
         "a proof has a margin > 0": proved & ~((margin > 0) & np.isfinite(margin)),
         "an error has a reason": (status == ERROR).any(1) & (rows.columns.get("reason", missing) == ""),
     }

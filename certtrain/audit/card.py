@@ -145,7 +145,7 @@ def _audit_rows(audit: Audit, rows: Certificates, card: dict[str, Any]) -> None:
     if is_smoothing(rows):
         audit_smoothing_rows(audit, rows, card["settings"])
     else:
-        audit_bound_rows(audit, rows, card["radii"])
+        audit_bound_rows(audit, rows, card["radii"], card["settings"])
     stated = card.get("summary")
     if not isinstance(stated, dict):
         return

@@ -35,6 +35,8 @@ def audit_field_log(log: FieldLog, stated: Stated) -> tuple[Audit, Outcomes]:
     check_indices(audit, log, stated.total)
     if any(name.startswith("status@") for name in log.columns):
         audit.unchecked("(n, alpha): deterministic bounds have neither")
+    elif "stage" in log.columns:
+        audit.unchecked("(n, alpha): drawn in stages, the radii are targets; the card's audit replays the rows")
     else:
         _check_ladder(audit, log, stated)
     return audit, usable(log)

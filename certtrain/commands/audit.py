@@ -67,6 +67,8 @@ def main(arguments: Sequence[str]) -> int:
         audit = audit_card(path)
         _show(console, audit, every=options.verbose or len(cards) == 1)
         failed += audit.failed
+        if len(cards) == 1 and not audit.failed:
+            _card_table(console, path, options.radii)
     for path in logs:
         failed += _audit_log(console, path, options)
     if len(cards) + len(logs) > 1:
@@ -193,6 +195,16 @@ def _table(console: Console, examples: Outcomes, texts: Sequence[str], *, select
     radii = _radii(texts, float(examples.held.max()))
     acr = "no ACR: radii are targets" if staged else None if selective else "no ACR: radii are those of a grid"
     console.print(curve_table(examples, radii, selective=selective, acr=acr))
+
+
+def _card_table(console: Console, path: Path, texts: Sequence[str]) -> None:
+    """What a card that passes certifies, with intervals over images."""
+    from certtrain.audit.sources import read_lines
+    from certtrain.certificates import read_card
+
+    [line] = read_lines([path])
+    radii = texts or ["0", *read_card(path)["radii"]]
+    _table(console, line.examples, radii, selective=not line.deterministic, staged=line.staged)
 
 
 def _show(console: Console, audit: Audit, *, every: bool) -> None:

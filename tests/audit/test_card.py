@@ -132,7 +132,9 @@ def test_no_character_of_a_log_can_be_changed(run, name):
         ("bounds", "status@0.01", "fine", "statuses are known?"),
         ("bounds", "margin", "-0.5", "a proof has a margin > 0?"),
         ("bounds", "margin", "nan", "a proof has a margin > 0?"),
-        ("bounds", "decided_by", "", "a proof names its bound?"),
+        ("bounds", "decided_by", "", "a proof names a bound of the card?"),
+        ("bounds", "decided_by", "alpha_crown", "a proof names a bound of the card?"),
+        ("bounds", "decided_by", "attack", "an attack decided only what was falsified?"),
         ("bounds", "idx", "1", "indices_sha256"),
     ],
 )

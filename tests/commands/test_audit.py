@@ -20,6 +20,10 @@ def test_a_run_passes(runs, capsys, snapshot):
     shown = " ".join(capsys.readouterr().out.split())
     assert "4 of 4 pass" in shown
     assert "integrity, not authenticity" in shown
+    for name, said in (("bounds", "radii are those of a grid"), ("noise", "selective (%)")):
+        card = next((runs / name / "certificates").glob("*.json"))
+        assert main(["audit", str(card)]) == 0
+        assert said in " ".join(capsys.readouterr().out.split())
     assert snapshot(runs) == before
 
 
