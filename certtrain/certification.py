@@ -19,8 +19,8 @@ from certtrain.certifiers.base import Certifier
 from certtrain.data.batch import Batch
 from certtrain.data.split import Inputs
 from certtrain.errors import UserError
-from certtrain.metrics import summarise
 from certtrain.runs import config_differences
+from certtrain.summary import cascade_summary, summarise
 from certtrain.threat import radius_text
 
 
@@ -107,7 +107,7 @@ def certify_examples(
 
     Returns:
         The entry of `result.json`: norm, clean, certified by radius, ACR, abstained, invalid, n, hash, seconds, and for
-        bounds the PGD accuracy by radius; and all certificates, by index.
+        bounds the PGD accuracy by radius, for a cascade its statuses and stages; and all certificates, by index.
 
     Raises:
         UserError: the log was made with other settings, examples or weights.
@@ -148,6 +148,7 @@ def certify_examples(
     entry = summarise(certificates, certifier.radii, certifier.norm)
     if certifier.settings().get("attack", {}).get("steps"):  # what never attacked bounds nothing
         entry |= falsified_bound(certificates, certifier.radii)
+    entry |= cascade_summary(certificates, certifier.radii)
     entry |= {
         "indices_sha256": examples.sha256,
         "certifier": certifier.name,

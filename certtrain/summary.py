@@ -16,10 +16,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from certtrain.certificates import ABSTAIN, ERROR, INVALID, MISCLASSIFIED, STATUSES, UNKNOWN, VERIFIED, Certificates
+from certtrain.certificates import (
+    ABSTAIN,
+    ERROR,
+    FALSIFIED,
+    INVALID,
+    MISCLASSIFIED,
+    STATUSES,
+    UNKNOWN,
+    VERIFIED,
+    Certificates,
+)
 from certtrain.threat import Norm, radius_text
 
 ACR_UNIT = 2**40  # an average certified radius is summed as integers of floor(R * 2^40)
+ATTACK = "attack"  # the stage of a cascade that falsifies
+STAGE_SECONDS = "seconds_"  # begins the column of a stage's time
 
 
 def certified(certificates: Certificates, radius: Fraction) -> NDArray[np.bool_]:
@@ -103,3 +115,40 @@ def summarise(certificates: Certificates, radii: Iterable[Fraction], norm: Norm)
         "error": int(failed(certificates, ERROR).sum()),
         "n": n,
     }
+
+
+def is_cascade(certificates: Certificates) -> bool:
+    """Whether the rows hold the time of several stages."""
+    return any(name.startswith(STAGE_SECONDS) for name in certificates.columns)
+
+
+def cascade_summary(certificates: Certificates, radii: Iterable[Fraction]) -> dict[str, Any]:
+    """What `result.json` holds of a cascade besides the rest; nothing for the rows of another certifier.
+
+    - `statuses`: by radius, how many examples have each of the six; they add up to n.
+    - `stages`: by stage `seen` (examples that it worked on), `decided` (bounds: whose radius it proved; attack: that it
+      falsified at the largest radius or below), `seconds`.
+    - `float32_changed`: verdicts of a float32 bound that float64 changed; null without a screen.
+    - `largest_eps`: the mean over all examples of the largest certified radius found by bisection, 0 where it is
+      misclassified or nothing was proved; only with a bisection.
+    """
+    if not is_cascade(certificates):
+        return {}
+    columns, grid = certificates.columns, tuple(radii)
+    decided = columns["decided_by"]
+    largest = columns[f"status@{radius_text(grid[-1])}"]
+    stages = {}
+    for name in (column.removeprefix(STAGE_SECONDS) for column in columns if column.startswith(STAGE_SECONDS)):
+        seconds = columns[STAGE_SECONDS + name]
+        won = largest == FALSIFIED if name == ATTACK else decided == name
+        stages[name] = {"seen": int((seconds > 0).sum()), "decided": int(won.sum()), "seconds": float(seconds.sum())}
+    changed = columns.get("float32_changed")
+    summary = {
+        "statuses": {radius_text(radius): status_counts(certificates, radius) for radius in grid},
+        "stages": stages,
+        "float32_changed": None if changed is None else int(changed.sum()),
+    }
+    if "largest_eps" in columns:
+        held = np.where(certificates.correct, columns["largest_eps"], 0.0)
+        summary["largest_eps"] = float(held.mean())
+    return summary

@@ -37,7 +37,7 @@ class Ball:
         else:
             # Rounding moves each of d coordinates by up to half an ulp of 1: stay that far inside.
             ulp = torch.finfo(x.dtype).eps
-            self.inner = (self.eps * (1 - 4 * ulp) - ulp * math.sqrt(x[0].numel())).clamp_min(0)
+            self.inner = (self.eps * (1 - 4 * ulp) - ulp * math.sqrt(math.prod(x.shape[1:]))).clamp_min(0)
 
     def direction(self, gradient: Tensor) -> Tensor:
         """The steepest direction, of length 1 in the ball's norm; none where the gradient is no number."""

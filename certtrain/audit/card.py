@@ -13,7 +13,7 @@ from certtrain.audit.smoothing_rows import audit_smoothing_rows
 from certtrain.certificates import CertificateLog, Certificates, read_card
 from certtrain.errors import UserError
 from certtrain.runs import RunDirectory, config_hash, sha256_file
-from certtrain.summary import is_smoothing, summarise
+from certtrain.summary import cascade_summary, is_smoothing, summarise
 from certtrain.threat import parse_radii, radius_text
 
 TOLERANCE = 1e-9  # relative, of a sum of seconds: its order of addition may differ
@@ -151,6 +151,7 @@ def _audit_rows(audit: Audit, rows: Certificates, card: dict[str, Any]) -> None:
         return
     found = summarise(rows, parse_radii(card["radii"]), card["norm"])
     found |= _attacked(rows, card) if "pgd" in stated else {}
+    found |= cascade_summary(rows, parse_radii(card["radii"]))
     found |= {key: card.get(key) for key in COPIED}
     for key, value in found.items():
         audit.compare(f"summary: {key}", stated.get(key), value)

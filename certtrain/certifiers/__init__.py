@@ -3,6 +3,7 @@
 from certtrain.certifiers.anytime import AnytimeCertifier
 from certtrain.certifiers.base import Certifier, Falsifier
 from certtrain.certifiers.bounds import BoundCertifier
+from certtrain.certifiers.cascade import CascadeCertifier
 from certtrain.certifiers.smoothing import SmoothingCertifier
 
-__all__ = ["AnytimeCertifier", "BoundCertifier", "Certifier", "Falsifier", "SmoothingCertifier"]
+__all__ = ["AnytimeCertifier", "BoundCertifier", "CascadeCertifier", "Certifier", "Falsifier", "SmoothingCertifier"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import time
 import weakref
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from certtrain.attacks import pgd_margins
 from certtrain.bounds.base import METHODS, BoundEngine
 from certtrain.certificates import Certificates
 from certtrain.certifiers.base import frozen
+from certtrain.certifiers.checks import check_inputs, check_same
 from certtrain.certifiers.falsify import falsify_bounds
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError, nearest
@@ -122,15 +122,7 @@ class BoundCertifier:
             UserError: inputs outside [0, 1], or an engine that bounds another function than the network computes.
         """
         start = time.perf_counter()
-        low = -math.inf if self.threat.lower is None else self.threat.lower
-        high = math.inf if self.threat.upper is None else self.threat.upper
-        if bool(((batch.x < low) | (batch.x > high)).any()):
-            # Clipped to the range, a box around such an input would not hold it, and could hold next to nothing.
-            raise UserError(
-                f"inputs between {float(batch.x.min()):.6g} and {float(batch.x.max()):.6g}",
-                where="certifier",
-                fix="give inputs in [0, 1]; normalisation is the network's first layer",
-            )
+        check_inputs(batch.x, self.threat)
         own, engine = self.prepare(network)
         with frozen(own):
             x, y = batch.x.to(self.dtype), batch.y
@@ -162,7 +154,7 @@ class BoundCertifier:
                     with torch.no_grad():
                         bounds = engine.bounds(x[part], y[part], threat, self.methods)
                     margins = bounds.margins
-                    self._check_same(bounds.clean, logits[part])
+                    check_same(bounds.clean, logits[part])
                 except UserError:
                     raise
                 except Exception as error:  # a crash is neither a proof nor a failure to prove: it gets its own status
@@ -178,16 +170,6 @@ class BoundCertifier:
                 table.record(part, column, least, finite, proved, self.methods)
                 still.append(part[~proved.any(0)])
             remaining = torch.cat(still) if still else remaining[:0]
-
-    def _check_same(self, clean: Tensor, logits: Tensor) -> None:
-        """The function that was bounded is the network: what tracing cannot see must not end in a certificate."""
-        tolerance = 1e-3 if self.precision == "float32" else 1e-6
-        if not (clean - logits).abs().max() <= tolerance * logits.abs().max():
-            raise UserError(
-                "the network's logits are not those of the operations that the bound engine saw in it",
-                where="bounds",
-                fix="a forward that depends on nothing but its input, the parameters and the buffers, without hooks",
-            )
 
     def _attack(self, own: nn.Module, x: Tensor, y: Tensor, table: _Table) -> None:
         if self.attack_steps <= 0:

@@ -24,16 +24,22 @@ from certtrain.reporting.entries import (
     smoothed_accuracy,
     upper_bound,
 )
+from certtrain.reporting.statuses import status_tables
 from certtrain.threat import NORM_NAMES
 
 
 def result_tables(test: Mapping[str, Entry]) -> Group:
     """Every table of a test result: one per norm and example list for bounds, one per smoothing certificate.
 
+    Below the bounds the statuses and stages of each cascade.
+
     Args:
         test: the mapping of `result.json`.
     """
-    tables = [smoothing_table(group[0]) if is_smoothing(group[0]) else bounds_table(group) for group in groups(test)]
+    tables = []
+    for group in groups(test):
+        tables.append(smoothing_table(group[0]) if is_smoothing(group[0]) else bounds_table(group))
+        tables += [status_tables(entry) for entry in group if "statuses" in entry]
     return Group(*tables)
 
 

@@ -1,0 +1,258 @@
+"""Deterministic certificates by a cascade: attacks, then bounds from the cheapest to the dearest."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from certtrain.attacks import check_attacks, inside, strongest
+from certtrain.bounds.base import METHODS
+from certtrain.certificates import Certificates
+from certtrain.certifiers.base import frozen
+from certtrain.certifiers.bisection import float_down, largest_proved
+from certtrain.certifiers.checks import check_inputs
+from certtrain.certifiers.falsify import falsify_bounds
+from certtrain.certifiers.ledger import Ledger
+from certtrain.certifiers.pieces import Failure, Pieces
+from certtrain.certifiers.prover import MakeEngine, Prover, check_has
+from certtrain.data.batch import Batch
+from certtrain.errors import UserError, nearest
+from certtrain.falsification import Falsification, Progress, silent
+from certtrain.summary import ATTACK
+from certtrain.threat import Norm, ThreatModel, float_up, parse_radii, parse_radius, radius_text
+
+
+class CascadeCertifier:
+    """Decides each example at each radius of a grid by the cheapest means that does.
+
+    1. Misclassified examples are done.
+    2. The first attack, from the smallest radius up: a hit falsifies that radius and every larger one.
+    3. Bounds, stage by stage, each from the largest radius down over what is open there: a proof at R settles every
+       r <= R, so that a cheap bound which proves the largest radius spares all else, and a dear one sees only what is
+       left above the radii already proved.
+    4. The further attacks, on what no bound proved, each on what the ones before it left standing.
+    5. With `bisect`, the largest certified radius between the grid's, by all stages (`largest_proved`).
+
+    Bounds are computed in float64 over the outward-rounded box, attacks in float64 inside the exact ball. Proofs come
+    before failures: a stage that crashes, or whose bounds are not finite, goes on with the next piece of examples, and
+    the other stages and attacks still try the same radius. Only where none of them decides it is the example *error*,
+    with the first reason, or *invalid*; *unknown* says that every stage answered and none decided. A piece that runs
+    out of memory is halved.
+
+    Each example keeps `decided_by` (the stage that proved its radius, `attack` where it has none and was falsified),
+    the `margin` of that proof (else the largest bound at the smallest radius), and its share of each stage's time.
+
+    Args:
+        stages: bounds in the order of trying.
+        radii: the grid.
+        engine: makes the bound engine of a network.
+        engines: the stages that have an engine of their own.
+        norm: `linf` or `l2`.
+        attacks: of `certtrain.attacks.ATTACKS`, in the order of trying; none gives no *falsified*.
+        attack_steps: of each start; 0 attacks nothing.
+        attack_restarts: random starts beside the one at the input itself.
+        screen: bound in float32 first, and only what that does not rule out in float64.
+        bisect: the tolerance of the largest certified radius, in input units; None leaves the grid as it is.
+        bisect_up_to: how far beyond the grid is searched; None: not beyond.
+        batch_size: examples bounded at once.
+
+    Raises:
+        UserError: an unknown stage or attack, an engine for a stage that is none, no stage, an empty grid, a tolerance
+            or an end of the search that makes none.
+    """
+
+    certificate = "deterministic"
+    name = "cascade"
+
+    def __init__(
+        self,
+        stages: Sequence[str],
+        radii: Sequence[object],
+        engine: MakeEngine,
+        engines: Mapping[str, MakeEngine] | None = None,
+        norm: Norm = "linf",
+        attacks: Sequence[str] = ("pgd_margin", "pgd_ce", "apgd_ce", "apgd_dlr"),
+        attack_steps: int = 40,
+        attack_restarts: int = 1,
+        screen: bool = False,
+        bisect: object = None,
+        bisect_up_to: object = None,
+        batch_size: int = 256,
+    ) -> None:
+        if isinstance(stages, str) or not stages or len(set(stages)) < len(stages):
+            raise UserError(f"stages = {stages!r}", where="certifier.stages", fix="stages=[ibp,crown_ibp], each once")
+        for stage in stages:
+            if stage not in METHODS:
+                raise UserError(f"unknown bound {stage!r}", where="certifier.stages", fix=nearest(str(stage), METHODS))
+        for stage in engines or {}:
+            if stage not in METHODS:
+                raise UserError(f"unknown bound {stage!r}", where="certifier.engines", fix=nearest(str(stage), METHODS))
+        self.stages, self.radii = tuple(stages), parse_radii(radii, where="certifier.radii")
+        self.make_engine = engine  # the card's
+        self.engines = {stage: (engines or {}).get(stage, engine) for stage in self.stages}
+        for stage, make in self.engines.items():
+            if hasattr(kind := getattr(make, "func", make), "methods"):  # a class that says so before it has a network
+                check_has(kind, stage)
+        self.norm, self.threat = norm, ThreatModel(norm)
+        self.attacks = check_attacks(attacks, where="certifier.attacks") if attack_steps > 0 else ()
+        self.attack_steps, self.attack_restarts = attack_steps, attack_restarts
+        self.screen, self.batch_size = screen, batch_size
+        self.bisect = None if bisect is None else parse_radius(bisect, where="certifier.bisect")
+        if self.bisect is not None and self.bisect <= 0:
+            raise UserError("a tolerance of 0 ends no bisection", where="certifier.bisect", fix="bisect=0.001")
+        self.up_to = None if bisect_up_to is None else parse_radius(bisect_up_to, where="certifier.bisect_up_to")
+        if self.up_to is not None and self.up_to <= self.radii[-1]:
+            raise UserError(
+                f"bisect_up_to = {radius_text(self.up_to)} does not lie beyond the radii",
+                where="certifier.bisect_up_to",
+                fix=f"more than {radius_text(self.radii[-1])}",
+            )
+
+    def settings(self) -> dict[str, Any]:
+        """Plain values for the card: all that decides the outcome."""
+        return {
+            "stages": [{"bound": stage, "engine": _engine_name(make)} for stage, make in self.engines.items()],
+            "precision": "float64",
+            "screen": "float32" if self.screen else None,
+            "box": "exact radius, rounded outward",
+            "input_range": [self.threat.lower, self.threat.upper] if self.norm == "linf" else None,
+            "attack": {
+                "name": "+".join(self.attacks),
+                "steps": self.attack_steps if self.attacks else 0,
+                "restarts": self.attack_restarts,
+                "dlr": "the margin for fewer than 3 classes",
+                "ball": "exact",
+            },
+            "bisect": None if self.bisect is None else radius_text(self.bisect),
+            "bisect_up_to": None if self.up_to is None else radius_text(self.up_to),
+        }
+
+    def certify(self, network: nn.Module, batch: Batch) -> Certificates:
+        """One certificate per example, in the batch's order.
+
+        Raises:
+            UserError: inputs outside [0, 1], an engine that lacks a stage or an operation, or that bounds another
+                function than the network computes.
+        """
+        start = time.perf_counter()
+        check_inputs(batch.x, self.threat)
+        own = copy.deepcopy(network).double()
+        networks = {torch.float64: own}
+        if self.screen:
+            networks[torch.float32] = copy.deepcopy(network).float()
+        with frozen(own), frozen(networks.get(torch.float32, own)):
+            work = _Work(self, networks, batch)
+            work.attack(self.attacks[:1])
+            work.prove()
+            work.attack(self.attacks[1:])
+            if self.bisect is not None:
+                work.search(self.bisect)
+        spent = sum(float(seconds.sum()) for seconds in work.ledger.seconds.values())
+        rest = max(0.0, time.perf_counter() - start - spent)
+        shown = {"screened": self.screen, "bisected": self.bisect is not None}
+        return work.ledger.certificates(batch, work.logits.argmax(1), rest, **shown)
+
+    def falsify(
+        self, network: nn.Module, batch: Batch, certificates: Certificates, *, steps: int, progress: Progress = silent
+    ) -> Falsification:
+        """Attack certified examples at their radius; see `falsify_bounds`."""
+        options = {"norm": self.norm, "steps": steps, "batch_size": self.batch_size, "progress": progress}
+        return falsify_bounds(network, batch, certificates, **options)
+
+
+class _Work:
+    """A cascade on one batch."""
+
+    def __init__(self, cascade: CascadeCertifier, networks: dict[torch.dtype, nn.Module], batch: Batch) -> None:
+        self.cascade, self.own = cascade, networks[torch.float64]
+        self.x, self.y = batch.x.double(), batch.y
+        with torch.no_grad():
+            self.logits = self.own(self.x)
+        correct = (self.logits.argmax(1) == self.y) & torch.isfinite(self.logits).all(1)
+        names = ((ATTACK,) if cascade.attacks else ()) + cascade.stages
+        self.ledger = Ledger(correct.cpu().numpy(), cascade.radii, names)
+        self.provers = [Prover(s, make, networks, cascade.norm) for s, make in cascade.engines.items()]
+        self.pieces = {name: Pieces(cascade.batch_size) for name in names}
+
+    def attack(self, names: tuple[str, ...]) -> None:
+        """From the smallest radius up: what falls there lies in every larger ball."""
+        ledger, cascade = self.ledger, self.cascade
+        options = {"steps": cascade.attack_steps, "restarts": cascade.attack_restarts + 1}
+        for column, radius in enumerate(cascade.radii if names else ()):
+            threat = self.cascade.threat.at(inside(radius))
+            for piece in self.pieces[ATTACK].run(
+                self._rows(ledger.open(column)),
+                lambda part, t=threat: strongest(names, self.own, self.x[part], self.y[part], t, **options).margin,
+            ):
+                rows = piece.rows.cpu().numpy()
+                ledger.spend(ATTACK, rows, piece.seconds)
+                if isinstance(piece.result, Failure):
+                    ledger.failed(rows, column, ATTACK, piece.result.reason)
+                else:
+                    ledger.attacked(rows, column, (piece.result <= 0).cpu().numpy())
+
+    def prove(self) -> None:
+        """Stage by stage, from the largest radius down."""
+        for prover in self.provers:
+            for column in reversed(range(len(self.cascade.radii))):
+                self._stage(prover, column)
+
+    def _stage(self, prover: Prover, column: int) -> None:
+        ledger, radius = self.ledger, self.cascade.radii[column]
+        for piece in self.pieces[prover.method].run(
+            self._rows(ledger.open(column)),
+            lambda part: prover.bound(self.x[part], self.y[part], self.logits[part], radius),
+        ):
+            rows = piece.rows.cpu().numpy()
+            ledger.spend(prover.method, rows, piece.seconds)
+            if isinstance(piece.result, Failure):
+                ledger.failed(rows, column, prover.method, piece.result.reason)
+                continue
+            ledger.float32_changed[rows] += piece.result.changed
+            ledger.bounded(rows, column, prover.method, piece.result.least, piece.result.finite)
+
+    def search(self, tolerance: Fraction) -> None:
+        """The largest radius of each correct example, between the grid's and up to the end of the search."""
+        ledger = self.ledger
+        ends = [Fraction(0), *self.cascade.radii]
+        beyond = [*self.cascade.radii, self.cascade.up_to]
+        rows = np.flatnonzero(ledger.correct)
+        low = [ends[ledger.proved[row] + 1] for row in rows]
+        high = [beyond[ledger.proved[row] + 1] for row in rows]
+        found = largest_proved(low, high, tolerance, lambda some, eps: self._probe(rows[some], eps))
+        for row, before, radius in zip(rows, low, found):
+            # A radius of the grid is logged as its nearest float64, as everywhere; any other is rounded down.
+            ledger.largest_eps[row] = float(radius) if radius == before else float_down(radius)
+
+    def _probe(self, rows: NDArray[np.intp], eps: list[Fraction]) -> NDArray[np.bool_]:
+        """Whether any stage proves each row at its own radius; a stage that fails proves nothing."""
+        radii = np.zeros(len(self.ledger.correct))
+        radii[rows] = [float_up(radius) for radius in eps]
+        radii_of = torch.from_numpy(radii).to(self.x.device)
+        won = np.zeros(len(self.ledger.correct), dtype=bool)
+        for prover in self.provers:
+            for piece in self.pieces[prover.method].run(
+                self._rows(rows[~won[rows]]),
+                lambda part, p=prover: p.bound(self.x[part], self.y[part], self.logits[part], radii_of[part]),
+            ):
+                here = piece.rows.cpu().numpy()
+                self.ledger.spend(prover.method, here, piece.seconds)
+                if not isinstance(piece.result, Failure):
+                    self.ledger.float32_changed[here] += piece.result.changed
+                    won[here] = piece.result.finite & (piece.result.least > 0)
+        return won[rows]
+
+    def _rows(self, rows: NDArray[np.intp]) -> Tensor:
+        return torch.as_tensor(rows, device=self.y.device)
+
+
+def _engine_name(make: MakeEngine) -> str:
+    return str(getattr(getattr(make, "func", make), "name", "unnamed"))

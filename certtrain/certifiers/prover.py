@@ -1,0 +1,114 @@
+"""One stage of a cascade on one network: a bound in float64 over the outward-rounded box, after a float32 screen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from certtrain.bounds.base import BoundEngine
+from certtrain.certifiers.base import frozen
+from certtrain.certifiers.checks import check_same
+from certtrain.errors import UserError, nearest
+from certtrain.threat import Norm, ThreatModel
+
+MakeEngine = Callable[[nn.Module], BoundEngine]
+# A float32 margin that is below 0 by more than this share of the largest logit is not tried in float64.
+SLACK = 1e-3
+
+
+class Found(NamedTuple):
+    """(B,) the least lower bound of the margins, whether all were finite, whether float64 changed float32's verdict."""
+
+    least: NDArray[np.float64]
+    finite: NDArray[np.bool_]
+    changed: NDArray[np.bool_]
+
+
+class Prover:
+    """A bound of one method for the examples of one batch.
+
+    Args:
+        method: `ibp`, `crown_ibp`, `crown` or `alpha_crown`.
+        make_engine: of a network; called when the first bound is asked for.
+        networks: the same network by dtype: float64, which proves, and float32 for the screen or none.
+        norm: `linf` or `l2`.
+    """
+
+    def __init__(
+        self, method: str, make_engine: MakeEngine, networks: Mapping[torch.dtype, nn.Module], norm: Norm
+    ) -> None:
+        self.method, self.norm = method, norm
+        self._make, self._networks = make_engine, networks
+        self._engines: dict[torch.dtype, BoundEngine] = {}
+
+    def bound(self, x: Tensor, y: Tensor, logits: Tensor, eps: Fraction | Tensor) -> Found:
+        """The bounds of a piece.
+
+        With a screen, examples whose float32 bound is clearly negative stay unproved by it; all others, also those
+        without a number, are decided in float64.
+
+        Args:
+            x: (B, ...) float64 inputs.
+            y: (B,) classes.
+            logits: (B, K) of the network in float64.
+            eps: the radius, or (B,) float64 radii rounded up.
+
+        Raises:
+            UserError: the engine lacks the method or an operation, or bounds another function.
+        """
+        if torch.float32 not in self._networks:
+            least = self._least(torch.float64, x, y, logits, eps)
+            return Found(*_arrays(least), np.zeros(len(x), dtype=bool))
+        rough = self._least(torch.float32, x, y, logits, eps)
+        least = rough.double()
+        again = (~(rough < -SLACK * logits.abs().amax(1))).nonzero().flatten()
+        if len(again):
+            here = eps[again] if isinstance(eps, Tensor) else eps
+            least[again] = self._least(torch.float64, x[again], y[again], logits[again], here)
+        changed = ((rough > 0) & rough.isfinite()) != ((least > 0) & least.isfinite())
+        return Found(*_arrays(least), changed.cpu().numpy())
+
+    def _least(self, dtype: torch.dtype, x: Tensor, y: Tensor, logits: Tensor, eps: Fraction | Tensor) -> Tensor:
+        threat = ThreatModel(self.norm, eps, outward=dtype == torch.float64)
+        with torch.no_grad():
+            bounds = self._engine(dtype).bounds(x.to(dtype), y, threat, (self.method,))
+        check_same(bounds.clean, logits.to(dtype))
+        margins = bounds.margins[self.method].detach()
+        # A margin of +inf is no bound, either, although the least one may be finite.
+        return torch.where(torch.isfinite(margins).all(1), margins.min(1).values, torch.nan)
+
+    def _engine(self, dtype: torch.dtype) -> BoundEngine:
+        if dtype not in self._engines:
+            network = self._networks[dtype]
+            with frozen(network):
+                engine = self._make(network)
+            check_has(engine, self.method)
+            self._engines[dtype] = engine
+        return self._engines[dtype]
+
+
+def check_has(engine: Any, method: str) -> None:
+    """Refuse an engine, or its class, that lacks a bound.
+
+    Raises:
+        UserError: with the engine that has it.
+    """
+    if method not in engine.methods:
+        raise UserError(
+            f"the bound engine {engine.name!r} has no {method!r}",
+            where="certifier.stages and certifier.engines",
+            fix=f"an engine of its own for {method}: auto_lirpa has it"
+            if engine.name == "native"
+            else nearest(method, engine.methods),
+        )
+
+
+def _arrays(least: Tensor) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    values = least.cpu().numpy()
+    return values, np.isfinite(values)

@@ -1,0 +1,342 @@
+"""The cascade: what each stage sees, which status results, and that it proves what its bounds prove alone."""
+
+import functools
+from fractions import Fraction
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from certtrain.attacks import pgd_margins
+from certtrain.bounds import Bounds, NativeEngine
+from certtrain.certificates import STATUSES
+from certtrain.certifiers import BoundCertifier, CascadeCertifier, Certifier, Falsifier
+from certtrain.data import Batch
+from certtrain.errors import UserError
+from certtrain.summary import cascade_summary, status_counts
+from certtrain.threat import ThreatModel
+
+
+class Sign(nn.Module):
+    """Class 1 for positive second inputs; the first input carries the row's number, over 64."""
+
+    def forward(self, x):
+        return torch.stack([-x[:, 1], x[:, 1]], 1)
+
+
+def batch(n: int, wrong: tuple[int, ...] = ()) -> Batch:
+    x = torch.stack([torch.arange(n).float() / 64, torch.full((n,), 0.5)], 1)
+    y = torch.ones(n, dtype=torch.int64)
+    y[list(wrong)] = 0
+    return Batch(x, y, torch.arange(n) + 100)
+
+
+class Answers:
+    """Engines that answer, by bound and radius, the least margin of each row, or raise."""
+
+    name, version, methods = "answers", "0", ("ibp", "crown_ibp", "crown", "alpha_crown")
+
+    def __init__(self, table):
+        self.table, self.asked = table, []
+
+    def __call__(self, network):
+        self.network = network
+        return self
+
+    def bounds(self, x, y, threat, methods):
+        [method] = methods
+        assert threat.outward == (x.dtype == torch.float64)
+        rows = (64 * x[:, 0]).long().tolist()
+        self.asked.append((method, str(x.dtype)[-2:], round(float(threat.eps), 9), rows))
+        answer = self.table[method][float(threat.eps)]
+        answer = answer[str(x.dtype)[-2:]] if isinstance(answer, dict) else answer
+        if isinstance(answer, Exception):
+            raise answer
+        least = torch.tensor([answer[row] for row in rows], dtype=x.dtype)
+        return Bounds(self.network(x), {method: least[:, None]}, ())
+
+
+def certify(table, n=4, wrong=(), radii=("0.1", "0.2", "0.3"), **options):
+    engine = Answers(table)
+    options = {"attacks": [], **options}
+    cascade = CascadeCertifier(tuple(table), radii, engine, **options)
+    return cascade.certify(Sign(), batch(n, wrong)), engine
+
+
+def status(found, radius):
+    return list(found.columns[f"status@{radius}"])
+
+
+def test_each_stage_goes_from_the_largest_radius_down_over_what_is_open_there():
+    """Row 0 is proved at 0.3 at once, row 1 at 0.2 by ibp, at 0.3 by crown, row 2 nowhere; row 3 is misclassified."""
+    table = {
+        "ibp": {0.3: [1, -1, -1, 1], 0.2: [9, 2, -2, 9], 0.1: [9, 9, -3, 9]},
+        "crown": {0.3: [9, 3, -4, 9], 0.2: [9, 9, -0.5, 9], 0.1: [9, 9, -0.25, 9]},
+    }
+    found, engine = certify(table, wrong=(3,))
+    assert engine.asked == [
+        *(("ibp", "64", 0.3, [0, 1, 2]), ("ibp", "64", 0.2, [1, 2]), ("ibp", "64", 0.1, [2])),
+        *(("crown", "64", 0.3, [1, 2]), ("crown", "64", 0.2, [2]), ("crown", "64", 0.1, [2])),
+    ]
+    assert found.radius.tolist() == [0.3, 0.3, 0.0, 0.0]
+    assert list(found.columns["decided_by"]) == ["ibp", "crown", "", ""]
+    assert found.columns["margin"].tolist()[:3] == [1.0, 3.0, -0.25]
+    assert np.isnan(found.columns["margin"][3])
+    assert status(found, "0.1") == ["verified", "verified", "unknown", "misclassified"]
+    seen = {name: (found.columns[f"seconds_{name}"] > 0).tolist() for name in table}
+    assert seen == {"ibp": [True, True, True, False], "crown": [False, True, True, False]}
+
+
+def test_a_dear_stage_does_not_look_below_what_is_proved_and_its_failure_above_keeps_the_proofs_margin():
+    table = {"ibp": {0.2: [-1], 0.1: [2]}, "crown": {0.2: [-7], 0.1: [9]}}
+    found, engine = certify(table, n=1, radii=("0.1", "0.2"))
+    assert [(m, eps) for m, _, eps, _ in engine.asked] == [("ibp", 0.2), ("ibp", 0.1), ("crown", 0.2)]
+    assert (found.radius.tolist(), found.columns["margin"].tolist()) == ([0.1], [2.0])
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf"), float("-inf")])
+def test_bounds_that_are_no_numbers_are_invalid_only_where_no_other_stage_decides(poison):
+    table = {"ibp": {0.1: [poison, poison, -1]}, "crown": {0.1: [1, -1, poison]}}
+    found, _ = certify(table, n=3, radii=("0.1",))
+    assert status(found, "0.1") == ["verified", "invalid", "invalid"]
+    assert found.radius.tolist() == [0.1, 0, 0]
+
+
+def test_a_crash_is_an_error_with_its_reason_only_where_nothing_else_decides():
+    table = {
+        "ibp": {0.2: RuntimeError("broken\tpipe\nmore"), 0.1: [-1, 5]},
+        "crown": {0.2: [1, -1], 0.1: [1, -1]},
+    }
+    found, _ = certify(table, n=2, radii=("0.1", "0.2"))
+    assert status(found, "0.2") == ["verified", "error"]
+    assert status(found, "0.1") == ["verified", "verified"]
+    assert list(found.columns["reason"]) == ["", "ibp at 0.2: RuntimeError: broken pipe"]
+    found, _ = certify({"ibp": {0.1: [1]}, "crown": {0.1: RuntimeError("never reached")}}, n=1, radii=("0.1",))
+    assert "reason" not in found.columns
+
+
+def test_a_margin_of_exactly_zero_is_not_verified():
+    found, _ = certify({"ibp": {0.1: [0.0, 1e-300]}}, n=2, radii=("0.1",))
+    assert status(found, "0.1") == ["unknown", "verified"]
+
+
+def test_memory_that_runs_out_halves_the_batch_for_the_rest():
+    class Small(Answers):
+        def bounds(self, x, y, threat, methods):
+            if len(x) > 2:
+                raise torch.OutOfMemoryError("out of memory")
+            return super().bounds(x, y, threat, methods)
+
+    engine = Small({"ibp": {0.2: [1, -1, 1, -1, 1, -1, 1], 0.1: [1] * 7}})
+    found = CascadeCertifier(["ibp"], ["0.1", "0.2"], engine, attacks=[]).certify(Sign(), batch(7))
+    assert found.radius.tolist() == [0.2, 0.1, 0.2, 0.1, 0.2, 0.1, 0.2]
+    assert [len(rows) for *_, rows in engine.asked] == [1] * 7 + [1] * 3 or max(
+        len(rows) for *_, rows in engine.asked
+    ) <= 2
+
+
+def test_one_example_that_never_fits_is_an_error_with_the_reason():
+    class Greedy(Answers):
+        def bounds(self, x, y, threat, methods):
+            if (64 * x[:, 0]).long().tolist().count(1):
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+            return super().bounds(x, y, threat, methods)
+
+    engine = Greedy({"ibp": {0.1: [1, 1, 1]}})
+    found = CascadeCertifier(["ibp"], ["0.1"], engine, attacks=[]).certify(Sign(), batch(3))
+    assert status(found, "0.1") == ["verified", "error", "verified"]
+    assert "can't allocate memory" in found.columns["reason"][1]
+
+
+def test_the_screen_confirms_in_float64_and_counts_what_changed():
+    """Row 0: both prove. 1: float32 alone. 2: clearly not. 3: just not, but float64 proves. 4: no number in float32."""
+    rough, exact = [1, 1, -1, -1e-4, float("nan")], [1, -1e-9, 9, 1e-9, 1]
+    found, engine = certify(
+        {"ibp": {0.1: {"32": rough, "64": exact}, 0.10000000149011612: rough}}, n=5, radii=("0.1",), screen=True
+    )
+    assert [(kind, rows) for _, kind, _, rows in engine.asked] == [("32", [0, 1, 2, 3, 4]), ("64", [0, 1, 3, 4])]
+    assert status(found, "0.1") == ["verified", "unknown", "unknown", "verified", "verified"]
+    assert found.columns["float32_changed"].tolist() == [0, 1, 0, 1, 1]
+    summary = cascade_summary(found, (Fraction("0.1"),))
+    assert summary["float32_changed"] == 3
+    plain, _ = certify({"ibp": {0.1: exact}}, n=5, radii=("0.1",))
+    assert cascade_summary(plain, (Fraction("0.1"),))["float32_changed"] is None
+
+
+def test_a_users_mistake_in_an_engine_is_not_an_error_of_the_examples():
+    with pytest.raises(UserError, match="no such layer"):
+        certify({"ibp": {0.1: UserError("no such layer")}}, radii=("0.1",))
+
+
+def test_an_engine_that_bounds_another_function_is_refused():
+    class Other(Answers):
+        def bounds(self, x, y, threat, methods):
+            return Bounds(-self.network(x), {"ibp": torch.ones(len(x), 1, dtype=x.dtype)}, ())
+
+    with pytest.raises(UserError, match="logits are not those"):
+        CascadeCertifier(["ibp"], ["0.1"], Other({}), attacks=[]).certify(Sign(), batch(2))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"stages": ["ipb"]}, "unknown bound 'ipb'"),
+        ({"stages": []}, "stages = "),
+        ({"stages": ["ibp", "ibp"]}, "stages = "),
+        ({"stages": "ibp"}, "stages = "),
+        ({"engines": {"crwn": NativeEngine}}, "unknown bound 'crwn'"),
+        ({"attacks": ["pdg_ce"]}, "unknown attack 'pdg_ce'"),
+        ({"radii": []}, "empty"),
+        ({"bisect": 0}, "tolerance of 0"),
+        ({"bisect": "x"}, "not a radius"),
+        ({"bisect_up_to": "0.1"}, "does not lie beyond the radii"),
+        ({"norm": "l1"}, "unknown norm"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(change, message):
+    options = {"stages": ["ibp"], "radii": ["0.1"], "engine": NativeEngine, **change}
+    with pytest.raises(UserError, match=message):
+        CascadeCertifier(**options)
+
+
+def test_a_stage_that_its_engine_lacks_is_refused():
+    with pytest.raises(UserError, match="'native' has no 'alpha_crown'") as error:
+        CascadeCertifier(["alpha_crown"], ["0.1"], functools.partial(NativeEngine))
+    assert "auto_lirpa has it" in str(error.value)
+    hidden = CascadeCertifier(["alpha_crown"], ["0.1"], lambda network: NativeEngine(network), attacks=[])
+    with pytest.raises(UserError, match="'native' has no 'alpha_crown'"):
+        hidden.certify(network(0), examples(0))
+
+
+def test_inputs_outside_the_range_are_refused():
+    data = batch(2)
+    data.x[0, 1] = 1.01
+    with pytest.raises(UserError, match="inputs between"):
+        CascadeCertifier(["ibp"], ["0.1"], NativeEngine).certify(Sign(), data)
+
+
+def network(seed: int) -> nn.Sequential:
+    """Classes alternate in the middle of the input range."""
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.Linear(4, 12), nn.ReLU(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3))
+    with torch.no_grad():
+        net[0].bias.copy_(-net[0].weight.sum(1) / 2)
+        net[2].bias.zero_()
+        net[4].bias.zero_()
+    return net
+
+
+def examples(seed: int, n: int = 50) -> Batch:
+    x = torch.rand(n, 4, generator=torch.Generator().manual_seed(seed))
+    y = network(seed)(x).argmax(1)
+    y[:3] = (y[:3] + 1) % 3
+    return Batch(x, y, torch.arange(n))
+
+
+RADII = ["0.003", "0.03", "0.1", "0.5"]
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("seed", range(2))
+def test_proves_the_union_of_its_bounds_and_no_attack_breaks_it(norm, seed):
+    net, data = network(seed), examples(seed)
+    cascade = CascadeCertifier(["ibp", "crown_ibp", "crown"], RADII, NativeEngine, norm=norm, attack_steps=20)
+    assert isinstance(cascade, Falsifier)
+    assert cascade.name == "cascade"
+    found = cascade.certify(net, data)
+    alone = np.zeros(len(data.y))
+    for method in cascade.stages:
+        single = BoundCertifier([method], RADII, NativeEngine, norm=norm, attack_steps=0).certify(net, data)
+        alone = np.maximum(alone, single.radius)
+    assert np.array_equal(found.radius, alone)
+    assert not cascade.falsify(net, data, found, steps=30).failed
+    for radius in cascade.radii:
+        assert sum(status_counts(found, radius).values()) == len(data.y)
+    states = {s for radius in RADII for s in status(found, radius)}
+    assert {"misclassified", "verified", "falsified"} <= states <= set(STATUSES)
+    for smaller, larger in pairwise(RADII):
+        fell = found.columns[f"status@{smaller}"] == "falsified"
+        assert (found.columns[f"status@{larger}"][fell] == "falsified").all()
+    for radius in cascade.radii:
+        fell = torch.from_numpy(found.columns[f"status@{float(radius):g}"] == "falsified")
+        again = pgd_margins(net.double(), data.x.double()[fell], data.y[fell], ThreatModel(norm, radius), restarts=8)
+        net.float()
+        assert int((again.margin <= 0).sum()) >= 0.9 * int(fell.sum())
+
+
+def test_each_example_carries_its_share_of_the_time():
+    net, data = network(0), examples(0)
+    cascade = CascadeCertifier(["ibp", "crown"], ["0.1", "0.5"], NativeEngine, attack_steps=5)
+    found = cascade.certify(net, data)
+    parts = {name: values for name, values in found.columns.items() if name.startswith("seconds_")}
+    assert list(parts) == ["seconds_attack", "seconds_ibp", "seconds_crown"]
+    assert (found.seconds >= sum(parts.values())).all()
+    assert (parts["seconds_attack"][:3] == 0).all()  # misclassified
+    summary = cascade_summary(found, cascade.radii)
+    assert summary["stages"]["attack"]["seen"] == 47
+    assert summary["stages"]["ibp"]["seconds"] == pytest.approx(parts["seconds_ibp"].sum())
+    proved = int((found.radius > 0).sum())
+    assert summary["stages"]["ibp"]["decided"] + summary["stages"]["crown"]["decided"] == proved
+    only = found.columns["decided_by"] == "attack"
+    assert (found.radius[only] == 0).all()
+    assert only.any()
+
+
+def test_without_attacks_nothing_is_falsified_and_the_settings_say_so():
+    net, data = network(0), examples(0)
+    for options in ({"attacks": []}, {"attack_steps": 0}):
+        cascade = CascadeCertifier(["ibp"], RADII, NativeEngine, **options)
+        found = cascade.certify(net, data)
+        assert not any("falsified" in status(found, radius) for radius in RADII)
+        assert cascade.settings()["attack"]["steps"] == 0
+        assert "seconds_attack" not in found.columns
+
+
+def test_the_largest_radius_is_proved_and_close_to_where_a_linear_classifier_ends():
+    """z = +-(w.x + b): the certificate ends exactly at w.x / |w|_1, here 3/7, less the outward rounding."""
+    net = nn.Linear(3, 2)
+    with torch.no_grad():
+        net.weight.copy_(torch.tensor([[0.5, -0.25, 0.125], [-0.5, 0.25, -0.125]]))
+        net.bias.zero_()
+    x = torch.tensor([[0.75, 0.25, 0.5], [0.75, 0.25, 0.5], [0.2, 0.8, 0.5]])
+    data = Batch(x, torch.tensor([0, 1, 0]), torch.arange(3))
+    options = {"attacks": [], "bisect": "1/10000", "norm": "l2"}
+    cascade = CascadeCertifier(["ibp", "crown"], ["0.1", "0.2"], NativeEngine, bisect_up_to="2", **options)
+    found = cascade.certify(net, data)
+    edge = 0.375 / float(net.weight[0].detach().double().norm())
+    assert found.radius.tolist() == [0.2, 0.0, 0.0]
+    assert edge - 2e-4 < found.columns["largest_eps"][0] <= edge
+    assert found.columns["largest_eps"][1:].tolist() == [0.0, 0.0]
+    assert cascade_summary(found, cascade.radii)["largest_eps"] == pytest.approx(found.columns["largest_eps"][0] / 3)
+    within = CascadeCertifier(["ibp", "crown"], ["0.1", "0.2"], NativeEngine, **options).certify(net, data)
+    assert within.columns["largest_eps"].tolist() == [0.2, 0.0, 0.0]
+
+
+def test_bisection_never_claims_less_than_the_grid_nor_what_an_attack_breaks():
+    net, data = network(1), examples(1)
+    cascade = CascadeCertifier(
+        ["ibp", "crown"], RADII, NativeEngine, attack_steps=10, bisect="0.002", bisect_up_to="0.6"
+    )
+    found = cascade.certify(net, data)
+    largest = found.columns["largest_eps"]
+    assert (largest >= found.radius).all()
+    assert (largest > found.radius).sum() > 10
+    for radius in cascade.radii:
+        fell = found.columns[f"status@{float(radius):g}"] == "falsified"
+        assert (largest[fell] < float(radius)).all()
+    assert not cascade.falsify(net, data, found, steps=40).failed
+
+
+def test_it_is_a_certifier_that_leaves_the_network_alone():
+    net, data = network(1).train(), examples(1, 10)
+    net[0].weight.grad = torch.ones_like(net[0].weight)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    state = torch.get_rng_state()
+    cascade: Certifier = CascadeCertifier(["ibp"], ["0.02"], NativeEngine, attack_steps=3, screen=True)
+    cascade.certify(net, data)
+    assert net.training
+    assert torch.equal(state, torch.get_rng_state())
+    assert bool((net[0].weight.grad == 1).all())
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
