@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -24,8 +25,11 @@ from certtrain.reporting.entries import (
     smoothed_accuracy,
     upper_bound,
 )
+from certtrain.reporting.plots import clopper_pearson
 from certtrain.reporting.statuses import status_tables
 from certtrain.threat import NORM_NAMES
+
+INTERVAL = "95 % interval\nover images"
 
 
 def result_tables(test: Mapping[str, Entry]) -> Group:
@@ -46,7 +50,8 @@ def result_tables(test: Mapping[str, Entry]) -> Group:
 def bounds_table(entries: list[Entry]) -> RenderableType:
     """Per radius: clean accuracy, the accuracy that each certifier proves, what PGD leaves standing, n; seconds below.
 
-    All in percent of the same n examples. A certifier above PGD would be unsound: the table says so.
+    All in percent of the same n examples; one certifier alone has its 95 % interval over images. A
+    certifier above PGD would be unsound: the table says so.
     """
     table = Table(box=box.SIMPLE_HEAD, show_footer=True, pad_edge=False)
     title = f"certified accuracy (%), deterministic, {NORM_NAMES.get(entries[0]['norm'], entries[0]['norm'])}"
@@ -57,13 +62,16 @@ def bounds_table(entries: list[Entry]) -> RenderableType:
         table.add_column(
             f"certified by\n{label(entry)}", footer=f"{entry['seconds']:,.1f}", justify="right", overflow="fold"
         )
+    if len(entries) == 1:
+        table.add_column(INTERVAL, justify="right", no_wrap=True)
     if attacked:
         table.add_column("PGD\nupper bound", justify="right")
     table.add_column("n", justify="right", no_wrap=True)
     notes = []
     for _, radius in grid(entries):
         proved = [None if falsified(entry) else entry["certified"].get(radius) for entry in entries]
-        bound = [percent(attacked.get(radius))] if attacked else []
+        bound = [_interval(proved[0], entries[0]["n"])] * (len(entries) == 1)
+        bound += [percent(attacked.get(radius))] if attacked else []
         row = [percent(entries[0]["clean"]), *map(percent, proved), *bound, f"{entries[0]['n']:,}"]
         table.add_row(radius, *row)
         for entry, value in zip(entries, proved):
@@ -74,7 +82,7 @@ def bounds_table(entries: list[Entry]) -> RenderableType:
 
 
 def smoothing_table(entry: Entry) -> RenderableType:
-    """Certified accuracy of the smoothed classifier per radius; below it ACR, abstentions, draws, alpha, n."""
+    """Certified accuracy of the smoothed classifier per radius and its interval; below it ACR, abstentions, draws, n."""
     settings = entry["settings"]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     norm = NORM_NAMES.get(entry["norm"], entry["norm"])
@@ -82,8 +90,10 @@ def smoothing_table(entry: Entry) -> RenderableType:
     title = f"certified accuracy (%), smoothed with sigma {sigma:g}, {norm}"
     table.add_column("radius", justify="right", no_wrap=True)
     table.add_column("certified accuracy (smoothed)", justify="right")
+    table.add_column(INTERVAL, justify="right", no_wrap=True)
     for _, radius in grid([entry]):
-        table.add_row(radius, percent(None if falsified(entry) else entry["certified"][radius]))
+        proved = None if falsified(entry) else entry["certified"][radius]
+        table.add_row(radius, percent(proved), _interval(proved, entry["n"]))
     n, abstained = entry["n"], entry["abstained"]
     facts = Table.grid(padding=(0, 2))
     facts.add_column(justify="left", style="bold", no_wrap=True)
@@ -100,6 +110,14 @@ def smoothing_table(entry: Entry) -> RenderableType:
     facts.add_row("sigma", f"{sigma:g}")
     facts.add_row("seconds", f"{entry['seconds']:,.1f}")
     return _assemble(title, [table, facts], _failures(entry))
+
+
+def _interval(share: float | None, n: int) -> str:
+    """The Clopper-Pearson interval over images, in percent: what another draw of n images could have shown."""
+    if share is None:
+        return "–"
+    low, high = clopper_pearson(np.array(share * n).round(), n)
+    return f"{100 * low:.1f} to {100 * high:.1f}"
 
 
 def _acr(entry: Entry) -> str:
