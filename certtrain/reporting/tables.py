@@ -82,7 +82,7 @@ def bounds_table(entries: list[Entry]) -> RenderableType:
 
 
 def smoothing_table(entry: Entry) -> RenderableType:
-    """Certified accuracy of the smoothed classifier per radius and its interval; below it ACR, abstentions, draws, n."""
+    """Certified accuracy of the smoothed classifier per radius and its interval; below it ACR, draws, n."""
     settings = entry["settings"]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     norm = NORM_NAMES.get(entry["norm"], entry["norm"])
