@@ -34,11 +34,12 @@ class CascadeCertifier:
     """Decides each example at each radius of a grid by the cheapest means that does.
 
     1. Misclassified examples are done.
-    2. The first attack, from the smallest radius up: a hit falsifies that radius and every larger one.
+    2. The first attack, at the largest radius, then at each smaller one on what fell: a hit falsifies its radius and
+       every larger one, and what falls there needs no bound.
     3. Bounds, stage by stage, each from the largest radius down over what is open there: a proof at R settles every
        r <= R, so that a cheap bound which proves the largest radius spares all else, and a dear one sees only what is
        left above the radii already proved.
-    4. The further attacks, on what no bound proved, each on what the ones before it left standing.
+    4. All attacks, on what is still open, from the smallest radius up, each on what the ones before it left standing.
     5. With `bisect`, the largest certified radius between the grid's, by all stages (`largest_proved`).
 
     Bounds are computed in float64 over the outward-rounded box, attacks in float64 inside the exact ball. Proofs come
@@ -150,9 +151,9 @@ class CascadeCertifier:
             networks[torch.float32] = copy.deepcopy(network).float()
         with frozen(own), frozen(networks.get(torch.float32, own)):
             work = _Work(self, networks, batch)
-            work.attack(self.attacks[:1])
+            work.attack_first(self.attacks[:1])
             work.prove()
-            work.attack(self.attacks[1:])
+            work.attack(self.attacks)
             if self.bisect is not None:
                 work.search(self.bisect)
         spent = sum(float(seconds.sum()) for seconds in work.ledger.seconds.values())
@@ -182,22 +183,32 @@ class _Work:
         self.provers = [Prover(s, make, networks, cascade.norm) for s, make in cascade.engines.items()]
         self.pieces = {name: Pieces(cascade.batch_size) for name in names}
 
+    def attack_first(self, names: tuple[str, ...]) -> None:
+        """From the largest radius down: what stands there hardly falls in a smaller ball, which it holds."""
+        rows = self.ledger.open(len(self.cascade.radii) - 1)
+        for column in reversed(range(len(self.cascade.radii) if names else 0)):
+            self._attack(names, rows, column)
+            rows = rows[self.ledger.fallen[rows] == column]
+
     def attack(self, names: tuple[str, ...]) -> None:
         """From the smallest radius up: what falls there lies in every larger ball."""
+        for column in range(len(self.cascade.radii) if names else 0):
+            self._attack(names, self.ledger.open(column), column)
+
+    def _attack(self, names: tuple[str, ...], rows: NDArray[np.intp], column: int) -> None:
         ledger, cascade = self.ledger, self.cascade
+        threat = cascade.threat.at(inside(cascade.radii[column]))
         options = {"steps": cascade.attack_steps, "restarts": cascade.attack_restarts + 1}
-        for column, radius in enumerate(cascade.radii if names else ()):
-            threat = self.cascade.threat.at(inside(radius))
-            for piece in self.pieces[ATTACK].run(
-                self._rows(ledger.open(column)),
-                lambda part, t=threat: strongest(names, self.own, self.x[part], self.y[part], t, **options).margin,
-            ):
-                rows = piece.rows.cpu().numpy()
-                ledger.spend(ATTACK, rows, piece.seconds)
-                if isinstance(piece.result, Failure):
-                    ledger.failed(rows, column, ATTACK, piece.result.reason)
-                else:
-                    ledger.attacked(rows, column, (piece.result <= 0).cpu().numpy())
+        for piece in self.pieces[ATTACK].run(
+            self._rows(rows),
+            lambda part: strongest(names, self.own, self.x[part], self.y[part], threat, **options).margin,
+        ):
+            here = piece.rows.cpu().numpy()
+            ledger.spend(ATTACK, here, piece.seconds)
+            if isinstance(piece.result, Failure):
+                ledger.failed(here, column, ATTACK, piece.result.reason)
+            else:
+                ledger.attacked(here, column, (piece.result <= 0).cpu().numpy())
 
     def prove(self) -> None:
         """Stage by stage, from the largest radius down."""

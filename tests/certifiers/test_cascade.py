@@ -13,6 +13,7 @@ from certtrain.attacks import pgd_margins
 from certtrain.bounds import Bounds, NativeEngine
 from certtrain.certificates import STATUSES
 from certtrain.certifiers import BoundCertifier, CascadeCertifier, Certifier, Falsifier
+from certtrain.certifiers import cascade as module
 from certtrain.data import Batch
 from certtrain.errors import UserError
 from certtrain.summary import cascade_summary, status_counts
@@ -340,3 +341,33 @@ def test_it_is_a_certifier_that_leaves_the_network_alone():
     assert torch.equal(state, torch.get_rng_state())
     assert bool((net[0].weight.grad == 1).all())
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_attacks_come_first_and_again_last_on_what_is_open(monkeypatch):
+    """First one attack, from the largest radius down on what fell; last all of them on what no bound proved."""
+    calls, whole = [], module.strongest
+
+    def watched(names, network, x, y, threat, **options):
+        calls.append((names, round(threat.eps, 6), len(x)))
+        return whole(names, network, x, y, threat, **options)
+
+    monkeypatch.setattr(module, "strongest", watched)
+    net, data = network(0), examples(0)
+    cascade = CascadeCertifier(["ibp"], ["0.03", "0.1", "0.5"], NativeEngine, attack_steps=5)
+    found = cascade.certify(net, data)
+    first, last = calls[:3], calls[3:]
+    assert [(names, eps) for names, eps, _ in first] == [(("pgd_margin",), eps) for eps in (0.5, 0.1, 0.03)]
+    assert first[0][2] == 47 > first[1][2] >= first[2][2]
+    assert all(names == cascade.attacks for names, *_ in last)
+    assert [eps for _, eps, _ in last] == sorted(eps for _, eps, _ in last)
+    assert all(n <= 47 - int((found.radius >= 0.03).sum()) or eps > 0.03 for _, eps, n in last)
+
+
+def test_an_attack_that_crashes_is_an_error_where_no_bound_decides(monkeypatch):
+    def broken(*args, **options):
+        raise ValueError("no gradient")
+
+    monkeypatch.setattr(module, "strongest", broken)
+    found, _ = certify({"ibp": {0.1: [1, -1]}}, n=2, radii=("0.1",), attacks=["pgd_ce"])
+    assert status(found, "0.1") == ["verified", "error"]
+    assert found.columns["reason"][1] == "attack at 0.1: ValueError: no gradient"
