@@ -34,12 +34,13 @@ class CascadeCertifier:
     """Decides each example at each radius of a grid by the cheapest means that does.
 
     1. Misclassified examples are done.
-    2. The first attack, at the largest radius, then at each smaller one on what fell: a hit falsifies its radius and
-       every larger one, and what falls there needs no bound.
+    2. The first attack from the input itself, at the largest radius, then at each smaller one on what fell: a hit
+       falsifies its radius and every larger one, and what falls there needs no bound.
     3. Bounds, stage by stage, each from the largest radius down over what is open there: a proof at R settles every
        r <= R, so that a cheap bound which proves the largest radius spares all else, and a dear one sees only what is
        left above the radii already proved.
-    4. All attacks, on what is still open, from the smallest radius up, each on what the ones before it left standing.
+    4. All attacks with all restarts, on what is still open, from the smallest radius up, each on what the ones before
+       it left standing.
     5. With `bisect`, the largest certified radius between the grid's, by all stages (`largest_proved`).
 
     Bounds are computed in float64 over the outward-rounded box, attacks in float64 inside the exact ball. Proofs come
@@ -59,7 +60,7 @@ class CascadeCertifier:
         norm: `linf` or `l2`.
         attacks: of `certtrain.attacks.ATTACKS`, in the order of trying; none gives no *falsified*.
         attack_steps: of each start; 0 attacks nothing.
-        attack_restarts: random starts beside the one at the input itself.
+        attack_restarts: random starts beside the one at the input itself, of the attacks that come last.
         screen: bound in float32 first, and only what that does not rule out in float64.
         bisect: the tolerance of the largest certified radius, in input units; None leaves the grid as it is.
         bisect_up_to: how far beyond the grid is searched; None: not beyond.
@@ -82,7 +83,7 @@ class CascadeCertifier:
         norm: Norm = "linf",
         attacks: Sequence[str] = ("pgd_margin", "pgd_ce", "apgd_ce", "apgd_dlr"),
         attack_steps: int = 40,
-        attack_restarts: int = 1,
+        attack_restarts: int = 4,
         screen: bool = False,
         bisect: object = None,
         bisect_up_to: object = None,
@@ -187,18 +188,18 @@ class _Work:
         """From the largest radius down: what stands there hardly falls in a smaller ball, which it holds."""
         rows = self.ledger.open(len(self.cascade.radii) - 1)
         for column in reversed(range(len(self.cascade.radii) if names else 0)):
-            self._attack(names, rows, column)
+            self._attack(names, rows, column, 1)
             rows = rows[self.ledger.fallen[rows] == column]
 
     def attack(self, names: tuple[str, ...]) -> None:
         """From the smallest radius up: what falls there lies in every larger ball."""
         for column in range(len(self.cascade.radii) if names else 0):
-            self._attack(names, self.ledger.open(column), column)
+            self._attack(names, self.ledger.open(column), column, self.cascade.attack_restarts + 1)
 
-    def _attack(self, names: tuple[str, ...], rows: NDArray[np.intp], column: int) -> None:
+    def _attack(self, names: tuple[str, ...], rows: NDArray[np.intp], column: int, starts: int) -> None:
         ledger, cascade = self.ledger, self.cascade
         threat = cascade.threat.at(inside(cascade.radii[column]))
-        options = {"steps": cascade.attack_steps, "restarts": cascade.attack_restarts + 1}
+        options = {"steps": cascade.attack_steps, "restarts": starts}
         for piece in self.pieces[ATTACK].run(
             self._rows(rows),
             lambda part: strongest(names, self.own, self.x[part], self.y[part], threat, **options).margin,
