@@ -16,7 +16,8 @@ from certtrain.runs import RunDirectory, config_hash, sha256_file
 from certtrain.summary import cascade_summary, is_smoothing, summarise
 from certtrain.threat import parse_radii, radius_text
 
-TOLERANCE = 1e-9  # relative, of a sum of seconds: its order of addition may differ
+# Relative, of what is summed in floating point: the order of addition may differ. All else is exact.
+TOLERANCE, SUMMED = 1e-9, ("stages", "largest_eps", "mean_draws")
 IDENTITY = ("certifier", "norm", "radii", "settings", "indices_sha256", "checkpoint_sha256", "n", "summary")
 COPIED = ("certifier", "settings", "indices_sha256")  # of the card, which its summary repeats
 
@@ -149,12 +150,16 @@ def _audit_rows(audit: Audit, rows: Certificates, card: dict[str, Any]) -> None:
     stated = card.get("summary")
     if not isinstance(stated, dict):
         return
-    found = summarise(rows, parse_radii(card["radii"]), card["norm"])
-    found |= _attacked(rows, card) if "pgd" in stated else {}
-    found |= cascade_summary(rows, parse_radii(card["radii"]))
+    try:
+        found = summarise(rows, parse_radii(card["radii"]), card["norm"])
+        found |= _attacked(rows, card) if "pgd" in stated else {}
+        found |= cascade_summary(rows, parse_radii(card["radii"]))
+    except (KeyError, TypeError, ValueError, UserError) as error:
+        audit.differs(f"no summary follows from the rows: {type(error).__name__}: {error}")
+        return
     found |= {key: card.get(key) for key in COPIED}
     for key, value in found.items():
-        audit.compare(f"summary: {key}", stated.get(key), value)
+        audit.compare(f"summary: {key}", stated.get(key), value, tolerance=TOLERANCE if key in SUMMED else 0.0)
     seconds = float(rows.seconds.sum())
     for where, value in (("summary", stated.get("seconds")), ("card", card.get("seconds"))):
         audit.compare(f"{where}: seconds", value, seconds, tolerance=TOLERANCE)

@@ -73,7 +73,7 @@ def _say_candidates(audit: Audit, log: FieldLog, shown: Printed, found: list[Can
         best = found[0]
         audit.warn(
             f"no (n, alpha) that was tried fits all {m:,} distinct radii; the best, {best}, fits {best.held:,} and has "
-            f"{best.above:,} above its cap"
+            f"{best.above:,} above its cap; two-sided radii with a bound of the runner-up lie on no ladder"
         )
         return
     audit.same(f"all {m:,} distinct radii fit {likely[0]}" if likely else f"all radii fit {unlikely[0]}")

@@ -72,9 +72,16 @@ class Audit:
 
 def equal(stated: Any, found: Any, tolerance: float = 0.0) -> bool:
     """Equality of two values as JSON holds them; numbers may differ by a relative tolerance, NaN equals nothing."""
-    stated, found = plain(stated), plain(found)
+    return _equal(plain(stated), plain(found), tolerance)
+
+
+def _equal(stated: Any, found: Any, tolerance: float) -> bool:
     if _number(stated) and _number(found):
         return stated == found or math.isclose(stated, found, rel_tol=tolerance, abs_tol=0.0)
+    if isinstance(stated, dict) and isinstance(found, dict):
+        return stated.keys() == found.keys() and all(_equal(stated[key], found[key], tolerance) for key in stated)
+    if isinstance(stated, list) and isinstance(found, list):
+        return len(stated) == len(found) and all(_equal(a, b, tolerance) for a, b in zip(stated, found))
     return type(stated) is type(found) and stated == found
 
 

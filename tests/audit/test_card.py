@@ -13,7 +13,7 @@ from certtrain.audit.card import audit_card, cards_of, indices_sha256
 from certtrain.audit.findings import equal
 from certtrain.bounds import NativeEngine
 from certtrain.certification import Examples, certify_examples
-from certtrain.certifiers import AnytimeCertifier, BoundCertifier, SmoothingCertifier
+from certtrain.certifiers import AnytimeCertifier, BoundCertifier, CascadeCertifier, SmoothingCertifier
 from certtrain.errors import UserError
 from certtrain.runs import RunDirectory, config_hash, sha256_file
 
@@ -23,6 +23,9 @@ CERTIFIERS = {
     "smoothing": lambda: SmoothingCertifier(0.25, ["0", "0.1"], n0=20, n=200),
     "two_sided": lambda: SmoothingCertifier(0.25, ["0.1"], n0=20, n=200, two_sided=True),
     "budget": lambda: SmoothingCertifier(0.25, ["0.1"], n0=20, n=400, budget="dataset", alpha=0.05),
+    "cascade": lambda: CascadeCertifier(
+        ["ibp", "crown"], ["0.01", "0.05", "0.2"], NativeEngine, attack_steps=3, screen=True, bisect="0.01"
+    ),
     "anytime": lambda: AnytimeCertifier(0.25, ["0.1", "0.2"], n0=20, n=300),
 }
 
@@ -136,6 +139,8 @@ def test_no_character_of_a_log_can_be_changed(run, name):
         ("bounds", "decided_by", "alpha_crown", "a proof names a bound of the card?"),
         ("bounds", "decided_by", "attack", "an attack decided only what was falsified?"),
         ("bounds", "idx", "1", "indices_sha256"),
+        ("cascade", "largest_eps", "0.001", "the largest certified eps is at least the radius?"),
+        ("cascade", "seconds_ibp", "9.5", "summary: stages"),
     ],
 )
 def test_a_forged_row_is_found_although_its_hash_was_mended(run, name, column, value, message):
@@ -143,7 +148,7 @@ def test_a_forged_row_is_found_although_its_hash_was_mended(run, name, column, v
     assert any(message in text for text in failures(run, name))
 
 
-@pytest.mark.parametrize("name", ["smoothing", "bounds"])
+@pytest.mark.parametrize("name", ["smoothing", "bounds", "cascade"])
 def test_every_figure_of_the_summary_is_recomputed(run, name):
     path = run.certificates / f"{name}.json"
     summary = json.loads(path.read_text())["summary"]
@@ -228,6 +233,9 @@ def test_what_is_no_card(run, tmp_path):
 def test_equality_is_that_of_json():
     assert equal(1.0, 1)
     assert equal({"a": [1, None]}, {"a": (1, float("nan"))})
+    assert equal({"a": [1.0]}, {"a": [1.0 + 1e-12]}, tolerance=1e-9)
+    assert not equal({"a": [1, 2]}, {"a": [1]})
+    assert not equal({"a": 1}, {"b": 1}, tolerance=1e-9)
     assert not equal(1, True)
     assert not equal("1", 1)
     assert not equal(1.0, 1.0 + 1e-12)
