@@ -44,7 +44,8 @@ def prepare(arguments: list[str], command: str = "certify", inherited: Sequence[
                 where="the command line",
                 fix=f"leave {group}= out; only checkpoint=FILE, a network trained elsewhere, takes them",
             )
-    refuse_norm(given, given.get("certifier", trained["choices"]["certifier"]))
+    if command != "export":  # whose norm is of no certifier
+        refuse_norm(given, given.get("certifier", trained["choices"]["certifier"]))
     rest = [argument for argument in arguments if not argument.startswith("run=")]
     return [quoted("run", run.path), *taken_over(trained, given, inherited), *rest]
 

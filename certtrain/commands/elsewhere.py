@@ -98,7 +98,7 @@ def adopt(resolved: dict[str, Any], choices: Mapping[str, Any], overrides: list[
             )
         run.lock()
     else:
-        run, _ = RunDirectory.open(run.path, config, overrides)
+        run, _ = RunDirectory.open(run.path, config, [o for o in overrides if o != "run=null"])
     with run:
         if not run.last.exists():
             run.checkpoints.mkdir(exist_ok=True)

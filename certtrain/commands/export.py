@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from certtrain.commands import certify
-from certtrain.config import resolve_radii
+from certtrain.config import SMOOTHING, resolve_radii
 from certtrain.errors import UserError
 
 if TYPE_CHECKING:
@@ -55,10 +55,9 @@ def build_export(loaded: LoadedRun, resolved: dict[str, Any]) -> Export:
     """
     import torch
 
-    from certtrain.certification import choose_indices
     from certtrain.commands.build import build_data
-    from certtrain.commands.stage import SPLITS
-    from certtrain.errors import nearest
+    from certtrain.commands.checks import refuse_stochastic
+    from certtrain.commands.stage import chosen_examples
     from certtrain.export import Claims, Export, read_claims
     from certtrain.models.contract import InputContract
     from certtrain.runs import sha256_file
@@ -67,17 +66,15 @@ def build_export(loaded: LoadedRun, resolved: dict[str, Any]) -> Export:
     about = {"run": loaded.run.name, "checkpoint": loaded.checkpoint.name, "checkpoint_sha256": sha256}
     contract, index = loaded.contract, torch.zeros(0, dtype=torch.int64)
     x, y, claims = torch.zeros(0, *contract.shape), index, Claims(())
+    refuse_stochastic(loaded.network, torch.full((2, *contract.shape), 0.5))
     if resolved["vnnlib"]:
-        if split_name not in SPLITS:
-            fix = nearest(str(split_name), SPLITS)
-            raise UserError(f"unknown split {split_name!r}", where="configuration key split", fix=fix)
         if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < float("inf"):
             raise UserError(f"timeout = {timeout!r}", where="configuration key timeout", fix="seconds, such as 300")
         data = build_data({**loaded.config, "data": {**loaded.config["data"], "data_dir": resolved["data_dir"]}})
         contract.check_same(InputContract.of(data), that=f"data={data.name}")
-        split = getattr(data, split_name)
-        index = choose_indices(str(resolved["indices"]), len(split))
-        x, y = split.x[index], split.y[index]
+        examples = chosen_examples(data, resolved)
+        index = examples.indices
+        x, y = examples.x[index], examples.y[index]
         contract.check(x, y)
         about |= {"dataset": data.name, "split": split_name, "indices": str(resolved["indices"])}
         folder = loaded.run.certificates
@@ -98,7 +95,7 @@ def build_export(loaded: LoadedRun, resolved: dict[str, Any]) -> Export:
 
 
 def _refuse_what_no_box_says(trained: dict[str, Any], norm: str) -> None:
-    if norm == "linf" and trained["choices"]["certifier"] != "smoothing":
+    if norm == "linf" and trained["choices"]["certifier"] not in SMOOTHING:
         return
     what = f"norm={norm}: a VNN-LIB property is a box of inputs, and an l2 ball is none"
     if norm == "linf":

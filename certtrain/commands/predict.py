@@ -30,6 +30,7 @@ def run(config: Any) -> int:
 
     resolved = plain(config)
     from certtrain.commands.build import build_certifiers
+    from certtrain.commands.checks import refuse_stochastic
     from certtrain.commands.loading import load_run
     from certtrain.data import Batch
     from certtrain.reporting import terminal
@@ -38,6 +39,7 @@ def run(config: Any) -> int:
     x = read_input(Path(resolved["input"]), loaded.contract)
     import torch
 
+    refuse_stochastic(loaded.network, x)
     # A bound certificate needs a label: the network's own prediction, so that the radius is that of the prediction.
     with torch.no_grad():
         label = loaded.network(x).argmax(1)

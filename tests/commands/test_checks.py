@@ -4,8 +4,10 @@ import json
 import sys
 from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from certtrain import cli
@@ -91,8 +93,6 @@ def test_a_norm_that_the_run_has_anyway_is_no_mistake(runs):
 
 def test_the_runs_own_recipe_is_a_warning(runs, capsys):
     """Radii that its own n cannot reach stand at 0 in the published curves; nobody asked for them here."""
-    import yaml
-
     path = runs / "noise" / "config.yaml"
     config = yaml.safe_load(path.read_text()) | {"radii": [0.05, 0.4]}
     path.write_text(yaml.safe_dump(config))
@@ -154,12 +154,11 @@ def test_networks_that_are_functions_pass():
     refuse_stochastic(network, torch.rand(4, 6))  # not finite is another matter, with a status of its own
 
 
-@pytest.mark.parametrize("certifier", [["certifier=smoothing", "sigma=0.1"], ["certifier=ibp", "norm=linf"]])
-def test_a_stochastic_layer_is_refused_by_the_command(refused, runs, monkeypatch, certifier):
+@pytest.fixture
+def noisy(runs, monkeypatch):
+    """The run `noise` with a layer that is random in eval mode, too; its weights as they were."""
     (runs.parent / "my_layers.py").write_text(LAYERS)
     monkeypatch.syspath_prepend(runs.parent)
-    import yaml
-
     path = runs / "noise" / "config.yaml"
     config = yaml.safe_load(path.read_text())
     config["model"]["_target_"] = "my_layers.noisy"
@@ -172,8 +171,22 @@ def test_a_stochastic_layer_is_refused_by_the_command(refused, runs, monkeypatch
         for (first, place, *rest), value in ((name.split("."), value) for name, value in kept.items())
     }
     torch.save(content, last)
-    refused("run=noise", *certifier, "indices=first_5", "name=new", words=("a layer is random", "F.dropout"))
+    yield
     sys.modules.pop("my_layers", None)
+
+
+@pytest.mark.parametrize("certifier", [["certifier=smoothing", "sigma=0.1"], ["certifier=ibp", "norm=linf"]])
+def test_a_stochastic_layer_is_refused_by_the_command(refused, noisy, certifier):
+    refused("run=noise", *certifier, "indices=first_5", "name=new", words=("a layer is random", "F.dropout"))
+
+
+@pytest.mark.parametrize("command", [["predict", "input=digit.npy"], ["export", "vnnlib=false"]])
+def test_a_stochastic_layer_is_refused_by_other_commands(runs, noisy, snapshot, capsys, command):
+    np.save("digit.npy", np.zeros((1, 8, 8), dtype=np.float32))
+    before = snapshot(runs)
+    assert cli.main([*command, "run=noise"]) == 2
+    assert "a layer is random" in capsys.readouterr().err
+    assert snapshot(runs) == before
 
 
 def test_chance_level():

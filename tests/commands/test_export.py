@@ -156,6 +156,7 @@ def test_the_network_alone(runs):
     ("arguments", "expected"),
     [
         (["run=noise"], ["smoothed classifier", "vnnlib=false"]),
+        (["run=noise", "norm=linf"], ["smoothed classifier", "vnnlib=false"]),
         (["run=bounds", "norm=l2"], ["norm=l2", "box", "vnnlib=false"]),
         (["run=bounds", "radii=[]"], ["empty"]),
         (["run=bounds", "timeout=0"], ["timeout = 0"]),
