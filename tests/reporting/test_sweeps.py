@@ -51,3 +51,11 @@ def test_seeds_show_validation_and_every_test_certificate_that_all_have():
     assert "2 of 3 seeds: the others have no result" in text
     assert "failed: seed=2  (NaN)" in text
     assert "failed: seed=2" in shown(seeds_tables([failed]))
+
+
+def test_seeds_with_falsified_certificates_have_no_mean():
+    ibp = {"certifier": "ibp", "norm": "linf", "clean": 0.5, "certified": {"2/255": 0.25}, "n": 360}
+    jobs = [job({"seed": "0"}, test={"ibp": ibp}), job({"seed": "1"}, test={"ibp": {**ibp, "falsified": True}})]
+    text = shown(seeds_tables(jobs))
+    assert "no mean, an attack broke certificates of seed=1" in text
+    assert "25.00" not in text

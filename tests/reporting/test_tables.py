@@ -126,3 +126,16 @@ def test_config_tree_is_compact_and_complete():
     assert "resume" not in text
     assert "logger" not in text
     assert "_partial_" not in text
+
+
+def test_falsified_certificates_show_no_figure(bounds, smoothing):
+    broken = {"falsified": True, "falsification": {"hits": 2, "attacked": 50}}
+    bounds["test_crown"] |= broken
+    printed = lines(result_tables(bounds))
+    assert cells(printed, "2/255") == ["2/255", "96.25", "92.50", "93.00", "–", "95.00", "10,000"]
+    assert "CROWN (FALSIFIED): an attack broke 2 of 50 certificates" in printed
+    name, entry = next(iter(smoothing.items()))
+    text = "\n".join(lines(result_tables({name: {**entry, **broken}})))
+    assert "smoothing (FALSIFIED): an attack broke 2 of 50 certificates" in text
+    for radius, value in list(entry["certified"].items())[1:]:  # at 0 it is an accuracy
+        assert f"{100 * value:.2f}" not in text, radius
