@@ -12,6 +12,7 @@ from rich.table import Table
 from certtrain.reporting.bootstrap import Difference
 from certtrain.reporting.curves import CONFIDENCE, Curves, Outcomes, Share, curves
 from certtrain.reporting.entries import floored, percent
+from certtrain.reporting.plots import interval_text
 from certtrain.threat import radius_text
 
 
@@ -60,7 +61,7 @@ def _cells(share: Share, i: int) -> tuple[str, str]:
     value = share.value[i]
     if np.isnan(value):
         return "–", "–"
-    return percent(float(value)), f"{100 * share.low[i]:.1f} to {100 * share.high[i]:.1f}"
+    return percent(float(value)), interval_text(share.low[i], share.high[i])
 
 
 def _with_interval(found: Curves, i: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -110,6 +111,11 @@ def clopper_pearson(count: np.ndarray, n: int, confidence: float = 0.95) -> tupl
         lower = np.where(count > 0, beta.ppf(tail, count, n - count + 1), 0.0)
         upper = np.where(count < n, beta.ppf(1 - tail, count + 1, n - count), 1.0)
     return lower, upper
+
+
+def interval_text(low: float, high: float) -> str:
+    """`85.3 to 86.7`, in percent and rounded outwards: never narrower than the interval is."""
+    return f"{math.floor(1000 * low) / 10:.1f} to {math.ceil(1000 * high) / 10:.1f}"
 
 
 def _bounds(axes: Axes, entries: list[Entry]) -> None:

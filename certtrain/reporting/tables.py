@@ -25,7 +25,7 @@ from certtrain.reporting.entries import (
     smoothed_accuracy,
     upper_bound,
 )
-from certtrain.reporting.plots import clopper_pearson
+from certtrain.reporting.plots import clopper_pearson, interval_text
 from certtrain.reporting.statuses import status_tables
 from certtrain.threat import NORM_NAMES
 
@@ -117,7 +117,7 @@ def _interval(share: float | None, n: int) -> str:
     if share is None:
         return "–"
     low, high = clopper_pearson(np.array(share * n).round(), n)
-    return f"{100 * low:.1f} to {100 * high:.1f}"
+    return interval_text(float(low), float(high))
 
 
 def _acr(entry: Entry) -> str:

@@ -8,7 +8,7 @@ from scipy.stats import binomtest
 
 from certtrain.errors import UserError
 from certtrain.reporting import plots
-from certtrain.reporting.plots import certified_accuracy_plot, clopper_pearson, step_curve
+from certtrain.reporting.plots import certified_accuracy_plot, clopper_pearson, interval_text, step_curve
 
 
 @settings(deadline=None)
@@ -117,3 +117,9 @@ def test_extremes_are_drawn(bounds, smoothing, level, tmp_path):
         entry["clean"] = level
     radii = np.full(40, -1.0 if level == 0 else 0.0)
     certified_accuracy_plot(bounds | smoothing, tmp_path / "x.png", radii={"test_smoothing": radii})
+
+
+def test_intervals_are_printed_rounded_outwards():
+    assert interval_text(0.0, 0.00037) == "0.0 to 0.1"
+    assert interval_text(0.8538, 0.8662) == "85.3 to 86.7"
+    assert interval_text(0.0, 1.0) == "0.0 to 100.0"
