@@ -35,9 +35,12 @@ class Prover:
 
     Args:
         method: `ibp`, `crown_ibp`, `crown` or `alpha_crown`.
-        make_engine: of a network; called when the first bound is asked for.
+        make_engine: of a network.
         networks: the same network by dtype: float64, which proves, and float32 for the screen or none.
         norm: `linf` or `l2`.
+
+    Raises:
+        UserError: the engine cannot be made, or lacks the method.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class Prover:
         self.method, self.norm = method, norm
         self._make, self._networks = make_engine, networks
         self._engines: dict[torch.dtype, BoundEngine] = {}
+        self._engine(torch.float64)  # so that one that is not installed is refused before anything is computed
 
     def bound(self, x: Tensor, y: Tensor, logits: Tensor, eps: Fraction | Tensor) -> Found:
         """The bounds of a piece.

@@ -211,6 +211,16 @@ def test_a_stage_that_its_engine_lacks_is_refused():
         hidden.certify(network(0), examples(0))
 
 
+def test_an_engine_that_cannot_be_made_is_refused_before_anything_is_computed():
+    def missing(network):
+        raise UserError("auto_LiRPA is not installed")
+
+    cascade = CascadeCertifier(["ibp", "crown"], ["0.1"], NativeEngine, engines={"crown": missing})
+    data = examples(0)
+    with pytest.raises(UserError, match="not installed"):
+        cascade.certify(network(0), data._replace(y=(data.y + 1) % 3))
+
+
 def test_inputs_outside_the_range_are_refused():
     data = batch(2)
     data.x[0, 1] = 1.01
