@@ -44,6 +44,8 @@ def compare(fixed: tuple[Certificates, dict[str, Any]], anytime: tuple[Certifica
     (rows, card), (staged, other) = fixed, anytime
     if is_staged(rows) or not is_staged(staged):
         raise UserError("first a log of a fixed n, then staged ones", where="the command line")
+    if rows.index.tolist() != staged.index.tolist():
+        raise UserError(f"{len(rows)} and {len(staged)} examples", where="the logs", fix="finish certifying first")
     differ = [key for key in SAME if card.get(key) != other.get(key)]
     differ += [key for key in SAME_SETTINGS if card["settings"].get(key) != other["settings"].get(key)]
     if differ:

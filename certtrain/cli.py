@@ -80,8 +80,10 @@ def _dispatch(command: str, arguments: list[str]) -> int:
     from importlib import import_module
 
     from certtrain import environment
+    from certtrain.allocator import keep_freed_memory
     from certtrain.commands.compose import run_hydra
 
+    keep_freed_memory()
     environment.remember_command(["certtrain", command, *arguments])
     module = import_module(f"certtrain.commands.{command}")
     if hasattr(module, "main"):  # composes no configuration of its own

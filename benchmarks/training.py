@@ -1,0 +1,233 @@
+"""Cost of a training step, in ordinary steps of the same network, our bound engine beside the field's library.
+
+    python -m benchmarks.training [--quick] [--only small] [--threads N] [--output FILE.json]
+
+small     MNIST conv16-conv32-fc100 (166k parameters), batch 256
+resnet    CIFAR-10 residual network of two blocks (483k parameters), batch 64
+cnn7      CIFAR-10 CNN7 with BatchNorm (17M parameters), batch 8 on a CPU, 512 on an accelerator
+
+A step is objective, backward pass and Adam. The ordinary one is the cross-entropy of unperturbed inputs. Bounds are at
+half the radius with kappa = beta = 1/2, the middle of a ramp, where CROWN-IBP needs all its passes. Memory is what the
+process grew by in one step, in a process of its own (on an accelerator: what the allocator held at most).
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import resource
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from time import process_time
+from typing import Any
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from benchmarks.measure import Timing, clock, interleaved, ratios
+from benchmarks.results import write_result
+from certtrain.allocator import keep_freed_memory
+from certtrain.bounds import NativeEngine
+from certtrain.certification import accelerator
+from certtrain.data.batch import Batch
+from certtrain.errors import UserError, nearest
+from certtrain.methods import IBP, CrownIBP, Gaussian, KeyedNoise, Method, Ramp, Standard, Weight
+from certtrain.models import cnn7, resnet_small, wong_small
+
+HALF = {"ramp": Ramp(0, 2), "kappa": Weight(0.5, 0.5)}
+MIDDLE = 1  # the step in the middle of that ramp
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network and the batch it is trained with."""
+
+    build: Callable[[], nn.Module]
+    shape: tuple[int, ...]
+    eps: float
+    batch: int
+    accelerator_batch: int
+
+
+def _network(build: Callable[..., nn.Module], shape: tuple[int, ...]) -> nn.Module:
+    torch.manual_seed(0)
+    return build(shape, 10, [0.5] * shape[0], [0.25] * shape[0])
+
+
+MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
+CASES = {
+    "small": Case(partial(_network, wong_small, MNIST), MNIST, 0.3, 256, 256),
+    "resnet": Case(partial(_network, resnet_small, CIFAR), CIFAR, 8 / 255, 64, 256),
+    "cnn7": Case(partial(_network, cnn7, CIFAR), CIFAR, 8 / 255, 8, 512),
+}
+
+
+def methods(eps: float) -> dict[str, tuple[Method, str | None]]:
+    """The contenders: a method and the engine it takes its bounds from."""
+    ibp = IBP(eps, **HALF)  # type: ignore[arg-type]
+    unfused, fused = (CrownIBP(eps, **HALF, beta=Weight(0.5, 0.5), loss_fusion=f) for f in (False, True))  # type: ignore[arg-type]
+    return {
+        "ordinary": (Standard(), None),
+        "gaussian": (Gaussian(0.25), None),
+        "ibp": (ibp, "native"),
+        "ibp, auto_LiRPA": (ibp, "auto_lirpa"),
+        "crown_ibp fused": (fused, "native"),
+        "crown_ibp fused, auto_LiRPA": (fused, "auto_lirpa"),
+        "crown_ibp": (unfused, "native"),
+        "crown_ibp, auto_LiRPA": (unfused, "auto_lirpa"),
+    }
+
+
+def stepper(case: Case, method: Method, engine: str | None, device: torch.device) -> Callable[[], Tensor]:
+    """A function that takes one training step and gives its loss.
+
+    Raises:
+        UserError: the engine cannot bound the network.
+    """
+    network = case.build().to(device).train()
+    size = case.batch if device.type == "cpu" else case.accelerator_batch
+    draw = torch.Generator().manual_seed(1)
+    x, y = torch.rand(size, *case.shape, generator=draw), torch.randint(0, 10, (size,), generator=draw)
+    batch = Batch(x.to(device), y.to(device), torch.arange(size, device=device))
+    made = None
+    if engine == "native":
+        made = NativeEngine(network)
+    elif engine:
+        from certtrain.bounds.auto_lirpa import AutoLirpaEngine
+
+        made = AutoLirpaEngine(network)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
+
+    def step() -> Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        loss = method(network, made, batch, MIDDLE, KeyedNoise(0)).loss
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    return step
+
+
+def peak_memory(case: Case, name: str, device: torch.device) -> float | None:
+    """MiB that two steps add to the process; None where that cannot be told."""
+    if device.type == "cuda":
+        step = stepper(case, *methods(case.eps)[name], device)
+        torch.cuda.reset_peak_memory_stats(device)
+        step()
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    if device.type != "cpu" or "fork" not in multiprocessing.get_all_start_methods():
+        return None
+    context = multiprocessing.get_context("fork")
+    receive, send = context.Pipe(duplex=False)
+    child = context.Process(target=_grown, args=(case, name, device, send))
+    child.start()
+    child.join()
+    return receive.recv() if receive.poll() else None
+
+
+def _grown(case: Case, name: str, device: torch.device, send: Any) -> None:
+    step = stepper(case, *methods(case.eps)[name], device)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step()
+    step()
+    send.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+
+
+def measure(name: str, repetitions: int, device: torch.device, memory: bool) -> list[Row]:
+    """All contenders on one network, in turn."""
+    case = CASES[name]
+    steps, refused, peaks = {}, {}, {}
+    for contender, (method, engine) in methods(case.eps).items():
+        try:
+            steps[contender] = stepper(case, method, engine, device)
+            steps[contender]()
+        except UserError as error:
+            refused[contender] = str(error)
+            steps.pop(contender, None)
+        else:
+            peaks[contender] = peak_memory(case, contender, device) if memory else None
+    timings = interleaved(steps, repetitions, device=device)
+    rows = [row(name, contender, timings, peaks[contender]) for contender in steps]
+    return rows + [{"network": name, "name": contender, "refused": text} for contender, text in refused.items()]
+
+
+def row(network: str, contender: str, timings: dict[str, Timing], peak: float | None) -> Row:
+    """Seconds, and the ratio to the ordinary step and to auto_LiRPA within repetitions."""
+    found: Row = {"network": network, "name": contender, "seconds": timings[contender].to_dict(), "peak_mib": peak}
+    found["ordinary_steps"] = ratios(timings, contender, "ordinary")
+    peer = f"{contender}, auto_LiRPA"
+    if peer in timings:
+        found["faster_than_auto_lirpa"] = ratios(timings, peer, contender)
+    return found
+
+
+def table(rows: Sequence[Row]) -> Table:
+    """All rows, within 100 columns."""
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("network", "step"):
+        shown.add_column(name, no_wrap=True)
+    for name in ("ms", "ordinary steps", "range", "auto_LiRPA takes", "memory, MiB"):
+        shown.add_column(name, justify="right")
+    for one in rows:
+        if "refused" in one:
+            shown.add_row(one["network"], one["name"], "refused", "", "", "", "")
+            continue
+        ratio, peer = one["ordinary_steps"], one.get("faster_than_auto_lirpa")
+        shown.add_row(
+            *(one["network"], one["name"], f"{1000 * one['seconds']['median']:,.1f}", f"{ratio['median']:.2f}"),
+            *(f"{ratio['min']:.2f}-{ratio['max']:.2f}", f"{peer['median']:.2f}x" if peer else ""),
+            "" if one["peak_mib"] is None else f"{one['peak_mib']:,.0f}",
+        )
+    return shown
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print, write."""
+    summary, _, rest = (__doc__ or "").partition("\n")
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m benchmarks.training", None, summary, rest, formatter_class=form)
+    parser.add_argument("--quick", action="store_true", help="the small network, three repetitions, no memory")
+    parser.add_argument("--only", action="append", metavar="NETWORK", help=f"of {', '.join(CASES)}; may be repeated")
+    parser.add_argument("--repetitions", type=int, help="of each contender (default: 11)")
+    parser.add_argument("--threads", type=int, default=1, help="of torch on the CPU (default: 1)")
+    parser.add_argument("--output", type=Path, help="default: benchmarks/results/training.json; quick: none")
+    arguments = parser.parse_args(argv)
+    console = Console(width=100)
+    try:
+        for name in arguments.only or ():
+            if name not in CASES:
+                raise UserError(f"there is no network {name!r}", where="--only", fix=nearest(name, CASES))
+        for name in ("repetitions", "threads"):
+            if (value := getattr(arguments, name)) is not None and value < 1:
+                raise UserError(f"{value} {name}", where=f"--{name}", fix="at least 1")
+    except UserError as error:
+        console.print(f"benchmarks.training: {error}", highlight=False)
+        return 2
+    torch.set_num_threads(arguments.threads)
+    keep_freed_memory()  # as the commands do
+    device, repetitions = accelerator(), arguments.repetitions or (3 if arguments.quick else 11)
+    rows = []
+    for name in arguments.only or (["small"] if arguments.quick else CASES):
+        rows += measure(name, repetitions, device, memory=not arguments.quick)
+    console.print(table(rows), highlight=False)
+    timed = "processor" if clock(device) is process_time else "wall"
+    console.print(
+        f"{device}, threads: {arguments.threads}, {timed} time; medians of {repetitions} interleaved repetitions, "
+        "ratios within repetitions",
+        highlight=False,
+    )
+    if arguments.output or not arguments.quick:
+        setting = {"device": str(device), "threads": arguments.threads, "repetitions": repetitions}
+        path = write_result("training", {**setting, "clock": f"{timed} time", "rows": rows}, arguments.output)
+        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
