@@ -132,3 +132,11 @@ def test_a_number_that_makes_no_check_is_refused_before_anything_runs(runs, snap
     assert certify("name=new", "falsify.steps=0") == 2
     assert "falsify.steps = 0 is not a whole number >= 1" in capsys.readouterr().err
     assert snapshot(runs / "bounds" / "certificates") == before
+
+
+def test_seeds_whose_certificates_fell_are_failed_jobs(in_tmp, tiny, broken, capsys):
+    command = ["train", *tiny, "method=ibp", "certifier=ibp", "certifier.ibp.attack_steps=0", "val_size=0", "epochs=1"]
+    assert cli.main([*command, "radii=[0.5]", "certify_test=true", "seeds=2"]) != 0
+    shown = capsys.readouterr()
+    assert "2 of 2 jobs failed" in shown.err
+    assert "an attack broke certificates that it issued" in shown.err
