@@ -131,3 +131,11 @@ def test_unequal_spacing_and_a_late_start_are_said(tmp_path):
     late.index = late.index[::-1].copy()
     audit, _ = audited(late, tmp_path, sigma=0.5)
     assert "the indices do not ascend" in audit.of("warning")
+
+
+@pytest.mark.parametrize(("column", "said"), [("stage", "drawn in stages"), ("status@0.1", "bounds have neither")])
+def test_our_logs_without_a_card_are_on_no_ladder(tmp_path, column, said):
+    path = simulate(rows=60).write(tmp_path / "log", further=[(column, ["1"] * 60)])
+    audit, _ = audit_field_log(read_field_log(path), Stated(sigma=0.5))
+    assert any(said in text for text in audit.of("not checked"))
+    assert not any("fit" in text for text in audit.of("same"))
