@@ -95,27 +95,30 @@ def rederived(
     """The log's rows with the radii, abstentions and bounds of another alpha.
 
     Returns:
-        The rows, and which of them abstained before and need not now: the log does not name their top class, so that
-        they stay abstentions.
+        The rows, and which of them abstained before and need not now, where the log does not name their top class
+        (column `top`): they stay abstentions.
 
     Raises:
         UserError: as `rows_at`.
     """
     found = rows_at(certificates, alpha, sigma, two_sided=two_sided)
     before = certificates.predict == ABSTAIN
-    unnamed = before & ~found.abstain & (certificates.columns.get("status", "") != INVALID)
-    abstain = before | found.abstain
+    valid = certificates.columns.get("status", "") != INVALID
+    top = certificates.columns.get("top")
+    unnamed = before & ~found.abstain & valid & (top is None)
+    abstain = found.abstain | ~valid | (before & (top is None))
+    predict = np.where(abstain, ABSTAIN, certificates.predict if top is None else top)
     columns = dict(certificates.columns)
     columns["p_lower"] = found.p_lower
     if "status" in columns:
-        status = np.where(abstain & (columns["status"] == "certified"), "abstained", columns["status"])
-        columns["status"] = np.where(unnamed, UNNAMED, status)
+        status = np.where(abstain, "abstained", "certified")
+        columns["status"] = np.where(valid, np.where(unnamed, UNNAMED, status), INVALID)
     rows = Certificates(
         certificates.index,
         certificates.label,
-        np.where(abstain, ABSTAIN, certificates.predict),
+        predict,
         np.where(abstain, 0.0, found.radius),
-        certificates.correct & ~abstain,
+        predict == certificates.label,
         certificates.seconds,
         columns,
     )

@@ -107,6 +107,8 @@ def _common(audit: Audit, rows: Certificates, settings: dict[str, Any]) -> None:
         "the counts fit n": counts,
         "n0 is the card's": columns["n0"] != settings["n0"],
     }
+    if "top" in columns:
+        checks["predict is the selected class"] = ~abstains & (rows.predict != columns["top"])
     _record(audit, rows, checks)
 
 

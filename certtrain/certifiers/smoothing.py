@@ -193,6 +193,7 @@ def certificate_rows(
         columns={
             "n0": np.full(rows, n0),
             "n": n,
+            "top": found.top,
             "count_top": found.count_top,
             "count_runner_up": found.count_runner_up,
             "classes": np.full(rows, classes),

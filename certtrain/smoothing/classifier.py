@@ -34,6 +34,7 @@ class Certified(NamedTuple):
         p_lower: lower confidence bound of the top class' probability.
         invalid: a logit was NaN or infinite: abstains, whatever the votes say.
         near_ties: estimation votes that another batch size might have changed.
+        top: the class that the selection chose, also where it abstains.
     """
 
     predict: NDArray[np.int64]
@@ -43,6 +44,7 @@ class Certified(NamedTuple):
     p_lower: NDArray[np.float64]
     invalid: NDArray[np.bool_]
     near_ties: NDArray[np.int64]
+    top: NDArray[np.int64]
 
 
 class SmoothedClassifier:
@@ -155,6 +157,7 @@ class SmoothedClassifier:
             p_lower=proof.p_lower,
             invalid=invalid,
             near_ties=estimation.near_ties.cpu().numpy(),
+            top=top,
         )
 
     def certify_targets(

@@ -26,8 +26,8 @@ class CertifiedTargets(NamedTuple):
     Attributes:
         predict: the class, or -1 = ABSTAIN.
         radius: float64, the largest target that the certified radius was shown to reach; 0 where it abstains.
-        count_top, count_runner_up, p_lower, invalid, near_ties: as in `Certified`, of the draws that were made; p_lower
-            is the probability that the reached target asks for, 0 where it abstains.
+        count_top, count_runner_up, p_lower, invalid, near_ties, top: as in `Certified`, of the draws that were made;
+            p_lower is the probability that the reached target asks for, 0 where it abstains.
         draws: estimation draws that were made.
         stage: the look that reached the target, from 1; 0 for none.
         stage_counts: per example the cumulative votes for the top class at each look.
@@ -40,6 +40,7 @@ class CertifiedTargets(NamedTuple):
     p_lower: NDArray[np.float64]
     invalid: NDArray[np.bool_]
     near_ties: NDArray[np.int64]
+    top: NDArray[np.int64]
     draws: NDArray[np.int64]
     stage: NDArray[np.int64]
     stage_counts: list[list[int]]
@@ -101,6 +102,7 @@ def certify_targets(
         p_lower=np.where(abstain, 0.0, np.array(schedule.levels)[target]),
         invalid=invalid,
         near_ties=near_ties,
+        top=top,
         draws=draws,
         stage=np.where(abstain, 0, decisions.stage),
         stage_counts=stage_counts,

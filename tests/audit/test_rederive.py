@@ -53,6 +53,17 @@ def test_a_class_that_the_log_does_not_name_stays_an_abstention():
     assert new.columns["status"].tolist()[1] == UNNAMED
 
 
+def test_a_class_that_the_log_names_is_certified_again():
+    old = log([1000, 545, 400], [3, -1, -1], top=[3, 7, 3])
+    new, unnamed = rederived(old, 0.1, 1.0)
+    assert not unnamed.any()
+    assert new.predict.tolist() == [3, 7, -1]
+    assert new.radius[1] > 0
+    assert new.columns["status"].tolist() == ["certified", "certified", "abstained"]
+    back, _ = rederived(new, 0.001, 1.0)
+    assert back.predict.tolist() == [3, -1, -1]
+
+
 def test_invalid_rows_stay_invalid():
     new, unnamed = rederived(log([1000], [-1], status="invalid"), 0.1, 1.0)
     assert new.columns["status"].tolist() == ["invalid"]

@@ -36,7 +36,7 @@ def test_rows(network, batch, tmp_path):
     certifier = SmoothingCertifier(0.25, [0.1, 0.25], n0=50, n=500, alpha=0.01, seed=5)
     rows = certifier.certify(network, batch)
     assert rows.index.tolist() == batch.index.tolist()
-    names = ["n0", "n", "count_top", "count_runner_up", "classes", "p_lower", "near_ties", "status"]
+    names = ["n0", "n", "top", "count_top", "count_runner_up", "classes", "p_lower", "near_ties", "status"]
     assert list(rows.columns) == names
     again = radius_one_sided(rows.columns["count_top"], rows.columns["n"], 0.01, 0.25)
     assert (again.radius == rows.radius).all()
