@@ -32,7 +32,8 @@ def brief(papers: Sequence[tuple[Paper, Sequence[Line]]]) -> str:
             named = f"`{first.row.experiment}`" + (f" {letters[first.setting]}" if first.setting else "")
             what = f"{first.row.data}, {first.row.network}"
             row = _bounds(block) if family == "bounds" else _smoothing(block)
-            tail = [f"{first.n:,}", str(first.seeds), cells(first)["hours"]]
+            shown = _best(block) if family == "bounds" else first
+            tail = [f"{shown.n:,}", str(shown.seeds), cells(shown)["hours"]]
             out.append(f"| {' | '.join([named, what, *row, *tail])} |")
         hardware = dict.fromkeys(line.hardware for line in lines)
         notes = [f"{letter} with {setting}" for setting, letter in letters.items()]
@@ -42,13 +43,17 @@ def brief(papers: Sequence[tuple[Paper, Sequence[Line]]]) -> str:
 
 def _bounds(block: Sequence[Line]) -> list[str]:
     row = block[0].row
-    clean = next(line for line in block if line.quantity == "clean")
+    clean, best = next(line for line in block if line.quantity == "clean"), _best(block)
+    return [row.eps or "", _beside(clean), _beside(best), best.verifier]
+
+
+def _best(block: Sequence[Line]) -> Line:
+    row = block[0].row
     certified = [line for line in block if line.quantity == f"certified@{row.eps}"]
     certified = certified or [line for line in block if line.quantity.startswith("certified@")]
     judged = [line for line in certified if line.published is not None]
     # Each of several certifiers proves what it says: without a published figure to stand beside, the best one counts.
-    best = judged[0] if judged else max(certified, key=lambda line: line.ours or 0.0)
-    return [row.eps or "", _beside(clean), _beside(best), best.verifier]
+    return judged[0] if judged else max(certified, key=lambda line: line.ours or 0.0)
 
 
 def _smoothing(block: Sequence[Line]) -> list[str]:
