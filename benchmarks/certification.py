@@ -28,17 +28,16 @@ from torch import nn
 
 from benchmarks.field_loop import certify_one
 from benchmarks.measure import Timing, clock, interleaved, ratios
-from certtrain import environment
+from benchmarks.results import write_result
+from certtrain.allocator import keep_freed_memory
 from certtrain.certification import accelerator
 from certtrain.errors import UserError, nearest
 from certtrain.evaluation import frozen
-from certtrain.files import write_json_atomic
 from certtrain.models import lenet
 from certtrain.smoothing.classifier import SmoothedClassifier
 from certtrain.smoothing.votes import Precision
 
 SIGMA, ALPHA, N0, CLASSES, SHAPE = 0.5, 0.001, 100, 10, (1, 28, 28)
-RESULTS = Path(__file__).parent / "results"
 Row = dict[str, Any]
 
 
@@ -159,13 +158,13 @@ def table(rows: Sequence[Row]) -> Table:
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("section", "what"):
         shown.add_column(name, no_wrap=True)
-    for name in ("ours", "peer", "ours, ms", "ours / peer", "range"):
+    for name in ("ours", "peer", "ours, ms", "ratio", "range"):
         shown.add_column(name, justify="right")
     for one in rows:
         ours, peer, ratio = one["ours"], one["peer"], one["ratio"]
         rates = [f"{side['rate']:,.0f}/s" if side["rate"] >= 10 else f"{side['rate']:.2f}/s" for side in (ours, peer)]
         milliseconds = f"{1000 * ours['seconds']['median']:,.1f}"
-        spread = f"{ratio['min']:.3g}-{ratio['max']:.3g}"
+        spread = f"{ratio['min']:.2g}-{ratio['max']:.2g}"
         shown.add_row(one["section"], one["name"], *rates, milliseconds, f"{ratio['median']:.3g}", spread)
     return shown
 
@@ -193,6 +192,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.print(f"benchmarks.certification: {error}", highlight=False)
         return 2
     torch.set_num_threads(arguments.threads)
+    kept = keep_freed_memory()  # as every command does, and for the peers, too
     repetitions = arguments.repetitions or (2 if arguments.quick else 9)
     options = Options(accelerator(), repetitions, 0.02 if arguments.quick else 1.0)
     rows = [one for name in arguments.only or SECTIONS for one in SECTIONS[name](options)]
@@ -203,13 +203,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"medians of\n{repetitions} interleaved repetitions, ratios of rates within repetitions",
         highlight=False,
     )
-    output = arguments.output or (None if arguments.quick else RESULTS / "certification.json")
-    if output:
-        described = environment.describe()
-        about = {key: described[key] for key in ("started", "git", "python", "packages", "platform", "hardware")}
-        setting = {"device": str(options.device), "threads": torch.get_num_threads()}
-        setting |= {"repetitions": repetitions, "clock": f"{timed} time", "network": "LeNet (MNIST), random weights"}
-        path = write_json_atomic(output, {**about, **setting, "rows": rows})
+    if arguments.output or not arguments.quick:
+        found = {"device": str(options.device), "threads": arguments.threads, "repetitions": repetitions}
+        found |= {"clock": f"{timed} time", "network": "LeNet (MNIST), random weights", "freed_memory_kept": kept}
+        path = write_result("certification", {**found, "rows": rows}, arguments.output)
         console.print(f"wrote {path}", highlight=False, soft_wrap=True)
     return 0
 

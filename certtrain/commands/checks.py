@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from certtrain.config import SMOOTHING
 from certtrain.errors import UserError
-from certtrain.threat import NORMS, radius_text
+from certtrain.threat import NORMS, parse_radii, radius_text
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +26,8 @@ def before_certifying(
     trained: Mapping[str, Any],
     now: Mapping[str, Any],
     device: torch.device,
+    *,
+    asked: bool = False,
 ) -> list[str]:
     """All checks that need the network and the certifiers.
 
@@ -36,6 +38,7 @@ def before_certifying(
         trained: the run's configuration.
         now: that of the certify stage.
         device: where the network is.
+        asked: whether the radii were asked for, also where they are the run's.
 
     Returns:
         Warnings for the card.
@@ -44,7 +47,11 @@ def before_certifying(
         UserError: of the first check that refuses.
     """
     refuse_stochastic(network, examples.x[examples.indices[:FEW]].to(device))
-    return refuse_too_few_draws(certifiers, len(examples.indices), trained, now)
+    return refuse_too_few_draws(certifiers, len(examples.indices), asked or _other_radii(trained, now))
+
+
+def _other_radii(trained: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    return parse_radii(trained["radii"]) != parse_radii(now["radii"])
 
 
 def refuse_norm(given: Mapping[str, str], certifier: str) -> None:
@@ -91,12 +98,12 @@ def largest_radius(certifier: Any, examples: int, n: int | None = None) -> float
     return float(certifier.sigma * norm.ppf(alpha ** (1 / (n or certifier.n))))
 
 
-def fewest_draws(certifier: Any, examples: int, radius: Fraction) -> int:
-    """The smallest n that can certify the radius."""
+def fewest_draws(certifier: Any, examples: int, radius: Fraction) -> int | None:
+    """The smallest n that can certify the radius, if it is not beyond a million million."""
     low, high = certifier.n, 2 * certifier.n
     while largest_radius(certifier, examples, high) < float(radius):
         if high > 10**12:
-            return high
+            return None
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
@@ -104,21 +111,23 @@ def fewest_draws(certifier: Any, examples: int, radius: Fraction) -> int:
     return high
 
 
-def refuse_too_few_draws(
-    certifiers: Mapping[str, Any], examples: int, trained: Mapping[str, Any], now: Mapping[str, Any]
-) -> list[str]:
-    """Refuse radii that the asked number of draws cannot certify.
+def refuse_too_few_draws(certifiers: Mapping[str, Any], examples: int, asked: bool) -> list[str]:
+    """Refuse radii that the number of draws cannot certify, where they were asked for or none is in reach.
+
+    Args:
+        certifiers: by name.
+        examples: how many share a data-set budget.
+        asked: for these radii. A run's own, such as those of a published curve, may reach further than its draws: the
+            curve is 0 there.
 
     Returns:
-        Warnings instead, where radii, draws, alpha and sigma are all the run's own: its recipe stands as it is.
+        Warnings, where nothing is refused.
 
     Raises:
-        UserError: names the largest radius in reach, and the smallest n that reaches the largest one asked for.
+        UserError: names the largest radius in reach, and the smallest n that reaches the largest one of the grid.
     """
     from certtrain.reporting.entries import floored
 
-    own = ("radii", "n", "alpha", "sigma", "budget")
-    asked = "source" in trained or any(key in trained and trained[key] != now.get(key) for key in own)
     warnings = []
     for name, certifier in certifiers.items():
         beyond = radii_out_of_reach(certifier, examples)
@@ -131,13 +140,11 @@ def refuse_too_few_draws(
             f"n = {certifier.n:,} draws at alpha = {certifier.alpha:g}{shared} and sigma = {certifier.sigma:g} certify "
             f"radii up to {most}, not {', '.join(radius_text(radius) for radius in beyond)}"
         )
-        if asked:
+        if asked or not any(radius > 0 for radius in certifier.radii if radius not in beyond):
             enough = fewest_draws(certifier, examples, beyond[-1])
-            raise UserError(
-                what,
-                where=f"configuration keys n and radii, certifier {name}",
-                fix=f"n={enough} or more" + (f", or radii=[{','.join(within)}]" if within else ", or smaller radii"),
-            )
+            ways = [f"n={enough} or more"] if enough else []
+            ways.append(f"radii=[{','.join(within)}]" if within else "smaller radii, or a larger sigma")
+            raise UserError(what, where=f"configuration keys n and radii, certifier {name}", fix=", or ".join(ways))
         warnings.append(what)
     return warnings
 

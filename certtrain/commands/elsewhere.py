@@ -138,7 +138,7 @@ def _refuse_before_anything_is_written(
 
     examples = chosen_examples(data, resolved)
     certifiers = build_certifiers(resolved)
-    before_certifying(network, examples, certifiers, config, resolved, torch.device("cpu"))
+    before_certifying(network, examples, certifiers, config, resolved, torch.device("cpu"), asked=True)
 
 
 def _config(resolved: dict[str, Any], choices: Mapping[str, Any]) -> dict[str, Any]:

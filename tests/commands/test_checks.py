@@ -70,6 +70,7 @@ def refused(runs, snapshot, capsys):
         (["radii=[0.1,0.2,0.3]"], ["not 0.2, 0.3", "radii=[0.1]"]),
         (["n=10"], ["n=19 or more"]),
         (["sigma=0.01"], ["up to 0.0150"]),
+        (["radii=[0.9]"], ["up to 0.1500, not 0.9", "smaller radii, or a larger sigma"]),
         (["alpha=1e-30"], ["n=", "up to 0.0"]),
         (["norm=linf"], ["l2", "r/sqrt(d)"]),
         (["norm=linf", "certifier=smoothing"], ["l2", "r/sqrt(d)"]),
@@ -100,7 +101,9 @@ def test_the_runs_own_recipe_is_a_warning(runs, capsys):
     card = json.loads((runs / "noise" / "certificates" / "smoothing_n100_first_5.json").read_text())
     assert "certify radii up to 0.1500, not 0.4" in card["warnings"][-1]
     assert "not 0.4" in capsys.readouterr().out
-    assert certify("run=noise", "indices=first_5", "n=90", "name=asked") == 2
+    assert certify("run=noise", "indices=first_5", "n=90") == 0  # other draws of the same grid
+    assert certify("run=noise", "indices=first_5", "radii=[0.05,0.3]", "name=asked") == 2
+    assert certify("run=noise", "indices=first_5", "n=12", "name=nothing") == 2  # not one radius in reach
 
 
 @pytest.mark.parametrize(
