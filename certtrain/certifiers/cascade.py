@@ -68,7 +68,7 @@ class CascadeCertifier:
 
     Raises:
         UserError: an unknown stage or attack, an engine for a stage that is none, no stage, an empty grid, a tolerance
-            or an end of the search that makes none.
+            or an end of the search that makes none, a number of steps, restarts or examples out of range.
     """
 
     certificate = "deterministic"
@@ -97,6 +97,17 @@ class CascadeCertifier:
         for stage in engines or {}:
             if stage not in METHODS:
                 raise UserError(f"unknown bound {stage!r}", where="certifier.engines", fix=nearest(str(stage), METHODS))
+        for key, number, least in (
+            ("attack_steps", attack_steps, 0),
+            ("attack_restarts", attack_restarts, 0),
+            ("batch_size", batch_size, 1),
+        ):
+            if isinstance(number, bool) or not isinstance(number, int) or number < least:
+                raise UserError(
+                    f"{key} = {number!r} is not a whole number >= {least}",
+                    where=f"certifier.{key}",
+                    fix=f"{key}={max(least, 1)}",
+                )
         self.stages, self.radii = tuple(stages), parse_radii(radii, where="certifier.radii")
         self.make_engine = engine  # the card's
         self.engines = {stage: (engines or {}).get(stage, engine) for stage in self.stages}
