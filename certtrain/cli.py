@@ -32,6 +32,7 @@ start here
   certtrain train experiment=quickstart_smoothing    Gaussian noise on digits, l2 certificates
   certtrain certify run=runs/quickstart-seed0 certifier=alpha_crown
   certtrain certify checkpoint=FILE model=... data=...   a network trained elsewhere
+  certtrain certify checkpoint=FILE model=... data=...   a network trained elsewhere
   certtrain train --help                             every group, its options and the keys to override
   certtrain train experiment=quickstart --cfg job    the composed configuration, nothing run
   certtrain train -m method=ibp,crown_ibp eps=0.1,0.2   one run per combination, and a table of all
