@@ -31,8 +31,8 @@ class IntervalRelu(torch.autograd.Function):
             torch.clamp(clean[some], min=0, out=out_clean[some])
             low = torch.sub(centre[some], radius[some], out=lower[some]).clamp(min=0)
             high = torch.add(centre[some], radius[some], out=upper[some]).clamp(min=0)
-            torch.add(low, high, out=out_centre[some]).mul_(0.5)
-            torch.sub(high, low, out=spread[some]).mul_(0.5)
+            torch.lerp(low, high, 0.5, out=out_centre[some])
+            torch.sub(high, out_centre[some], out=spread[some])
         ctx.save_for_backward(out, lower, upper)
         ctx.set_materialize_grads(False)
         return out, spread, lower, upper
@@ -48,13 +48,13 @@ class IntervalRelu(torch.autograd.Function):
         (clean, _), (grad_clean, grad_centre), (out_clean, out_centre) = halves
         for some in _chunks(grad_spread):
             out_clean[some] = _where_positive(clean[some], grad_clean[some])
-            to_low = _where_positive(lower[some], grad_centre[some] - grad_spread[some]).mul_(0.5)
-            to_high = _where_positive(upper[some], grad_centre[some] + grad_spread[some]).mul_(0.5)
+            to_low = _where_positive(lower[some], grad_centre[some] - grad_spread[some])
+            to_high = _where_positive(upper[some], grad_centre[some] + grad_spread[some])
             for grad, to_end in zip(ends, (to_low, to_high)):
                 if grad is not None:
-                    to_end += grad[some]
-            torch.add(to_low, to_high, out=out_centre[some])
-            torch.sub(to_high, to_low, out=grad_radius[some])
+                    to_end.add_(grad[some], alpha=2)
+            torch.lerp(to_low, to_high, 0.5, out=out_centre[some])
+            torch.sub(to_high, out_centre[some], out=grad_radius[some])
         return out, grad_radius
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import certtrain
@@ -13,10 +16,12 @@ from certtrain.bounds.base import Bounds, FusedLoss, PreActivation, margin_matri
 from certtrain.bounds.crown import interval_lines, lower_bounds, refine
 from certtrain.bounds.forward import Pass, propagate
 from certtrain.bounds.graph import Graph, unsupported
-from certtrain.bounds.interval import InputSet
+from certtrain.bounds.interval import InputSet, Mixing
 from certtrain.bounds.loss_fusion import fused_upper_bound
 from certtrain.errors import UserError, nearest
 from certtrain.threat import ThreatModel
+
+FEW_CLASSES = 32  # up to which the interval margins of all pairs of classes are cheaper than each example's own
 
 
 class NativeEngine:
@@ -60,7 +65,7 @@ class NativeEngine:
         for method in methods:
             self._check(method)
         output = self._propagate(x, y, threat)
-        margins = {method: output.least(method, output.margins, output.constant) for method in methods}
+        margins = {method: output.margins(method) for method in methods}
         return Bounds(output.clean, margins, output.pre_activations())
 
     def fused_loss(self, x: Tensor, y: Tensor, threat: ThreatModel, method: str = "crown_ibp") -> FusedLoss:
@@ -72,11 +77,7 @@ class NativeEngine:
         self._check(method)
         output = self._propagate(x, y, threat)
         lower, upper = output.interval()
-
-        def least(weights: Tensor) -> Tensor:
-            return output.least(method, weights @ output.margins, (weights @ output.constant[:, :, None]).squeeze(2))
-
-        loss = fused_upper_bound(lower, upper, least)
+        loss = fused_upper_bound(lower, upper, lambda weights: output.least(method, weights @ output.classes))
         return FusedLoss(output.clean, {"ibp": lower}, output.pre_activations(), loss)
 
     def _check(self, method: str) -> None:
@@ -95,43 +96,68 @@ class NativeEngine:
         clean = region.clean
         if clean.dim() != 2:
             raise unsupported(f"the network's output has shape {tuple(clean.shape)}", "logits (B, K)")
-        margins = margin_matrix(y, clean.shape[1], clean.dtype)
-        constant = clean.new_zeros(margins.shape[:2])
-        if layer is not None:
-            if layer.bias is not None:
-                constant = margins @ layer.bias
-            margins = margins @ layer.weight
-        return _Output(run, clean, step, margins, constant)
+        return _Output(run, clean, y, step, layer)
 
 
 @dataclass(frozen=True)
 class _Output:
-    """The end of an interval pass: the margins as linear functions of the last step that is not merged with them.
+    """The end of an interval pass; a last linear layer is not part of the steps but merged with what is asked.
 
     Attributes:
         run: the interval pass.
         clean: (B, K) logits.
-        step: index of that step.
-        margins: (B, K-1, n) coefficients; constant: (B, K-1).
+        y: (B,) classes.
+        step: index of the last step that is not merged.
+        layer: the last linear layer, from that step's output to the logits; None when the step gives the logits.
     """
 
     run: Pass
     clean: Tensor
+    y: Tensor
     step: int
-    margins: Tensor
-    constant: Tensor
+    layer: LinearMap | None
+
+    @cached_property
+    def classes(self) -> Tensor:
+        """(B, K-1, K) the margins as functions of the logits."""
+        return margin_matrix(self.y, self.clean.shape[1], self.clean.dtype)
+
+    def margins(self, method: str) -> Tensor:
+        """(B, K-1) lower bounds of the margins."""
+        return self.interval()[0] if method == "ibp" else self.least(method, self.classes)
 
     def interval(self) -> tuple[Tensor, Tensor]:
         """Interval bounds (B, K-1) of the margins."""
-        lower, upper = self.run.regions[self.step].range(self.margins)
-        return lower + self.constant, upper + self.constant
+        region, layer, classes = self.run.regions[self.step], self.layer, self.clean.shape[1]
+        if layer is None or classes > FEW_CLASSES or region.mixing is Mixing.NONE:
+            functions, constant = self._through_layer(self.classes)
+            lower, upper = region.range(functions)
+            return lower + constant, upper + constant
+        # |W_y - W_j| r for all pairs of classes is one small product, where the examples' own rows would be B (K-1) n.
+        gaps = (layer.weight[:, None] - layer.weight).abs().flatten(0, 1)
+        spread = F.linear(region.radius.flatten(1), gaps).unflatten(1, (classes, classes))
+        spread = spread.expand(len(self.y), -1, -1).gather(1, self.y[:, None, None].expand(-1, 1, classes))[:, 0]
+        logits = layer.forward(region.centre.flatten(1))
+        middle = logits.gather(1, self.y[:, None]) - logits
+        others = torch.arange(classes - 1, device=self.y.device)
+        others = others + (others >= self.y[:, None])
+        middle, spread = middle.gather(1, others), spread.gather(1, others)
+        return middle - spread, middle + spread
 
-    def least(self, method: str, functions: Tensor, constant: Tensor) -> Tensor:
-        """Lower bounds (B, S) of functions (B, S, n) of the step's output, plus constants (B, S)."""
+    def least(self, method: str, functions: Tensor) -> Tensor:
+        """Lower bounds (B, S) of functions (B, S, K) of the logits."""
+        functions, constant = self._through_layer(functions)
         if method == "ibp":
             return self.run.regions[self.step].range(functions)[0] + constant
         lines = refine(self.run) if method == "crown" else interval_lines(self.run)
         return lower_bounds(self.run, lines, self.step, functions) + constant
+
+    def _through_layer(self, functions: Tensor) -> tuple[Tensor, Tensor]:
+        """Functions of the logits as functions (B, S, n) of the last step's output, and constants (B, S)."""
+        if self.layer is None:
+            return functions, functions.new_zeros(functions.shape[:2])
+        constant = self.layer.offset(functions)
+        return self.layer.transpose(functions), functions.new_zeros(()) if constant is None else constant
 
     def pre_activations(self) -> tuple[PreActivation, ...]:
         """The interval bounds of every ReLU's input."""
