@@ -32,7 +32,6 @@ start here
   certtrain train experiment=quickstart_smoothing    Gaussian noise on digits, l2 certificates
   certtrain certify run=runs/quickstart-seed0 certifier=alpha_crown
   certtrain certify checkpoint=FILE model=... data=...   a network trained elsewhere
-  certtrain certify checkpoint=FILE model=... data=...   a network trained elsewhere
   certtrain train --help                             every group, its options and the keys to override
   certtrain train experiment=quickstart --cfg job    the composed configuration, nothing run
   certtrain train -m method=ibp,crown_ibp eps=0.1,0.2   one run per combination, and a table of all
@@ -51,7 +50,7 @@ def usage() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Returns the exit status: 0, 1 for what failed or was refuted, 2 for a user's mistake, 130/143."""
+    """Run one command. Returns the exit status: 0, 1 for what failed or fell, 2 for a user's mistake, 130 or 143."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     traceback = "--traceback" in arguments or os.environ.get("CERTTRAIN_TRACEBACK", "") not in ("", "0")
     arguments = [argument for argument in arguments if argument != "--traceback"]
