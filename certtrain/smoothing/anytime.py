@@ -34,6 +34,7 @@ from certtrain.threat import float_up, parse_radii, parse_radius, radius_text
 # equal parts; a target is given up where one that the last look could confirm would look so bad with this probability.
 FIRST_LOOK, GROWTH, EARLY, GIVE_UP = 32, 1.25, 0.3, 0.02
 LEVEL_SLACK = 1e-9  # relative, of 1 - q: far more than the rounding of Phi
+MOST_DRAWS = 10**12  # nobody waits for more
 FORMAT = 1
 
 
@@ -43,9 +44,13 @@ def target_level(radius: Fraction, sigma: float) -> float:
     return math.nextafter(1 - tail, 1.0)
 
 
-def fewest_draws(radius: Fraction, sigma: float, alpha: float) -> int:
-    """The number of draws, all for one class, that show a radius: the smallest n with `q^n <= alpha`."""
-    return math.ceil(math.log(alpha) / math.log(target_level(radius, sigma)))
+def fewest_draws(radius: Fraction, sigma: float, alpha: float) -> int | None:
+    """The number of draws, all for one class, that show a radius: the smallest n with `q^n <= alpha`.
+
+    None where that is more than `MOST_DRAWS`, as for every radius beyond 8 sigma, whose q is 1 in float64.
+    """
+    level = target_level(radius, sigma)
+    return math.ceil(math.log(alpha) / math.log(level)) if math.log(alpha) > MOST_DRAWS * math.log(level) else None
 
 
 @dataclass(frozen=True)
@@ -121,13 +126,13 @@ class StageSchedule:
         draws = look_draws(n)
         critical = np.array([_boundary(draws, target_level(t, sigma), alpha, early) for t in targets])
         if critical[-1, -1] > n:
-            least = fewest_draws(targets[-1], sigma, alpha)
-            while _boundary(look_draws(least), target_level(targets[-1], sigma), alpha, early)[-1] > least:
-                least = math.ceil(least * 1.02)
+            least = _fewest_in_stages(targets[-1], sigma, alpha, early)
             raise UserError(
                 f"{n} draws cannot show a radius of {radius_text(targets[-1])} at sigma {sigma:g} and alpha {alpha:g}",
                 where="n",
-                fix=f"n={least} can; or ask for smaller radii",
+                fix=f"n={least} can; or ask for smaller radii"
+                if least
+                else "smaller radii, or a larger sigma or alpha",
             )
         critical = np.maximum.accumulate(critical, axis=0)
         give_up = [[hopeless(m, n, int(row[-1]), len(draws)) for m in draws] for row in critical]
@@ -269,6 +274,15 @@ def _boundary(draws: tuple[int, ...], q: float, alpha: float, early: float) -> t
     """Critical counts that spend the share `early` of alpha in equal parts before the last look, and the rest there."""
     before = len(draws) - 1
     return spending_boundary(draws, [alpha * early * (i + 1) / before for i in range(before)] + [alpha], q)
+
+
+def _fewest_in_stages(radius: Fraction, sigma: float, alpha: float, early: float) -> int | None:
+    """About the fewest draws that show a radius with looks before the last; None: none that anyone waits for."""
+    least, enough = fewest_draws(radius, sigma, alpha), fewest_draws(radius, sigma, alpha * (1 - early))
+    while least and enough and _boundary(look_draws(least), target_level(radius, sigma), alpha, early)[-1] > least:
+        # The last look alone has alpha (1 - early). What even that does not show is lost in what `advance` cuts off.
+        least = math.ceil(least * 1.02) if least <= enough else None
+    return least
 
 
 def hopeless(draws: int, n: int, last_critical: int, looks: int) -> int:

@@ -63,6 +63,13 @@ def test_a_target_out_of_reach_names_the_draws_that_reach_it():
     StageSchedule.plan([0.5, 1.5], sigma=0.5, n=n, alpha=0.001)
 
 
+@pytest.mark.parametrize(("radius", "alpha"), [(5, 0.001), (4, 0.001), (0.5, 1e-40)])
+def test_a_target_out_of_reach_of_any_number_of_draws(radius, alpha):
+    with pytest.raises(UserError, match="1000 draws cannot show a radius") as caught:
+        StageSchedule.plan([radius], sigma=0.5, n=1000, alpha=alpha)
+    assert "smaller radii, or a larger sigma or alpha" in str(caught.value)
+
+
 @pytest.mark.parametrize("early", [1.0, -0.1, True, "much"])
 def test_early_is_a_share(early):
     with pytest.raises(UserError, match="early"):

@@ -58,6 +58,16 @@ def test_bounds_with_many_draws(n, k, alpha):
     assert upper_tail(n, k, low) <= alpha < upper_tail(n, k, low * (1 + 1e-10))
 
 
+@pytest.mark.parametrize("alpha", [0.05, 0.001, 1e-9])
+@pytest.mark.parametrize("k", [0, 1, 2, 20])
+@pytest.mark.parametrize("n", [10**6, 10**7, 10**8])
+def test_a_small_upper_bound_of_very_many_draws(n, k, alpha):
+    high = float(upper_bound(k, n, alpha))
+    with mpmath.workdps(40):
+        p = mpmath.mpf(high)
+        assert sum(mpmath.binomial(n, i) * p**i * (1 - p) ** (n - i) for i in range(k + 1)) <= alpha
+
+
 def test_bounds_at_the_ends():
     assert lower_bound(0, 100, 0.001) == 0
     assert upper_bound(100, 100, 0.001) == 1
