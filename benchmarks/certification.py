@@ -33,11 +33,12 @@ from certtrain.allocator import keep_freed_memory
 from certtrain.certification import accelerator
 from certtrain.errors import UserError, nearest
 from certtrain.evaluation import frozen
-from certtrain.models import lenet
+from certtrain.models import cifar_resnet20, lenet
 from certtrain.smoothing.classifier import SmoothedClassifier
 from certtrain.smoothing.votes import Precision
 
-SIGMA, ALPHA, N0, CLASSES, SHAPE = 0.5, 0.001, 100, 10, (1, 28, 28)
+SIGMA, ALPHA, N0, CLASSES = 0.5, 0.001, 100, 10
+SHAPE, CIFAR_SHAPE = (1, 28, 28), (3, 32, 32)
 Row = dict[str, Any]
 
 
@@ -59,17 +60,18 @@ class Options:
         return max(1, round(self.scale * amount))
 
 
-def network(options: Options, *, channels_last: bool = True) -> nn.Module:
-    """The MNIST LeNet with random weights, which cost what trained ones cost."""
+def network(options: Options, *, channels_last: bool = True, shape: tuple[int, ...] = SHAPE) -> nn.Module:
+    """The MNIST LeNet, or for CIFAR-10's shape ResNet-20, with random weights, which cost what trained ones cost."""
     torch.manual_seed(0)
-    made = lenet(SHAPE, CLASSES, [0.0], [1.0]).eval().to(options.device)
+    build = lenet if shape == SHAPE else cifar_resnet20
+    made = build(shape, CLASSES, [0.0] * shape[0], [1.0] * shape[0]).eval().to(options.device)
     return made.to(memory_format=torch.channels_last) if channels_last else made
 
 
-def images(options: Options, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+def images(options: Options, count: int, shape: tuple[int, ...] = SHAPE) -> tuple[torch.Tensor, torch.Tensor]:
     """Inputs and their positions."""
     draw = torch.Generator().manual_seed(0)
-    return torch.rand(count, *SHAPE, generator=draw).to(options.device), torch.arange(count, device=options.device)
+    return torch.rand(count, *shape, generator=draw).to(options.device), torch.arange(count, device=options.device)
 
 
 def row(section: str, name: str, timings: dict[str, Timing], work: int, unit: str, ours: str, peer: str) -> Row:
@@ -88,14 +90,20 @@ def row(section: str, name: str, timings: dict[str, Timing], work: int, unit: st
 def throughput(options: Options) -> list[Row]:
     """Votes through SmoothedClassifier over bare forward passes of the same rows: goal >= 0.9."""
     rows = []
-    batch = 512 if options.device.type == "cpu" else 4096
-    precisions: tuple[Precision, ...] = ("float32", "bfloat16")
-    for precision in precisions:
-        classifier = SmoothedClassifier(network(options), SIGMA, CLASSES, batch_size=batch, precision=precision)
-        x, index = images(options, 16)
+    cpu = options.device.type == "cpu"
+    cases: tuple[tuple[str, tuple[int, ...], int, Precision], ...] = (
+        ("LeNet", SHAPE, 512 if cpu else 4096, "float32"),
+        ("LeNet", SHAPE, 512 if cpu else 4096, "bfloat16"),
+        ("ResNet-20", CIFAR_SHAPE, 64 if cpu else 4096, "float32"),
+        ("ResNet-20", CIFAR_SHAPE, 64 if cpu else 4096, "bfloat16"),
+    )
+    for architecture, shape, batch, precision in cases:
+        made = network(options, shape=shape)
+        classifier = SmoothedClassifier(made, SIGMA, CLASSES, batch_size=batch, precision=precision)
+        x, index = images(options, 16, shape)
         draws = options.of(16 * batch) // 16
         work = 16 * draws
-        inputs, _ = images(options, min(batch, work))
+        inputs, _ = images(options, min(batch, work), shape)
 
         def bare(classifier: SmoothedClassifier = classifier, inputs: torch.Tensor = inputs, work: int = work) -> None:
             cast = torch.autocast(options.device.type, dtype=torch.bfloat16, enabled=classifier.precision != "float32")
@@ -105,7 +113,7 @@ def throughput(options: Options) -> list[Row]:
 
         votes = partial(classifier.votes, x, index, range(draws), seed=0, purpose="estimate", split="test")
         timings = interleaved({"votes": votes, "forward": bare}, options.repetitions, device=options.device)
-        name = f"{precision}, batch {batch}"
+        name = f"{architecture} {precision}, batch {batch}"
         rows.append(row("throughput", name, timings, work, "rows", "votes", "forward"))
     return rows
 
@@ -199,13 +207,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     console.print(table(rows), highlight=False)
     timed = "processor" if clock(options.device) is process_time else "wall"
     console.print(
-        f"LeNet, sigma {SIGMA}, n0 {N0}, alpha {ALPHA}; {options.device}, threads: {arguments.threads}, {timed} time; "
+        f"sigma {SIGMA}, n0 {N0}, alpha {ALPHA}; {options.device}, threads: {arguments.threads}, {timed} time; "
         f"medians of\n{repetitions} interleaved repetitions, ratios of rates within repetitions",
         highlight=False,
     )
     if arguments.output or not arguments.quick:
         found = {"device": str(options.device), "threads": arguments.threads, "repetitions": repetitions}
-        found |= {"clock": f"{timed} time", "network": "LeNet (MNIST), random weights", "freed_memory_kept": kept}
+        found |= {"clock": f"{timed} time", "networks": "random weights", "freed_memory_kept": kept}
         path = write_result("certification", {**found, "rows": rows}, arguments.output)
         console.print(f"wrote {path}", highlight=False, soft_wrap=True)
     return 0

@@ -46,17 +46,31 @@ def philox4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: Key) -> tupl
     Returns:
         Four int64 tensors of values in [0, 2^32), in the broadcast shape.
     """
-    c0, c1, c2, c3 = torch.broadcast_tensors(*counter)
+    shape = torch.broadcast_shapes(*(word.shape for word in counter))
+    c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(ROUNDS):
         # The 64-bit products wrap around in int64; what matters is their bits. The low words are left unmasked above
         # bit 32: the mask after the next xor removes both that and the sign bits of the arithmetic shift.
         p0, p1 = c0 * MULTIPLIERS[0], c2 * MULTIPLIERS[1]
-        c0 = (p1 >> 32).bitwise_xor_(c1).bitwise_xor_(k0).bitwise_and_(MASK)
-        c2 = (p0 >> 32).bitwise_xor_(c3).bitwise_xor_(k1).bitwise_and_(MASK)
+        c0, c2 = _mixed(p1 >> 32, c1, k0), _mixed(p0 >> 32, c3, k1)
         c1, c3 = p1, p0
         k0, k1 = (k0 + WEYL[0]) & MASK, (k1 + WEYL[1]) & MASK
-    return c0, c1.bitwise_and_(MASK), c2, c3.bitwise_and_(MASK)
+    c1, c3 = c1.bitwise_and_(MASK), c3.bitwise_and_(MASK)
+    return c0.expand(shape), c1.expand(shape), c2.expand(shape), c3.expand(shape)
+
+
+def _mixed(high: Tensor, low: Tensor, key_word: int) -> Tensor:
+    """`(high ^ low ^ key_word) & MASK`; overwrites `high`.
+
+    In the first two rounds words still depend on the row or on the block alone: what is small is done on the small one.
+    """
+    if high.shape == low.shape:
+        return high.bitwise_xor_(low).bitwise_xor_(key_word).bitwise_and_(MASK)
+    shape = torch.broadcast_shapes(high.shape, low.shape)
+    if high.shape == shape:
+        return high.bitwise_xor_(low ^ key_word).bitwise_and_(MASK)
+    return high.bitwise_xor_(key_word).bitwise_and_(MASK) ^ (low & MASK)
 
 
 def words(key: Key, index: Tensor, draw: Tensor, block: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

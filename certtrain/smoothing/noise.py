@@ -42,7 +42,7 @@ SQRT_HALF_BITS = 0x3F3504F3  # sqrt(1/2) as float32
 EXPONENT_SHIFT = 23
 SIGN = -(1 << 31)
 # Counters per pass. On a CPU the temporaries of a pass stay in the cache; an accelerator wants long kernels.
-CPU_CHUNK, ACCELERATOR_CHUNK = 1 << 16, 1 << 22
+CPU_CHUNK, ACCELERATOR_CHUNK = 1 << 17, 1 << 22
 
 
 @torch.no_grad()
@@ -110,7 +110,9 @@ def noise_rows(
         a, b, c, d = words(k, index[part, None], draw[part, None], block)
         normal_pair(a, b, out[part, 0], out[part, 1])
         normal_pair(c, d, out[part, 2], out[part, 3])
-    return out.reshape(rows, 4 * blocks)[:, :size].mul(sigma).reshape(rows, *shape)
+    noise = out.reshape(rows, 4 * blocks)
+    noise = noise.mul_(sigma) if size == 4 * blocks else noise[:, :size].mul(sigma)
+    return noise.reshape(rows, *shape)
 
 
 def check_draws(draws: range) -> None:

@@ -84,7 +84,7 @@ def count_votes(
             rows = torch.arange(start, min(start + batch_size, batch * count), device=x.device)
             example = rows // count
             noise = noise_rows(seed, purpose, split, index[example], draw[rows % count], x.shape[1:], sigma)
-            logits = network(x[example] + noise.to(x.dtype))
+            logits = network(noise.to(x.dtype).add_(x[example]))
             if logits.shape != (len(rows), num_classes):
                 raise UserError(
                     f"the network maps {len(rows)} inputs to {tuple(logits.shape)}, not to {num_classes} logits each",
