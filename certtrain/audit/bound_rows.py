@@ -10,7 +10,7 @@ import numpy as np
 
 from certtrain.audit.findings import Audit, rows_text
 from certtrain.certificates import ERROR, FALSIFIED, INVALID, MISCLASSIFIED, STATUSES, VERIFIED, Certificates
-from certtrain.threat import parse_radii, radius_text
+from certtrain.threat import parse_radii, parse_radius, radius_text
 
 ATTACK = "attack"  # decided what has no radius and was falsified
 
@@ -39,6 +39,10 @@ def audit_bound_rows(audit: Audit, rows: Certificates, radii: Sequence[str], set
     decided = rows.columns.get("decided_by", missing).astype(str)
     bounds = [*settings.get("methods", ()), *(stage["bound"] for stage in settings.get("stages", ()))]
     largest = rows.columns.get("largest_eps", rows.radius)
+    ends = np.array([0.0, *map(float, grid)])
+    up_to = settings.get("bisect_up_to")
+    beyond = np.append(ends[1:], float(parse_radius(up_to)) if up_to else ends[-1])  # a search ends at the next radius
+    step = verified.sum(axis=1)
     checks = {
         "statuses are known": ~np.isin(status, STATUSES),
         "verified at r is radius >= r": verified != held,
@@ -51,7 +55,9 @@ def audit_bound_rows(audit: Audit, rows: Certificates, radii: Sequence[str], set
         "no radius without a proof": proved & ~verified.any(1) & (rows.radius >= float(grid[0])),
         "a proof names a bound of the card": proved & ~np.isin(decided, bounds),
         "an attack decided only what was falsified": (decided == ATTACK) & (proved | ~(status == FALSIFIED).any(1)),
+        "a radius is 0 or one of the card's": ~np.isin(rows.radius, ends),
         "the largest certified eps is at least the radius": rows.correct & (largest < rows.radius),
+        "the largest certified eps is below the next radius": ~(largest <= np.where(rows.correct, beyond[step], 0.0)),
         "a proof has a margin > 0": proved & ~((margin > 0) & np.isfinite(margin)),
         "an error has a reason": (status == ERROR).any(1) & (rows.columns.get("reason", missing) == ""),
     }

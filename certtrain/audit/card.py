@@ -10,6 +10,7 @@ from typing import Any
 from certtrain.audit.bound_rows import audit_bound_rows
 from certtrain.audit.findings import Audit, equal
 from certtrain.audit.smoothing_rows import audit_smoothing_rows
+from certtrain.audit.statements import audit_counterexamples, audit_statements
 from certtrain.certificates import CertificateLog, Certificates, read_card
 from certtrain.errors import UserError
 from certtrain.runs import RunDirectory, config_hash, sha256_file
@@ -26,8 +27,8 @@ def audit_card(path: str | Path) -> Audit:
     """Recompute all that a card states and its surroundings can show; the files stay as they are.
 
     Hashes: the log's (cards from before `log_sha256` have none), the checkpoint's and the configuration's where the run
-    has them, the index list's from the log's rows. Rows: `smoothing_rows`, `bound_rows`. Summary: from the rows, as it
-    was made. Result: `result.json` of the run, when it has an entry of the card's name.
+    has them, the index list's from the log's rows. Rows: `smoothing_rows`, `bound_rows`. Words: `statements`. Summary:
+    from the rows, as it was made. Result: `result.json` of the run, when it has an entry of the card's name.
 
     Raises:
         UserError: there is no card at path, or it is not one.
@@ -52,6 +53,7 @@ def audit_card(path: str | Path) -> Audit:
         _audit_rows(audit, rows, card)
     _audit_result(audit, path, card)
     _audit_falsification(audit, card)
+    audit_counterexamples(audit, path, card)
     return audit
 
 
@@ -147,6 +149,7 @@ def _audit_rows(audit: Audit, rows: Certificates, card: dict[str, Any]) -> None:
         audit_smoothing_rows(audit, rows, card["settings"])
     else:
         audit_bound_rows(audit, rows, card["radii"], card["settings"])
+    audit_statements(audit, rows, card)
     stated = card.get("summary")
     if not isinstance(stated, dict):
         return

@@ -16,7 +16,8 @@ DIFFERENT: Kind = "DIFFERENT"
 
 INTEGRITY = (
     "An audit shows integrity, not authenticity: that files agree with each other, not who made them, nor that the "
-    "votes or bounds were computed as stated."
+    "votes or bounds were computed as stated. Labels, selected classes, votes, margins, attacks, sigma and that all "
+    "settings were fixed beforehand are taken as written: only to certify again checks them."
 )
 
 

@@ -61,6 +61,14 @@ def rows_at(certificates: Certificates, alpha: float, sigma: float, *, two_sided
             where="certificate log",
             fix="a log written by certtrain certify certifier=smoothing",
         )
+    draws = np.unique(columns["n"])
+    if len(draws) > 1:
+        raise UserError(
+            f"the rows have between {draws[0]} and {draws[-1]} draws: their number may have depended on the votes, and "
+            "bounds for a fixed number of draws would not hold for them",
+            where="certificate log",
+            fix="a log whose n was fixed beforehand, the same for all rows",
+        )
     options: dict[str, Any] = {}
     if two_sided:
         classes = sorted(set(columns["classes"].tolist()))

@@ -7,17 +7,12 @@ from typing import Any
 
 from certtrain.audit.card import card_of
 from certtrain.certificates import CertificateLog, Certificates, write_card
+from certtrain.claims import abstention_rule, smoothing_claim
 from certtrain.errors import UserError
 from certtrain.summary import summarise
 from certtrain.threat import parse_radii
 
-DROPPED = (
-    "start",
-    "end",
-    "last_run_seconds",
-    "falsification",
-    "command",
-)  # of the old card: they say how that was made
+DROPPED = ("start", "end", "last_run_seconds", "command")  # of the old card: they say how that was made
 
 
 def check_output(output: Path) -> None:
@@ -54,12 +49,18 @@ def write_derived(
     if card is None:
         return [output]
     merged = {**card["settings"], **settings}
+    merged["abstain"] = abstention_rule(staged=False, two_sided=bool(merged.get("two_sided")))
     if "alpha_each" not in settings:
         merged.pop("alpha_each", None)
     summary = summarise(rows, parse_radii(card["radii"]), card["norm"])
     summary |= {"indices_sha256": card.get("indices_sha256"), "certifier": card["certifier"], "settings": merged}
     summary["seconds"] = float(rows.seconds.sum())
     derived = {key: value for key, value in card.items() if key not in DROPPED}
+    derived["claim"] = smoothing_claim(shared="alpha_each" in merged)
+    if (card.get("falsification") or {}).get("failed"):  # what fell at one alpha is not sound at another
+        summary |= {"falsification": card["falsification"], "falsified": True}
+    else:
+        derived.pop("falsification", None)
     derived |= {"settings": merged, "summary": summary, "log_sha256": log.sha256(), "seconds": summary["seconds"]}
     derived["derived_from"] = {"log": source.path.name, "log_sha256": source.sha256(), "settings": card["settings"]}
     return [output, write_card(card_of(output), derived)]

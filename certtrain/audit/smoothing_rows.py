@@ -9,11 +9,14 @@ from numpy.typing import NDArray
 
 from certtrain.audit.findings import Audit, rows_text
 from certtrain.audit.rederive import UNNAMED, radii_from_counts
+from certtrain.audit.statements import budget_examples
 from certtrain.certificates import ABSTAIN, INVALID, Certificates
+from certtrain.claims import EACH
 from certtrain.smoothing.anytime import StageSchedule
 
 # Between versions of SciPy quantiles differ by some 1e-14: relative, and absolute for radii next to 0.
 TOLERANCE, NEAR_ZERO = 1e-9, 1e-12
+COMPUTED = 1e-6  # of a sum of many such
 NEEDED = ("n0", "n", "count_top", "count_runner_up", "classes", "p_lower", "status")
 
 
@@ -36,6 +39,9 @@ def audit_smoothing_rows(audit: Audit, rows: Certificates, settings: dict[str, A
             schedule = StageSchedule.from_dict(settings["schedule"])
             audit.compare("alpha of the schedule", schedule.alpha, alpha, tolerance=TOLERANCE)
             audit.compare("sigma of the schedule", schedule.sigma, settings["sigma"])
+            audit.compare("draws of the schedule", schedule.draws[-1], settings["n"])
+            stated = settings["schedule"].get("crossing_probability")
+            audit.compare("crossing probabilities", stated, schedule.crossing, tolerance=COMPUTED)
             worst = max(schedule.crossing)
             audit.same(f"the schedule's chance of a false claim, {worst:.3g}, is at most its alpha, {schedule.alpha:g}")
             audit_staged_rows(audit, rows, schedule)
@@ -47,11 +53,16 @@ def audit_smoothing_rows(audit: Audit, rows: Certificates, settings: dict[str, A
 
 def alpha_of_each(audit: Audit, settings: dict[str, Any], examples: int) -> float:
     """The alpha of one certificate; a data-set budget is shared equally (Bonferroni)."""
-    if "alpha_each" not in settings:
+    budget = str(settings.get("budget", EACH))
+    stated = budget_examples(budget)
+    if stated is None:
+        audit.expect(budget == EACH and "alpha_each" not in settings, f"budget: {EACH}", f"budget {budget!r}?")
         return float(settings["alpha"])
-    examples = int(settings.get("budget_examples", examples))  # a log that was derived says how many share it
-    each = settings["alpha"] / examples
-    audit.compare(f"alpha for each of {examples:,} examples", settings["alpha_each"], each, tolerance=TOLERANCE)
+    # A log that was derived says how many share it, which may be more than it holds.
+    audit.compare("examples that share alpha", stated, settings.get("budget_examples", examples))
+    audit.expect(examples <= stated, "no more rows than share alpha", f"{examples:,} rows share alpha by {stated:,}")
+    each = settings["alpha"] / stated
+    audit.compare(f"alpha for each of {stated:,} examples", settings["alpha_each"], each, tolerance=TOLERANCE)
     return float(settings["alpha_each"])
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from certtrain.certificates import Certificates
 from certtrain.certifiers.smoothing import Budget, SmoothingCertifier, certificate_rows, num_classes
+from certtrain.claims import abstention_rule
 from certtrain.data.batch import Batch
 from certtrain.smoothing.anytime import EARLY, StageSchedule
 from certtrain.smoothing.noise import Purpose, Split
@@ -67,7 +68,7 @@ class AnytimeCertifier(SmoothingCertifier):
 
     def settings(self) -> dict[str, Any]:
         """Plain values for the card: all that decides the outcome, with the schedule in full."""
-        abstain = "radius 0 is not among the claims"
+        abstain = abstention_rule(staged=True, two_sided=False)
         return {**super().settings(), "abstain": abstain, "early": self.early, "schedule": self.schedule.to_dict()}
 
     def certify(self, network: nn.Module, batch: Batch) -> Certificates:

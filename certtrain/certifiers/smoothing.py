@@ -12,6 +12,7 @@ from torch import nn
 
 from certtrain.certificates import Certificates
 from certtrain.certifiers.falsify_smoothing import falsify_smoothing
+from certtrain.claims import EACH, abstention_rule, shared_budget
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError, nearest
 from certtrain.evaluation import frozen
@@ -108,21 +109,20 @@ class SmoothingCertifier:
 
     def settings(self) -> dict[str, Any]:
         """Plain values for the card: all that decides the outcome."""
-        each = "alpha for each example"
         shared = {} if self.budget == "example" else {"alpha_each": self.alpha_each}
         return {
             "sigma": self.sigma,
             "n0": self.n0,
             "n": self.n,
             "alpha": self.alpha,
-            "budget": each if self.budget == "example" else f"alpha for all {self._examples} examples (Bonferroni)",
+            "budget": EACH if self.budget == "example" else shared_budget(self._examples),
             **shared,
             "seed": self.seed,
             "noise": "Philox4x32-10, Box-Muller, float32; keyed by seed, purpose, split, index, draw",
             "noise_split": self.split,
             "purposes": list(self.purposes),
             "two_sided": self.two_sided,
-            "abstain": "p_lower < p_upper of the other classes" if self.two_sided else "p_lower < 1/2",
+            "abstain": abstention_rule(staged=False, two_sided=self.two_sided),
             "precision": f"{self.precision} network, float64 confidence bounds",
             "batch_size": self.batch_size,
         }

@@ -143,6 +143,7 @@ def _derive(console: Console, path: Path, options: argparse.Namespace) -> None:
     from certtrain.audit.rederive import rederived, refuse_stages
     from certtrain.audit.rewrite import check_output, write_derived
     from certtrain.certificates import CertificateLog, read_card
+    from certtrain.claims import EACH, shared_budget
     from certtrain.reporting.curve_tables import old_and_new
     from certtrain.reporting.curves import outcomes
 
@@ -153,9 +154,22 @@ def _derive(console: Console, path: Path, options: argparse.Namespace) -> None:
         console.print("the last line is broken and left out", highlight=False)
     rows = source.read().sorted()
     refuse_stages(rows, settings)
+    if options.bonferroni and options.bonferroni < len(rows):
+        raise UserError(
+            f"alpha shared by {options.bonferroni:,} examples does not hold for the {len(rows):,} of {path} together",
+            where="--bonferroni",
+            fix=f"--bonferroni {len(rows)} or more",
+        )
     sigma = options.sigma if options.sigma is not None else settings.get("sigma")
     if sigma is None:
         raise UserError(f"no card beside {path} says sigma", where="--sigma", fix="--sigma 0.25")
+    if float(sigma) != float(settings.get("sigma", sigma)):
+        raise UserError(
+            f"--sigma {sigma:g}, and the card beside {path} says {settings['sigma']:g}: votes under one noise say "
+            "nothing about another",
+            where="--sigma",
+            fix="leave it out",
+        )
     if options.output:
         check_output(Path(options.output))
     share = options.bonferroni or 1
@@ -175,9 +189,9 @@ def _derive(console: Console, path: Path, options: argparse.Namespace) -> None:
         )
     if options.output:
         changed: dict[str, Any] = {"alpha": options.alpha, "two_sided": options.two_sided, "sigma": float(sigma)}
-        changed["budget"] = "alpha for each example"
+        changed["budget"] = EACH
         if options.bonferroni:
-            changed |= {"budget": f"alpha for all {share} examples (Bonferroni)", "alpha_each": options.alpha / share}
+            changed |= {"budget": shared_budget(share), "alpha_each": options.alpha / share}
             changed["budget_examples"] = share
         for written in write_derived(new, source, card, Path(options.output), changed):
             console.print(f"wrote {written}", highlight=False, soft_wrap=True)

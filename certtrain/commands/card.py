@@ -6,6 +6,7 @@ from typing import Any
 
 from certtrain import __version__, environment
 from certtrain.certifiers.base import Certifier
+from certtrain.claims import bounds_claim, smoothing_claim
 from certtrain.config import SMOOTHING
 from certtrain.threat import parse_radius, radius_text
 
@@ -43,21 +44,8 @@ def engine(certifier: Certifier) -> dict[str, Any]:
 def claim(certifier: Certifier) -> str:
     """What the certificate says, in words, for the card."""
     if certifier.certificate == "probabilistic":
-        constant = "prediction is constant in the open l2 ball of the stated radius around"
-        if certifier.budget == "dataset":
-            return (
-                "With probability at least 1 - alpha over all the noise drawn, the smoothed classifier's "
-                f"{constant} each certified example of this list: alpha holds for all of them together."
-            )
-        return (
-            "With probability at least 1 - alpha over the noise drawn for an example, the smoothed classifier's "
-            f"{constant} it. alpha holds per example."
-        )
-    return (
-        "The network in real arithmetic, with the given float32 weights, classifies every input of the stated ball as "
-        "the label. Proved by bounds computed in "
-        f"{certifier.settings()['precision']} with rounding to nearest: not a proof about float32 inference."
-    )
+        return smoothing_claim(shared=certifier.budget == "dataset")
+    return bounds_claim(certifier.settings()["precision"])
 
 
 def training_recipe(config: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from certtrain.audit.findings import equal
 from certtrain.bounds import NativeEngine
 from certtrain.certification import Examples, certify_examples
 from certtrain.certifiers import AnytimeCertifier, BoundCertifier, CascadeCertifier, SmoothingCertifier
+from certtrain.claims import smoothing_claim
+from certtrain.commands.card import claim
 from certtrain.errors import UserError
 from certtrain.runs import RunDirectory, config_hash, sha256_file
 
@@ -45,14 +47,16 @@ def made(tmp_path_factory):
     label[::7] = (label[::7] + 1) % 3
     examples = Examples(x, label, torch.arange(0, 40, 2), "test", "made")
     card = {"checkpoint": "last.ckpt", "checkpoint_sha256": sha256_file(run.last), "config_sha256": config_hash(CONFIG)}
+    card["indices"] = "every_2nd"
     test = {}
     for name, make in CERTIFIERS.items():
         certifier = make()
         if name == "budget":
             certifier.spread_over(20)
         log = run.certificates / f"{name}.tsv"
+        stated = {**card, "claim": claim(certifier)}
         test[name], _ = certify_examples(
-            network, certifier, examples, log, card, batch_size=20, device=torch.device("cpu")
+            network, certifier, examples, log, stated, batch_size=20, device=torch.device("cpu")
         )
     run.write_result({"status": "complete", "test": test})
     return run.path
@@ -139,7 +143,10 @@ def test_no_character_of_a_log_can_be_changed(run, name):
         ("bounds", "decided_by", "alpha_crown", "a proof names a bound of the card?"),
         ("bounds", "decided_by", "attack", "an attack decided only what was falsified?"),
         ("bounds", "idx", "1", "indices_sha256"),
+        ("bounds", "radius", "0.04", "a radius is 0 or one of the card's?"),
+        ("bounds", "radius", "9.0", "a radius is 0 or one of the card's?"),
         ("cascade", "largest_eps", "0.001", "the largest certified eps is at least the radius?"),
+        ("cascade", "largest_eps", "9.0", "the largest certified eps is below the next radius?"),
         ("cascade", "seconds_ibp", "9.5", "summary: stages"),
     ],
 )
@@ -174,6 +181,60 @@ def test_every_figure_of_the_summary_is_recomputed(run, name):
 def test_other_values_of_the_card(run, values, message):
     change_card(run, "smoothing", **values)
     assert any(message in text for text in failures(run, "smoothing"))
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("smoothing", {"budget": "alpha for all 20 examples (Bonferroni)"}, "KeyError: 'alpha_each'"),
+        ("smoothing", {"budget": "alpha for everything"}, "budget 'alpha for everything'?"),
+        ("budget", {"budget": "alpha for all 10 examples (Bonferroni)"}, "20 rows share alpha by 10"),
+        ("budget", {"budget_examples": 1, "alpha": 0.0025}, "examples that share alpha"),
+        ("anytime", {"n": 10**6}, "draws of the schedule"),
+        ("smoothing", {"purposes": ["estimate", "estimate"]}, "from one stream of noise"),
+        ("smoothing", {"noise_split": "train"}, "split of the noise"),
+        ("smoothing", {"abstain": "never"}, "abstention rule"),
+        ("bounds", {"methods": ["ibp", "crown", "crown_ibp"]}, "certifier of the settings"),
+        ("bounds", {"input_range": None}, "norm of the input range"),
+        ("bounds", {"precision": "float32"}, "claim: stated"),
+    ],
+)
+def test_other_words_of_the_settings(run, name, values, message):
+    card = json.loads((run.certificates / f"{name}.json").read_text())
+    change_card(run, name, settings={**card["settings"], **values})
+    assert any(message in text for text in failures(run, name))
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("smoothing", {"norm": "linf"}, "norm of Gaussian noise"),
+        ("smoothing", {"certifier": "anytime"}, "certifier of the settings"),
+        ("smoothing", {"claim": smoothing_claim(shared=True)}, "claim: stated"),
+        ("anytime", {"radii": ["0.05", "0.1"]}, "targets of the schedule"),
+        ("bounds", {"indices": "all"}, "indices=all: without idx 1, 3, 5, 7, 9 and 14 more"),
+        ("bounds", {"indices": "first_2"}, "indices=first_2: without idx 1, with idx 2, 4, 6, 8, 10 and 14 more"),
+        ("bounds", {"falsification": {"failed": False, "hits": 1, "allowed": 0, "attacked": 9}}, "1 hits, 0 allowed"),
+    ],
+)
+def test_other_words_of_the_card(run, name, values, message):
+    change_card(run, name, **values)
+    assert any(message in text for text in failures(run, name))
+
+
+def test_a_list_of_examples_is_not_in_the_card(run):
+    change_card(run, "bounds", indices="lists/mine.txt")
+    assert "indices: the list mine.txt, which the card does not hold" in audit_card(
+        run.certificates / "bounds.json"
+    ).of("not checked")
+
+
+def test_counterexamples_that_the_card_denies(run):
+    beside = run.certificates / "bounds.counterexamples.2.json"
+    beside.write_text(json.dumps({"failed": False, "hits": 1}))
+    assert failures(run, "bounds") == []
+    beside.write_text(json.dumps({"failed": True, "hits": 1}))
+    assert any("bounds.counterexamples.2.json refutes the certificates" in text for text in failures(run, "bounds"))
 
 
 def test_another_alpha_or_schedule_does_not_fit_the_rows(run):

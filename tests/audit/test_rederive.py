@@ -29,7 +29,7 @@ def test_two_sided_from_runner_up_alone_is_that_of_all_counts(classes, n, alpha,
 
 def log(count_top, predict, status="certified", n=1000, **columns):
     size = len(count_top)
-    further = {"n0": [100] * size, "n": [n] * size, "count_top": count_top, "count_runner_up": [0] * size}
+    further = {"n0": [100] * size, "n": np.broadcast_to(n, size), "count_top": count_top, "count_runner_up": [0] * size}
     further |= {"classes": [10] * size, "p_lower": [0.6] * size, "status": [status] * size, **columns}
     predict = np.array(predict)
     return Certificates(range(size), [3] * size, predict, (predict >= 0) * 0.1, predict == 3, [0.1] * size, further)
@@ -84,6 +84,8 @@ def test_refusals():
         rederived(bounds, 0.01, 1.0)
     with pytest.raises(UserError, match="no certificate follows from the counts"):
         rederived(log([1001], [3]), 0.01, 1.0)
+    with pytest.raises(UserError, match="between 100 and 1000 draws: their number may have depended on the votes"):
+        rederived(log([90, 900], [3, 3], n=[100, 1000]), 0.01, 1.0)
     with pytest.raises(UserError, match="column classes holds"):
         rederived(log([10, 10], [3, 3], classes=[10, 9]), 0.01, 1.0, two_sided=True)
     with pytest.raises(ValueError, match="number of classes"):

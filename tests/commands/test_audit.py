@@ -44,17 +44,44 @@ def test_a_forged_row_fails(runs, capsys):
 
 def test_a_log_at_another_alpha(runs, capsys):
     log = next((runs / "noise" / "certificates").glob("*.tsv"))
-    asked = ["audit", str(log), "--alpha", "0.05", "--bonferroni", "10", "--two-sided", "--output", "new/derived.tsv"]
+    asked = ["audit", str(log), "--alpha", "0.05", "--bonferroni", "400", "--two-sided", "--output", "new/derived.tsv"]
     assert main(asked) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "alpha 0.001" in shown
-    assert "alpha 0.05 for 10 examples together, two-sided" in shown
+    assert "alpha 0.05 for 400 examples together, two-sided" in shown
     card = json.loads((runs.parent / "new" / "derived.json").read_text())
-    assert card["settings"]["alpha_each"] == 0.005
+    assert card["settings"]["alpha_each"] == 0.05 / 400
     assert card["derived_from"]["log"] == log.name
     assert main(["audit", "new/derived.json"]) == 0
     capsys.readouterr()
     assert "nothing is overwritten" in refused(asked[1:], capsys)
+
+
+def test_what_is_derived_says_what_it_claims(runs, capsys):
+    log = next((runs / "noise" / "certificates").glob("*.tsv"))
+    card = json.loads(log.with_suffix(".json").read_text())
+    assert main(["audit", str(log), "--alpha", "0.05", "--bonferroni", "400", "--two-sided", "--output", "a.tsv"]) == 0
+    derived = json.loads((runs.parent / "a.json").read_text())
+    assert "for all of them together" in derived["claim"]
+    assert derived["settings"]["abstain"] == "p_lower < p_upper of the other classes"
+    assert "falsification" not in derived
+    # Certificates that fell do not get up at another alpha.
+    fallen = {"failed": True, "hits": 3, "allowed": 0, "attacked": 9, "files": []}
+    log.with_suffix(".json").write_text(json.dumps({**card, "falsification": fallen}))
+    assert main(["audit", str(log), "--alpha", "0.05", "--output", "b.tsv"]) == 0
+    derived = json.loads((runs.parent / "b.json").read_text())
+    assert "alpha holds per example" in derived["claim"]
+    assert derived["falsification"] == fallen
+    assert main(["audit", "b.json"]) == 1
+    assert "an attack broke 3 of 9 certificates" in capsys.readouterr().out
+
+
+def test_what_the_votes_do_not_say(runs, capsys):
+    log = next((runs / "noise" / "certificates").glob("*.tsv"))
+    assert "votes under one noise say nothing about another" in refused(
+        [log, "--alpha", "0.01", "--sigma", "9"], capsys
+    )
+    assert "does not hold for the" in refused([log, "--alpha", "0.01", "--bonferroni", "2"], capsys)
 
 
 def test_a_log_without_its_card_needs_sigma(runs, capsys):
