@@ -9,6 +9,7 @@ import pytest
 
 from certtrain import __version__
 from certtrain.cli import main
+from certtrain.config import GROUPS, options
 
 
 def certtrain(*arguments: str, cwd=None) -> subprocess.CompletedProcess:
@@ -84,5 +85,14 @@ def test_module_and_console_script_are_the_same():
 def test_train_help_lists_the_groups():
     done = certtrain("train", "--help")
     assert done.returncode == 0, done.stderr
-    for option in ("crown_ibp", "gaussian", "cnn7", "digits", "quickstart"):
-        assert option in done.stdout
+    for group in GROUPS:
+        assert f"\n{group}: " in done.stdout
+        assert all(option in done.stdout for option in options(group))
+    assert max(map(len, done.stdout.splitlines())) <= 100
+
+
+def test_certify_help_lists_what_certify_takes():
+    done = certtrain("certify", "--help")
+    assert done.returncode == 0, done.stderr
+    assert "certifier: alpha_crown, anytime, " in done.stdout
+    assert "\noptimizer: " not in done.stdout

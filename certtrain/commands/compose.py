@@ -12,6 +12,9 @@ from certtrain.config import GROUPS, conf_dir, options
 from certtrain.errors import UserError, nearest
 
 INTERRUPTED = 128  # exit statuses from here on: ended by a signal
+# The groups that a command's help lists; the others mean nothing to it.
+HELP_GROUPS = {"train": GROUPS, "certify": ("certifier", "bounds", "model", "data"), "predict": ("certifier", "bounds")}
+HELP_GROUPS["export"] = ()
 
 
 def quoted(key: str, value: object) -> str:
@@ -71,6 +74,8 @@ def call_hydra(command: str, arguments: Sequence[str], task: Callable[[Any], Non
     full_error, argv = os.environ.get("HYDRA_FULL_ERROR"), sys.argv
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing its own message and exiting
     sys.argv = [f"certtrain {command}", *arguments]
+    if "--help" in arguments:
+        _list_groups_ourselves(command)
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=command)(task)()
     except (HydraException, OmegaConfBaseException) as error:
@@ -81,6 +86,25 @@ def call_hydra(command: str, arguments: Sequence[str], task: Callable[[Any], Non
             os.environ.pop("HYDRA_FULL_ERROR", None)
         else:
             os.environ["HYDRA_FULL_ERROR"] = full_error
+
+
+def _list_groups_ourselves(command: str) -> None:
+    """Hydra reads the whole folder anew for each group, half a second in all, and lists what means nothing here."""
+    from hydra._internal.hydra import Hydra
+
+    def listed(self: Any, predicate: Callable[[str], bool], compact: bool = True) -> str:
+        shown = [group for group in HELP_GROUPS.get(command, GROUPS) if predicate(group)]
+        return "\n".join(wrapped(group, options(group)) for group in shown) + "\n"
+
+    Hydra.format_config_groups = listed  # type: ignore[method-assign]
+
+
+def wrapped(group: str, names: Sequence[str], width: int = 100) -> str:
+    """`group: a, b, c` in lines of at most `width` columns."""
+    import textwrap
+
+    text = f"{group}: {', '.join(names)}"
+    return textwrap.fill(text, width, subsequent_indent=" " * 4, break_long_words=False, break_on_hyphens=False)
 
 
 def explain(error: Exception, command: str) -> UserError:
