@@ -10,6 +10,7 @@ clock.
 from __future__ import annotations
 
 import argparse
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -45,6 +46,7 @@ def examples(count: int) -> Split:
 def ours(split: Split, device: torch.device) -> Callable[[], None]:
     """One epoch by our parts."""
     quiet_lightning()
+    warnings.filterwarnings("ignore", message=".*no `val_dataloader`.*")
 
     def epoch() -> None:
         torch.manual_seed(0)
@@ -99,9 +101,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     split = examples(count)
     timings = interleaved({"ours": ours(split, device), "plain": plain(split, device)}, repetitions, device=device)
     ratio = ratios(timings, "ours", "plain")
+    spread = f"{ratio['median']:.2f} ({ratio['min']:.2f}-{ratio['max']:.2f})"
     Console(width=100).print(
         f"an epoch of {count:,} images: ours {timings['ours'].median:.2f} s, a plain loop "
-        f"{timings['plain'].median:.2f} s, ratio {ratio['median']:.2f} ({ratio['min']:.2f}-{ratio['max']:.2f}); {device}, threads: {arguments.threads}",
+        f"{timings['plain'].median:.2f} s, ratio {spread}; {device}, threads: {arguments.threads}",
         highlight=False,
     )
     if arguments.output or not arguments.quick:
