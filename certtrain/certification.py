@@ -110,7 +110,7 @@ def certify_examples(
         bounds the PGD accuracy by radius, for a cascade its statuses and stages; and all certificates, by index.
 
     Raises:
-        UserError: the log was made with other settings, examples or weights.
+        UserError: the log was made with other settings, examples, labels or weights.
     """
     identity = {
         "certifier": certifier.name,
@@ -133,6 +133,8 @@ def certify_examples(
         write_card(card_path, full_card)
     log = CertificateLog(log_path)
     done = set(log.done_indices())
+    if done:
+        _refuse_other_labels(log.read(), examples, log_path)
     todo = [index for index in examples.indices.tolist() if index not in done]
     progress(len(done), log.read() if done else None)
     begun = time.perf_counter()
@@ -184,6 +186,20 @@ def _refuse_other(before: dict[str, Any] | None, identity: dict[str, Any], log_p
             f"{log_path} was made with other settings ({lines})",
             where="the certificate log",
             fix="give this one another name with name=NAME",
+        )
+
+
+def _refuse_other_labels(rows: Certificates, examples: Examples, log_path: Path) -> None:
+    """A data set of the same name may have been changed: rows about other examples would add up with these."""
+    inside = rows.index < len(examples.y)
+    labels = examples.y[torch.from_numpy(rows.index[inside])].cpu().numpy()
+    other = [*rows.index[inside][rows.label[inside] != labels].tolist(), *rows.index[~inside].tolist()]
+    if other:
+        raise UserError(
+            f"{log_path} has other labels than {examples.dataset} {examples.split} now, such as those of the examples "
+            f"{', '.join(map(str, sorted(other)[:5]))}",
+            where="the certificate log",
+            fix="certify the data that the log is about, or give this one another name with name=NAME",
         )
 
 

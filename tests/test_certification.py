@@ -110,6 +110,14 @@ def test_other_settings_weights_or_examples_under_the_same_name_are_refused(othe
     assert ((tmp_path / "a.tsv").read_bytes(), (tmp_path / "a.json").read_bytes()) == before
 
 
+def test_other_data_under_the_same_name_is_refused(tmp_path):
+    run(bounds(), tmp_path / "log.tsv")
+    whole = examples()
+    changed = Examples(whole.x, (whole.y + 1) % 3, whole.indices, whole.split, whole.dataset)
+    with pytest.raises(UserError, match="has other labels than made test now, such as those of the examples 0, 1, 2"):
+        run(bounds(), tmp_path / "log.tsv", changed)
+
+
 def test_the_pgd_bound_is_above_what_is_certified_and_counts_everything_not_beaten(tmp_path):
     entry, certificates = run(bounds(radii=("0.01", "0.1", "0.5")), tmp_path / "a.tsv")
     for radius, share in entry["pgd"].items():

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from certtrain.attacks import pgd_margins
+from certtrain.attacks import inside, pgd_margins
 from certtrain.bounds.base import METHODS, BoundEngine
 from certtrain.certificates import Certificates
 from certtrain.certifiers.base import frozen
@@ -181,7 +181,8 @@ class BoundCertifier:
             table.status[open_ & fallen, column] = "falsified"
             todo = torch.as_tensor(np.flatnonzero(open_ & ~fallen), device=x.device)
             for part in _parts(todo, self.batch_size):
-                threat = ThreatModel(norm=self.norm, eps=radius)  # the exact ball, without the outward rounding
+                # The exact ball, without the outward rounding; in float64 not even a rounding of eps leaves it.
+                threat = ThreatModel(self.norm, inside(radius) if self.precision == "float64" else radius)
                 attack = pgd_margins(
                     own, x[part], y[part], threat, steps=self.attack_steps, restarts=self.attack_restarts + 1
                 )

@@ -48,6 +48,8 @@ class Claims:
 def read_claims(folder: str | Path, *, checkpoint_sha256: str, dataset: str, split: str) -> Claims:
     """The deterministic l-inf logs in a run's folder of certificates about these weights and this split.
 
+    Not those that an attack broke, nor those proved in float32.
+
     Raises:
         UserError: a card or a log that cannot be read.
     """
@@ -58,6 +60,8 @@ def read_claims(folder: str | Path, *, checkpoint_sha256: str, dataset: str, spl
         if not card_path.exists():
             continue
         card = read_card(card_path)
+        if (card.get("falsification") or {}).get("failed") or card.get("settings", {}).get("precision") == "float32":
+            continue  # claims that fell, and those of float32 bounds over boxes that are not rounded outward
         about = (card.get("checkpoint_sha256"), card.get("dataset"), card.get("split"), card.get("norm"))
         if about != (checkpoint_sha256, dataset, split, "linf"):
             continue

@@ -43,6 +43,14 @@ def test_logs_about_something_else_claim_nothing(tmp_path):
     assert claims(tmp_path) == []
 
 
+def test_logs_that_prove_nothing_claim_nothing(tmp_path):
+    write(tmp_path, "fallen", {"0.1": "verified"}, falsification={"failed": True})
+    write(tmp_path, "float32", {"0.1": "verified"}, settings={"precision": "float32"})
+    assert claims(tmp_path) == []
+    write(tmp_path, "stands", {"0.1": "verified"}, falsification={"failed": False}, settings={"precision": "float64"})
+    assert claims(tmp_path) == [("stands", "verified", "0.1")]
+
+
 def test_packed_logs_are_read(tmp_path):
     write(tmp_path, "log", {"0.1": "verified"})
     packed = gzip.compress((tmp_path / "log.tsv").read_bytes())
