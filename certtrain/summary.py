@@ -88,13 +88,22 @@ def is_staged(certificates: Certificates) -> bool:
     return "stage" in certificates.columns
 
 
+def _of_votes(certificates: Certificates) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if is_staged(certificates):
+        found["mean_draws"] = float(certificates.columns["n"].mean())
+    if "near_ties" in certificates.columns:
+        found["near_ties"] = int(certificates.columns["near_ties"].sum())
+    return found
+
+
 def summarise(certificates: Certificates, radii: Iterable[Fraction], norm: Norm) -> dict[str, Any]:
     """The numbers of `result.json`: `{norm, clean, certified, acr | acr_grid, abstained, invalid, error, n}`.
 
     `clean` is the accuracy of the certified classifier (certified accuracy at 0); `certified` maps each radius' text to
     a fraction of all examples; `acr` is the mean of correct * radius, called `acr_grid` for bounds, whose radii are
     those of a grid, and null for staged certificates, whose radii are targets (those have `mean_draws` too); the last
-    four are counts of examples.
+    four are counts of examples. Smoothing has `near_ties`, the votes that another batch size might have changed.
 
     Raises:
         ValueError: no certificates.
@@ -103,13 +112,12 @@ def summarise(certificates: Certificates, radii: Iterable[Fraction], norm: Norm)
     if n == 0:
         raise ValueError("there are no certificates to summarise")
     acr = int(acr_units(certificates).sum()) / (n * ACR_UNIT)
-    staged = is_staged(certificates)
     return {
         "norm": norm,
         "clean": int(certified(certificates, Fraction(0)).sum()) / n,
         "certified": {radius_text(r): int(certified(certificates, r).sum()) / n for r in radii},
-        "acr" if is_smoothing(certificates) else "acr_grid": None if staged else acr,
-        **({"mean_draws": float(certificates.columns["n"].mean())} if staged else {}),
+        "acr" if is_smoothing(certificates) else "acr_grid": None if is_staged(certificates) else acr,
+        **_of_votes(certificates),
         "abstained": int(abstained(certificates).sum()),
         "invalid": int(failed(certificates, INVALID).sum()),
         "error": int(failed(certificates, ERROR).sum()),

@@ -106,6 +106,9 @@ def smoothing_table(entry: Entry) -> RenderableType:
     facts.add_row(
         "alpha", f"{alpha:g}  ({'any' if whole else 'each'} certificate is wrong with at most this probability)"
     )
+    if "near_ties" in entry:
+        votes = round(n * (entry["mean_draws"] if is_staged(entry) else settings["n"]))
+        facts.add_row("near-ties", f"{entry['near_ties']:,} of {votes:,} votes, which rounding could turn")
     facts.add_row("images", f"{n:,}")
     facts.add_row("sigma", f"{sigma:g}")
     facts.add_row("seconds", f"{entry['seconds']:,.1f}")

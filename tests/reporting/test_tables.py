@@ -81,6 +81,12 @@ def test_staged_draws_have_no_average_radius(smoothing):
     assert "412 per image on average, 24.2 times fewer than the last look's 10,000; after n0 = 100" in text
 
 
+def test_near_ties_are_reported(smoothing):
+    smoothing["test_smoothing"]["near_ties"] = 3
+    text = " ".join("\n".join(lines(result_tables(smoothing))).split())
+    assert "near-ties 3 of 400,000 votes" in text
+
+
 def test_a_budget_of_the_data_set_is_said(smoothing):
     smoothing["test_smoothing"]["settings"]["alpha_each"] = 0.001 / 40
     assert "0.001 (any certificate is wrong" in " ".join("\n".join(lines(result_tables(smoothing))).split())
