@@ -53,6 +53,10 @@ class SmoothedClassifier:
     The network gets x + noise for x in [0, 1] and normalises by itself: noise of standard deviation `sigma` in input
     units comes before it. While votes are counted the network is `frozen`; nothing of it is changed.
 
+    What holds with a probability holds for inputs that were chosen without looking at their noise. Who knows seed and
+    index can search for inputs with untypical noise: where inputs come from others, keep the seed to yourself and let
+    the index follow from the input's content.
+
     Args:
         network: maps (R, ...) inputs to (R, K) logits, on the device of the inputs.
         sigma: standard deviation of the noise, > 0.

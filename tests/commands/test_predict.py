@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import certtrain
 from certtrain.cli import main
+from certtrain.commands.predict import content_index
 from certtrain.data import Digits
 
 
@@ -57,6 +59,14 @@ def test_the_noise_is_that_of_no_split(image, capsys, monkeypatch):
     monkeypatch.setattr(SmoothingCertifier, "certify", watched)
     assert main(["predict", "run=noise", "input=digit.npy", "n=200"]) == 0
     assert splits == ["predict"]
+
+
+def test_the_noise_depends_on_the_content(image):
+    x = torch.from_numpy(np.load("digit.npy"))[None]
+    other = x.clone()
+    other[0, 0, 0, 0] = torch.nextafter(other[0, 0, 0, 0], torch.tensor(1.0))
+    assert content_index(x) == content_index(x.clone()) != content_index(other)
+    assert 0 <= content_index(x) < 2**63
 
 
 def test_load_gives_the_same_network(image, runs):
