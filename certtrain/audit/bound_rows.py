@@ -30,7 +30,8 @@ def audit_bound_rows(audit: Audit, rows: Certificates, radii: Sequence[str], set
         return
     status = np.stack([rows.columns[_status(radius)] for radius in grid], axis=1)
     verified = status == VERIFIED
-    held = rows.radius[:, None] >= np.array([float(radius) for radius in grid])
+    least = np.array([float(radius) for radius in grid])
+    held = np.where(least > 0, rows.radius[:, None] >= least, verified)  # every radius is at least 0
     wrong_class = (rows.predict != rows.label)[:, None]
     fallen = np.cumsum(status == FALSIFIED, axis=1) > 0  # by an input of this ball or of a smaller one
     proved = rows.radius > 0

@@ -222,6 +222,25 @@ def test_other_words_of_the_card(run, name, values, message):
     assert any(message in text for text in failures(run, name))
 
 
+def test_a_grid_from_0(run):
+    network, x = nn.Linear(4, 3), torch.rand(20, 4)
+    examples = Examples(x, torch.zeros(20, dtype=torch.int64), torch.arange(20), "test", "made")
+    certifier = BoundCertifier(["ibp"], ["0", "0.01"], NativeEngine, attack_steps=0)
+    certify_examples(
+        network,
+        certifier,
+        examples,
+        run.certificates / "zero.tsv",
+        {"checkpoint_sha256": sha256_file(run.last)},
+        batch_size=20,
+        device=torch.device("cpu"),
+    )
+    assert not any("verified at r" in text for text in failures(run, "zero"))
+    change_log(run, "zero", 1, "status@0.01", "verified")
+    change_log(run, "zero", 1, "radius", "0.0")
+    assert any("verified at r is radius >= r?" in text for text in failures(run, "zero"))
+
+
 def test_a_list_of_examples_is_not_in_the_card(run):
     change_card(run, "bounds", indices="lists/mine.txt")
     assert "indices: the list mine.txt, which the card does not hold" in audit_card(
