@@ -110,7 +110,7 @@ def certify_examples(
         bounds the PGD accuracy by radius, for a cascade its statuses and stages; and all certificates, by index.
 
     Raises:
-        UserError: the log was made with other settings, examples, labels or weights.
+        UserError: the log was made with other settings, examples, labels or weights, or changed when it was complete.
     """
     identity = {
         "certifier": certifier.name,
@@ -136,6 +136,12 @@ def certify_examples(
     if done:
         _refuse_other_labels(log.read(), examples, log_path)
     todo = [index for index in examples.indices.tolist() if index not in done]
+    if not todo and before and before.get("log_sha256", log.sha256()) != log.sha256():
+        raise UserError(
+            f"{log_path} was changed since it was complete: its hash is not that of its card",
+            where="the certificate log",
+            fix="put the log back, or certify again under another name with name=NAME",
+        )
     progress(len(done), log.read() if done else None)
     begun = time.perf_counter()
     for at in range(0, len(todo), batch_size):

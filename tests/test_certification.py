@@ -110,6 +110,19 @@ def test_other_settings_weights_or_examples_under_the_same_name_are_refused(othe
     assert ((tmp_path / "a.tsv").read_bytes(), (tmp_path / "a.json").read_bytes()) == before
 
 
+def test_a_complete_log_that_was_changed_is_refused(tmp_path):
+    log = tmp_path / "log.tsv"
+    run(bounds(), log)
+    card, rows = log.with_suffix(".json").read_text(), log.read_text()
+    log.write_text(rows.replace("unknown", "verified").replace("falsified", "verified"))
+    with pytest.raises(UserError, match="was changed since it was complete"):
+        run(bounds(), log)
+    assert log.with_suffix(".json").read_text() == card
+    log.write_text(rows[: rows[:-1].rfind("\n") + 5])  # what is lost is computed again
+    run(bounds(), log)
+    assert len(CertificateLog(log).read()) == 30
+
+
 def test_other_data_under_the_same_name_is_refused(tmp_path):
     run(bounds(), tmp_path / "log.tsv")
     whole = examples()
