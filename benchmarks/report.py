@@ -75,7 +75,7 @@ def certification() -> str:
     return (
         "**Smoothing**: votes per second, and as a fraction of the network's bare forward pass on as many rows\n\n"
         f"{table(['network', 'votes/s', 'fraction', 'range'], throughput)}\n"
-        "Certificates per second, against a loop over single images with noise of torch's generator (LeNet, equal n0, n "
+        "Certificates per second, against a loop over single images with torch's own noise (LeNet, equal n0, n "
         f"and alpha): {', '.join(loops)} times as many. One image (LeNet), certified with {', '.join(times)}; "
         f"{latency[0]['peer']['name']}: {_ms(latency[0]['peer'])}.\n"
     )
