@@ -6,7 +6,7 @@ import hashlib
 import netrc
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,6 +25,7 @@ def make_wandb(
     config: Mapping[str, Any] | None = None,
     entity: str | None = None,
     offline: bool = False,
+    artifacts: bool = False,
 ) -> WandbMetrics:
     """Start (or, online, go on with) the wandb run of a run directory. The caller's `finally` calls `close`.
 
@@ -35,6 +36,7 @@ def make_wandb(
         config: the resolved configuration.
         entity: wandb user or team; None for the key's own.
         offline: write to disk only. Without a key this is so in any case, and `note` says it.
+        artifacts: also hand over, at the end, the chosen checkpoint and the certificates with their cards.
 
     Raises:
         UserError: wandb is not installed or cannot start.
@@ -74,7 +76,7 @@ def make_wandb(
         ) from error
     run.define_metric("trainer/global_step")
     run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
-    return WandbMetrics(run, run_dir, note)
+    return WandbMetrics(run, run_dir, note, artifacts)
 
 
 class WandbMetrics(WandbLogger):
@@ -84,9 +86,9 @@ class WandbMetrics(WandbLogger):
         note: what the user should be told; None for nothing.
     """
 
-    def __init__(self, run: Any, run_dir: Path, note: str | None) -> None:
+    def __init__(self, run: Any, run_dir: Path, note: str | None, artifacts: bool = False) -> None:
         super().__init__(experiment=run, save_dir=run_dir)
-        self.run, self.note = run, note
+        self.run, self.note, self.artifacts = run, note, artifacts
         self._closed = False
 
     def log_hyperparams(self, params: Any) -> None:
@@ -113,6 +115,25 @@ class WandbMetrics(WandbLogger):
         if figure is not None:
             logged["test/certified_accuracy_plot"] = wandb.Image(str(figure))
         self.run.log(logged)
+
+    def log_files(self, checkpoint: Path, certificates: Sequence[Path]) -> None:
+        """When it was asked for: the checkpoint as an artifact of type `model`, logs and cards as `certificates`.
+
+        Args:
+            checkpoint: the one that is the run's result.
+            certificates: `certificates/*.tsv` and `*.json`.
+        """
+        if not self.artifacts:
+            return
+        import wandb
+
+        for kind, paths in (("model", [checkpoint]), ("certificates", list(certificates))):
+            found = [path for path in paths if path.is_file()]
+            if found:
+                artifact = wandb.Artifact(f"{self.run.id}-{kind}", type=kind)
+                for path in found:
+                    artifact.add_file(str(path))
+                self.run.log_artifact(artifact)
 
     def close(self, failed: bool = False) -> None:
         """End the run; what waits is written before this process exits. A second call does nothing."""

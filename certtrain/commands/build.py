@@ -191,8 +191,15 @@ def validation_entry(
 
 
 def build_loggers(config: dict[str, Any], directory: RunDirectory) -> list[Logger]:
-    """Our CSV always; wandb when chosen."""
+    """Our CSV always; TensorBoard and wandb when chosen."""
     loggers: list[Logger] = [CSVMetrics(directory.metrics)]
+    if config["logger"].get("tensorboard") is not None:
+        import yaml
+
+        from certtrain.callbacks.tensorboard_logger import TensorBoardMetrics
+
+        text = yaml.safe_dump(config, sort_keys=False)
+        loggers.append(TensorBoardMetrics(directory.path / "tensorboard", text))
     options = config["logger"].get("wandb")
     if options:
         from certtrain.callbacks.wandb_logger import make_wandb

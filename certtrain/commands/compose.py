@@ -119,7 +119,7 @@ def explain(error: Exception, command: str) -> UserError:
             where="the command line",
             fix=f"{nearest(key, known_keys(command))} (`certtrain {command} --cfg job` shows all)",
         )
-    if match := re.search(r"Could not find '([\w./@-]+)/([^/'][^']*)'", text):
+    if match := re.search(r"Could not (?:find|load) '([\w./@-]+)/([^/'][^']*)'", text):
         group, option = match.group(1), match.group(2)
         if group.split("/")[0] == "experiment":
             option = f"{group}/{option}".removeprefix("experiment/")

@@ -10,7 +10,6 @@ from lightning.pytorch.loggers import Logger
 from rich.console import Console
 
 from certtrain.callbacks.checkpoint import Checkpoints
-from certtrain.callbacks.csv_logger import CSVMetrics
 from certtrain.callbacks.pruning import Report, ReportValidation
 from certtrain.callbacks.signals import SignalFlag
 from certtrain.checkpoints import load_weights, read_checkpoint
@@ -70,7 +69,7 @@ def fit_run(
         done = int(content["global_step"])
         console.print(f"from step {done} of {steps * config['epochs']}", highlight=False)
     for logger in loggers:
-        if isinstance(logger, CSVMetrics):
+        if hasattr(logger, "resume_from"):
             logger.resume_from(done)  # rows after the checkpoint belong to work that was lost
     module = CertifiedTraining(
         network,

@@ -273,6 +273,11 @@ class _Session:
             else:
                 print_line(console, f"next: certtrain certify run={self.directory.path}")
             self.record(status="complete", reason=None, step=None)
+            for logger in loggers:
+                if hasattr(logger, "log_files"):
+                    folder = self.directory.certificates
+                    checkpoint = self.directory.checkpoints / self.directory.read_result()["checkpoint"]
+                    logger.log_files(checkpoint, [*folder.glob("*.tsv"), *folder.glob("*.json")])
             failed = False
         finally:
             for logger in loggers:

@@ -1,0 +1,115 @@
+"""TensorBoard event files beside metrics.csv, by torch.utils.tensorboard or tensorboardX, whichever is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from certtrain.errors import UserError
+
+
+class TensorBoardMetrics(Logger):
+    """Writes scalars under `tensorboard/` in the run directory; `tensorboard --logdir runs` shows all runs.
+
+    Args:
+        folder: where the event files go.
+        config: the resolved configuration, shown as a text.
+
+    Raises:
+        UserError: neither package is installed.
+    """
+
+    def __init__(self, folder: str | Path, config: str = "") -> None:
+        super().__init__()
+        self.folder, self.config = Path(folder), config
+        self._make = _writer_class()
+        self._writer: Any = None
+        self._purge: int | None = None
+        self._last = 0
+
+    @property
+    def name(self) -> str:
+        return self.folder.parent.name
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @property
+    def writer(self) -> Any:
+        """The event writer, made when there is something to write."""
+        if self._writer is None:
+            self._writer = self._make(str(self.folder), purge_step=self._purge)
+            if self.config and self._purge is None:
+                self._writer.add_text("configuration", f"```yaml\n{self.config}\n```")
+        return self._writer
+
+    def resume_from(self, completed_steps: int) -> None:
+        """Have what was logged beyond a checkpoint hidden: the resumed training logs it again."""
+        self._purge = completed_steps + 1
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the configuration is logged as a text."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """One scalar per metric."""
+        self._last = self._last if step is None else step
+        for name, value in metrics.items():
+            self._scalar(name, float(value))
+
+    def log_test(self, test: Mapping[str, Mapping[str, Any]], figure: str | Path | None = None) -> None:
+        """The test result as scalars and the plot as an image.
+
+        Args:
+            test: the mapping of `result.json`.
+            figure: `certified_accuracy.png`.
+        """
+        for name, entry in test.items():
+            for radius, fraction in entry["certified"].items():
+                self._scalar(f"test/{name}/certified@{radius.replace('/', '_')}", fraction)
+            for key in ("clean", "acr", "acr_grid", "abstained", "invalid"):
+                if entry.get(key) is not None:
+                    self._scalar(f"test/{name}/{key}", entry[key])
+        if figure is not None and Path(figure).exists():
+            import numpy as np
+            from PIL import Image
+
+            picture = np.asarray(Image.open(figure).convert("RGB"))
+            self.writer.add_image("test/certified_accuracy_plot", picture, self._last, dataformats="HWC")
+
+    def _scalar(self, name: str, value: float) -> None:
+        # TensorBoard's tags know no `@`: one of the two packages replaces it, so that it is done here for both.
+        self.writer.add_scalar(name.replace("@", "_"), value, self._last)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        if self._writer is not None:
+            self._writer.flush()
+
+    def close(self, failed: bool = False) -> None:
+        """Write what waits and end; a second call does nothing."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+            self._purge = self._last + 1
+
+
+def _writer_class() -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError as error:
+            raise UserError(
+                "neither tensorboard nor tensorboardX is installed",
+                where="logger=tensorboard",
+                fix="pip install tensorboardX, or logger=csv",
+            ) from error
+    return SummaryWriter

@@ -1,0 +1,83 @@
+"""TensorBoard's event files hold what metrics.csv holds."""
+
+import builtins
+import struct
+
+import pytest
+
+from certtrain.callbacks.tensorboard_logger import TensorBoardMetrics
+from certtrain.errors import UserError
+
+
+def events(folder):
+    """Every (tag, step, value) of the folder's event files, in the order they were written."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    found = []
+    for path in sorted(folder.glob("events.out.tfevents.*")):
+        data, at = path.read_bytes(), 0
+        while at < len(data):
+            (length,) = struct.unpack("<Q", data[at : at + 8])
+            event = Event.FromString(data[at + 12 : at + 12 + length])
+            at += 16 + length
+            for value in event.summary.value:
+                kind = "image" if value.HasField("image") else value.simple_value
+                found.append((value.tag, event.step, kind))
+            if event.HasField("session_log"):
+                found.append(("session start", event.step, None))
+    return found
+
+
+@pytest.fixture
+def entry():
+    found = {"norm": "linf", "clean": 0.75, "certified": {"2/255": 0.5}, "acr_grid": 0.25, "acr": None, "n": 10}
+    return {**found, "abstained": 0, "invalid": 0, "certifier": "ibp", "settings": {}, "indices_sha256": "0"}
+
+
+def test_scalars_test_results_and_the_figure(tmp_path, entry):
+    from PIL import Image
+
+    Image.new("RGB", (8, 4)).save(tmp_path / "figure.png")
+    logger = TensorBoardMetrics(tmp_path / "run" / "tensorboard", "eps: 0.1")
+    logger.log_metrics({"train/loss": 0.5, "epoch": 0}, step=10)
+    logger.log_metrics({"train/loss": 0.25}, step=20)
+    logger.log_test({"ibp": entry}, tmp_path / "figure.png")
+    logger.finalize("success")
+    logger.close()
+    logger.close()
+    found = events(tmp_path / "run" / "tensorboard")
+    assert ("train/loss", 10, 0.5) in found
+    assert ("train/loss", 20, 0.25) in found
+    assert ("test/ibp/certified_2_255", 20, 0.5) in found
+    assert ("test/ibp/clean", 20, 0.75) in found
+    assert ("test/certified_accuracy_plot", 20, "image") in found
+    assert not [tag for tag, _, _ in found if tag == "test/ibp/acr"]
+    assert any(tag.startswith("configuration") for tag, _, _ in found)
+
+
+def test_a_resumed_run_hides_what_it_logs_again(tmp_path):
+    for resumed in (False, True):
+        logger = TensorBoardMetrics(tmp_path)
+        if resumed:
+            logger.resume_from(10)
+        logger.log_metrics({"train/loss": 1.0}, step=20)
+        logger.close()
+    assert ("session start", 11, None) in events(tmp_path)
+
+
+def test_nothing_is_made_when_nothing_is_logged(tmp_path):
+    TensorBoardMetrics(tmp_path / "tensorboard").close()
+    assert not (tmp_path / "tensorboard").exists()
+
+
+def test_without_a_package(tmp_path, monkeypatch):
+    real = builtins.__import__
+
+    def refuse(name, *arguments, **options):
+        if name.split(".")[0] in ("tensorboard", "tensorboardX") or name == "torch.utils.tensorboard":
+            raise ImportError(name)
+        return real(name, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    with pytest.raises(UserError, match="neither tensorboard nor tensorboardX"):
+        TensorBoardMetrics(tmp_path)
