@@ -154,7 +154,14 @@ def test_trainers(name):
 
 @pytest.mark.parametrize("name", options("logger"))
 def test_loggers(name):
-    assert bool(composed(f"logger={name}")["logger"]["wandb"]) == (name == "wandb")
+    assert list(composed(f"logger={name}")["logger"]) == [name]
+
+
+@pytest.mark.parametrize("names", ["csv,wandb", "wandb,csv", "wandb,tensorboard"])
+def test_loggers_together(names):
+    found = composed(f"logger=[{names}]")["logger"]
+    assert list(found) == names.split(",")
+    assert found["wandb"]["project"] == "certtrain"
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
