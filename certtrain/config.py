@@ -60,6 +60,9 @@ def instantiate(node: Any, key: str, /, *args: Any, **kwargs: Any) -> Any:
         raise UserError(f"{key} names nothing to build", where=f"configuration key {key}", fix="it needs a _target_")
     target = node["_target_"]
     where = f"configuration key {key} (target {target})"
+    if missing := [name for name, value in node.items() if isinstance(value, str) and value == "???"]:
+        named = " and ".join(f"{key}.{name}" for name in missing)
+        raise UserError(f"{named} must be given", where=where, fix=" ".join(f"{key}.{name}=..." for name in missing))
     try:
         return hydra.utils.instantiate(node, *args, **kwargs, _convert_="all")
     except UserError as error:

@@ -61,8 +61,9 @@ def test_an_installed_package_has_its_configuration_inside(monkeypatch, tmp_path
 
 @pytest.mark.parametrize("name", options("data"))
 def test_data(name, tmp_path):
-    classes = ["data.num_classes=3"] if name == "image_folder" else []  # else they would be counted
-    found = composed(f"data={name}", f"data_dir={tmp_path}", "seed=3", "val_size=0.2", *classes)
+    needed = {"image_folder": ["data.num_classes=3"], "csv": ["data.file=csv.csv", "data.label=kind"]}.get(name, [])
+    (tmp_path / "csv.csv").write_text("size,kind\n1,a\n2,b\n")
+    found = composed(f"data={name}", f"data_dir={tmp_path}", "seed=3", "val_size=0.2", *needed)
     data = instantiate(found["data"], "data", certify_examples=7)
     assert isinstance(data, DataModule)
     assert data.name == name

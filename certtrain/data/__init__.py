@@ -3,6 +3,7 @@
 from certtrain.data.augment import Augment
 from certtrain.data.batch import Batch
 from certtrain.data.cifar import CIFAR10
+from certtrain.data.csv_table import CSVTable
 from certtrain.data.image_folder import ImageFolder
 from certtrain.data.loader import SequentialLoader, TensorLoader
 from certtrain.data.mnist import MNIST, FashionMNIST
@@ -16,6 +17,7 @@ __all__ = [
     "Augment",
     "Batch",
     "BreastCancer",
+    "CSVTable",
     "DataModule",
     "Digits",
     "FashionMNIST",
