@@ -20,6 +20,7 @@ from certtrain.threat import parse_radii, radius_text
 # Relative, of what is summed in floating point: the order of addition may differ. All else is exact.
 TOLERANCE, SUMMED = 1e-9, ("stages", "largest_eps", "mean_draws")
 IDENTITY = ("certifier", "norm", "radii", "settings", "indices_sha256", "checkpoint_sha256", "n", "summary")
+OURS = ("certtrain", "auto_LiRPA")  # packages whose bounds our certifiers rest on
 COPIED = ("certifier", "settings", "indices_sha256")  # of the card, which its summary repeats
 
 
@@ -145,11 +146,17 @@ def _audit_rows(audit: Audit, rows: Certificates, card: dict[str, Any]) -> None:
         return
     audit.compare("indices_sha256 of the log's rows", card.get("indices_sha256"), indices_sha256(rows.index.tolist()))
     audit.compare("n", card.get("n"), len(rows))
-    if is_smoothing(rows):
-        audit_smoothing_rows(audit, rows, card["settings"])
+    package = (card.get("engine") or {}).get("package", OURS[0])
+    if not is_smoothing(rows) and package not in OURS:
+        # What a certifier of somebody else puts into its further columns and settings only that one knows.
+        name = card["engine"].get("name")
+        audit.unchecked(f"radii and settings: {name} is no certifier of certtrain; its rows are only added up")
     else:
-        audit_bound_rows(audit, rows, card["radii"], card["settings"])
-    audit_statements(audit, rows, card)
+        if is_smoothing(rows):
+            audit_smoothing_rows(audit, rows, card["settings"])
+        else:
+            audit_bound_rows(audit, rows, card["radii"], card["settings"])
+        audit_statements(audit, rows, card)
     stated = card.get("summary")
     if not isinstance(stated, dict):
         return

@@ -35,8 +35,11 @@ def engine(certifier: Certifier) -> dict[str, Any]:
     versions = environment.package_versions()
     if certifier.certificate == "probabilistic":
         return {"name": "certtrain.smoothing", "version": versions["certtrain"] or __version__}
-    target = getattr(certifier.make_engine, "func", certifier.make_engine)
+    make = getattr(certifier, "make_engine", type(certifier))  # a user's own certifier may need no bound engine
+    target = getattr(make, "func", make)
     name = f"{target.__module__}.{target.__qualname__}"
+    if name.split(".")[0] != "certtrain":
+        return {"name": name, "package": name.split(".")[0], "version": None}
     package = "auto_LiRPA" if "lirpa" in name else "certtrain"
     return {"name": name, "package": package, "version": versions[package] or __version__}
 
@@ -45,7 +48,7 @@ def claim(certifier: Certifier) -> str:
     """What the certificate says, in words, for the card."""
     if certifier.certificate == "probabilistic":
         return smoothing_claim(shared=certifier.budget == "dataset")
-    return bounds_claim(certifier.settings()["precision"])
+    return bounds_claim(certifier.settings().get("precision", "float64"))
 
 
 def training_recipe(config: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from certtrain.config import GROUPS, conf_dir, options
 from certtrain.errors import UserError, nearest
 
 INTERRUPTED = 128  # exit statuses from here on: ended by a signal
+WITH_VALUE = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p", "--cfg", "-c")
 # The groups that a command's help lists; the others mean nothing to it.
 HELP_GROUPS = {"train": GROUPS, "certify": ("certifier", "bounds", "model", "data"), "predict": ("certifier", "bounds")}
 HELP_GROUPS["export"] = ()
@@ -73,7 +74,7 @@ def call_hydra(command: str, arguments: Sequence[str], task: Callable[[Any], Non
     warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/.*is validated against ConfigStore schema")
     full_error, argv = os.environ.get("HYDRA_FULL_ERROR"), sys.argv
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing its own message and exiting
-    sys.argv = [f"certtrain {command}", *arguments]
+    sys.argv = [f"certtrain {command}", *options_first(arguments)]
     if "--help" in arguments:
         _list_groups_ourselves(command)
     try:
@@ -86,6 +87,19 @@ def call_hydra(command: str, arguments: Sequence[str], task: Callable[[Any], Non
             os.environ.pop("HYDRA_FULL_ERROR", None)
         else:
             os.environ["HYDRA_FULL_ERROR"] = full_error
+
+
+def options_first(arguments: Sequence[str]) -> list[str]:
+    """Hydra's options before the overrides: between them, its parser takes no override after the first option."""
+    before: list[str] = []
+    overrides: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        if argument.startswith("-"):
+            before += [argument, *([next(rest, "")] if argument in WITH_VALUE else [])]
+        else:
+            overrides.append(argument)
+    return [*before, *overrides]
 
 
 def _list_groups_ourselves(command: str) -> None:
