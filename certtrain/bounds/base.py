@@ -13,11 +13,15 @@ METHODS: tuple[str, ...] = ("ibp", "crown_ibp", "crown", "alpha_crown")
 
 
 class PreActivation(NamedTuple):
-    """Bounds of the input of one nonlinearity, before it; shapes (B, ...) of that tensor."""
+    """Bounds of the input of one activation, before it; shapes (B, ...) of that tensor.
+
+    `kink` where the activation's slope jumps at 0, as that of ReLU: with `lower < 0 < upper` it is then unstable.
+    """
 
     name: str
     lower: Tensor
     upper: Tensor
+    kink: bool = True
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Bounds:
     Attributes:
         clean: (B, K) logits at the unperturbed input.
         margins: per method (B, K-1) lower bounds of `z_y - z_j` for j != y, in ascending order of j.
-        pre_activations: the (interval) bounds of each nonlinearity's input, in the order of execution.
+        pre_activations: the (interval) bounds of each activation's input, in the order of execution.
     """
 
     clean: Tensor

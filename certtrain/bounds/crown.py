@@ -3,7 +3,9 @@
 Linear functions `<a, z_node>` are carried from a node back to the input, each step keeping a lower bound: affine layers
 exactly, ReLU by lines chosen per neuron from its bounds [l, u]:
 
-    alpha z <= relu(z) <= u / (u - l) * (z - l),   alpha = 1 if u > |l| else 0.
+    alpha z <= relu(z) <= u / (u - l) * (z - l),   alpha = 1 if u > |l| else 0,
+
+and other nonlinearities by lines of their own (`curves`, `activations`).
 
 Several functions at once: coefficients are (N, S, *shape), S functions for each of N examples.
 """
@@ -19,26 +21,31 @@ from certtrain.bounds.affine import Affine
 from certtrain.bounds.forward import Pass
 from certtrain.bounds.interval import Mixing
 from certtrain.bounds.lines import BoxLines, Lines
-from certtrain.bounds.rules import Relu, Sum
+from certtrain.bounds.nonlinear import Nonlinear, Relaxation
+from certtrain.bounds.rules import Sum
 from certtrain.bounds.windows import plan, walk
 
 # Elements of the largest coefficient tensor of a chunk in `refine`; several such tensors live at a time.
 CHUNK_ELEMENTS = 2**24
 
 
-def interval_lines(run: Pass) -> dict[int, BoxLines]:
-    """The lines of every ReLU from its interval bounds."""
-    return {step: BoxLines(lower, upper) for step, (lower, upper) in run.boxes.items()}
+def interval_lines(run: Pass) -> dict[int, BoxLines | Relaxation]:
+    """The lines of every nonlinearity from its interval bounds."""
+    found: dict[int, BoxLines | Relaxation] = {}
+    for step, (lower, upper) in run.boxes.items():
+        op = run.steps[step].op
+        found[step] = op.lines(lower, upper) if isinstance(op, Nonlinear) else BoxLines(lower, upper)
+    return found
 
 
 def lower_bounds(
-    run: Pass, lines: Mapping[int, Lines | BoxLines], step: int, a: Tensor, rows: Tensor | None = None
+    run: Pass, lines: Mapping[int, Relaxation], step: int, a: Tensor, rows: Tensor | None = None
 ) -> Tensor:
     """Lower bounds (N, S) of `<a, output of step>` over the input set.
 
     Args:
         run: the interval pass, whose operations are walked backwards.
-        lines: the relaxation of every ReLU before `step`.
+        lines: the relaxation of every nonlinearity before `step`.
         step: index of the step whose output `a` is about; 0 is the input.
         a: (N, S, *shape of that output).
         rows: (N,) which example each is about; None when N = B, in order.
@@ -52,12 +59,11 @@ def lower_bounds(
         op, sources = run.steps[index].op, run.steps[index].sources
         if isinstance(op, Affine):
             offset, parts = op.offset(a), [op.transpose(a)]
-        elif isinstance(op, Relu):
+        elif isinstance(op, Sum):
+            offset, parts = None, [a, op.sign * a]
+        else:
             before, offset = lines[index].at(rows).backward(a)
             parts = [before]
-        else:
-            assert isinstance(op, Sum)
-            offset, parts = None, [a, op.sign * a]
         for source, part in zip(sources, parts):
             pending[source] = pending[source] + part if source in pending else part
         if offset is not None:
@@ -66,25 +72,34 @@ def lower_bounds(
     return least if constant is None else least + constant
 
 
-def refine(run: Pass) -> dict[int, Lines]:
-    """The lines of every ReLU from CROWN bounds of its input, in the order of execution.
+def refine(run: Pass) -> dict[int, Relaxation]:
+    """The lines of every nonlinearity from CROWN bounds of its input, in the order of execution.
 
-    A ReLU's bounds come from a backward pass of their own through the refined lines before it, intersected with the
-    interval bounds. Only neurons that the interval bounds leave unstable are bounded, each with its own example.
+    The bounds come from a backward pass of their own through the refined lines before it, intersected with the
+    interval bounds. Only neurons whose lines these bounds leave open are bounded (of a ReLU the unstable ones), each
+    with its own example. What reads another nonlinearity straight away is bounded by that one's own refined box.
     """
-    lines: dict[int, Lines] = {}
+    lines: dict[int, Relaxation] = {}
+    read = {run.steps[index].sources[0] for index in run.boxes}
+    after: dict[int, tuple[Tensor, Tensor]] = {}
     for index, (lower, upper) in run.boxes.items():
-        source = run.steps[index].sources[0]
-        if run.regions[source].mixing is Mixing.MORE:
-            lower, upper = _refined(run, lines, source, lower, upper)
-        lines[index] = Lines.of(lower, upper)
+        op, source = run.steps[index].op, run.steps[index].sources[0]
+        if source in after:
+            lower, upper = torch.maximum(lower, after[source][0]), torch.minimum(upper, after[source][1])
+        elif run.regions[source].mixing is Mixing.MORE:
+            open_ = op.unsettled(lower, upper) if isinstance(op, Nonlinear) else (lower < 0) & (upper > 0)
+            lower, upper = _refined(run, lines, source, lower, upper, open_)
+        lines[index] = op.lines(lower, upper) if isinstance(op, Nonlinear) else Lines.of(lower, upper)
+        if index in read:
+            after[index] = op.interval(lower, upper) if isinstance(op, Nonlinear) else (lower.relu(), upper.relu())
     return lines
 
 
-def _refined(run: Pass, lines: dict[int, Lines], source: int, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+def _refined(
+    run: Pass, lines: Mapping[int, Relaxation], source: int, lower: Tensor, upper: Tensor, unsettled: Tensor
+) -> tuple[Tensor, Tensor]:
     shape = lower.shape[1:]
-    unstable = ((lower < 0) & (upper > 0)).flatten(1)
-    rows, neurons = unstable.nonzero(as_tuple=True)
+    rows, neurons = unsettled.flatten(1).nonzero(as_tuple=True)
     if not len(rows):
         return lower, upper
     way = plan(run, source)

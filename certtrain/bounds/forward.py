@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 from certtrain.bounds.affine import Affine
 from certtrain.bounds.graph import Call, Graph
 from certtrain.bounds.interval import InputSet, Region, combine
+from certtrain.bounds.nonlinear import Nonlinear
 from certtrain.bounds.rules import Operation, Relu, Sum, check
 
 
@@ -30,7 +31,7 @@ class Pass:
         inputs: the perturbed inputs.
         steps: the operations in the order of execution; step 0 is the input and has none.
         regions: the region after each step.
-        boxes: for the steps that are ReLUs, lower and upper bounds of their input.
+        boxes: for the steps that are ReLU or another nonlinearity, lower and upper bounds of their input.
     """
 
     inputs: InputSet
@@ -84,8 +85,9 @@ def _apply(run: Pass, op: Operation | None, regions: list[Region]) -> Region:
         return regions[0].affine(op)
     if isinstance(op, Sum):
         return combine(*regions, op.sign)
-    assert isinstance(op, Relu)
-    region, run.boxes[len(run.steps)] = regions[0].relu()
+    assert isinstance(op, Relu | Nonlinear)
+    after = regions[0].relu() if isinstance(op, Relu) else regions[0].nonlinear(op)
+    region, run.boxes[len(run.steps)] = after
     return region
 
 

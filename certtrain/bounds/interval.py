@@ -18,6 +18,7 @@ from torch import Tensor
 
 from certtrain.bounds.affine import Affine
 from certtrain.bounds.fused import IntervalRelu
+from certtrain.bounds.nonlinear import Nonlinear
 from certtrain.threat import ThreatModel
 
 
@@ -81,6 +82,14 @@ class Region:
         """The region after ReLU, and lower and upper bounds (B, ...) of what was before it."""
         both, radius, lower, upper = IntervalRelu.apply(self.both, self.box_radius().expand_as(self.centre))
         return Region(both, radius, Mixing.MORE, self.ball), (lower, upper)
+
+    def nonlinear(self, op: Nonlinear) -> tuple[Region, tuple[Tensor, Tensor]]:
+        """The region after `op`, and lower and upper bounds (B, ...) of what was before it."""
+        radius = self.box_radius().expand_as(self.centre)
+        lower, upper = self.centre - radius, self.centre + radius
+        low, high = op.interval(lower, upper)
+        both = torch.cat([op.forward(self.clean), (low + high) / 2])
+        return Region(both, (high - low) / 2, Mixing.MORE, self.ball), (lower, upper)
 
     def range(self, functions: Tensor) -> tuple[Tensor, Tensor]:
         """Lower and upper bounds (B, S) of linear functions (B, S, n) of the region; exact where nothing was mixed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -25,7 +26,11 @@ class Lines:
 
     def at(self, rows: Tensor | None) -> Lines:
         """The lines of the examples `rows`, (N,)."""
-        return self if rows is None else Lines(self.low[rows], self.high[rows], self.offset[rows])
+        return self if rows is None else self.map(lambda values: values[rows])
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Lines:
+        """The lines that `function` picks."""
+        return Lines(function(self.low), function(self.high), function(self.offset))
 
     def backward(self, a: Tensor) -> tuple[Tensor, Tensor]:
         """Coefficients before the ReLU, and the constants (N, S)."""

@@ -18,6 +18,8 @@ from certtrain.bounds.forward import Pass, propagate
 from certtrain.bounds.graph import Graph, unsupported
 from certtrain.bounds.interval import InputSet, Mixing
 from certtrain.bounds.loss_fusion import fused_upper_bound
+from certtrain.bounds.nonlinear import Activation
+from certtrain.bounds.rules import Relu
 from certtrain.errors import UserError, nearest
 from certtrain.threat import ThreatModel
 
@@ -160,5 +162,10 @@ class _Output:
         return self.layer.transpose(functions), functions.new_zeros(()) if constant is None else constant
 
     def pre_activations(self) -> tuple[PreActivation, ...]:
-        """The interval bounds of every ReLU's input."""
-        return tuple(PreActivation(self.run.steps[index].name, *box) for index, box in self.run.boxes.items())
+        """The interval bounds of every activation's input."""
+        steps, found = self.run.steps, []
+        for index, box in self.run.boxes.items():
+            op = steps[index].op
+            if isinstance(op, Relu | Activation):
+                found.append(PreActivation(steps[index].name, *box, kink=isinstance(op, Relu) or op.kink))
+        return tuple(found)

@@ -1,8 +1,8 @@
 """The registry: which calls the native engine understands, and the operation each one is.
 
-A builder looks at one live call and returns an `Operation`. Everything is affine but `Relu`; a sum of two tensors is
-`Sum`. The same object serves the interval pass and the backward pass, so that both see the same weights and
-the same batch statistics.
+A builder looks at one live call and returns an `Operation`. Most are affine; a sum of two tensors is `Sum`, and the
+nonlinearities are `Relu` and those of `nonlinear`. The same object serves the interval pass and the backward pass, so
+that both see the same weights and the same batch statistics.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from certtrain.bounds.activations import Gelu, LeakyRelu, Sigmoid, Silu, Tanh, TanhGelu
 from certtrain.bounds.affine import Affine, AvgPool, ConvMap, LinearMap, Pad, Reshape, ScaleShift
 from certtrain.bounds.batchnorm import batch_norm
 from certtrain.bounds.graph import IN_PLACE_OPERATORS, Call, runs_unchanged, unsupported
 from certtrain.bounds.interval import Region
+from certtrain.bounds.nonlinear import Nonlinear
 from certtrain.models.normalize import Normalize
 
 
@@ -36,7 +38,7 @@ class Sum:
     sign: int
 
 
-Operation = Affine | Relu | Sum
+Operation = Affine | Relu | Nonlinear | Sum
 Builder = Callable[[Call], Operation]
 
 MODULES: dict[type[nn.Module], Builder] = {}
@@ -126,6 +128,37 @@ def _dropout(call: Call) -> Operation:
 @_rule(nn.ReLU, F.relu, torch.relu, torch.relu_, "relu", "relu_")
 def _relu(call: Call) -> Operation:
     return Relu()
+
+
+@_rule(nn.LeakyReLU, F.leaky_relu)
+def _leaky_relu(call: Call) -> Operation:
+    layer = call.module
+    alpha = layer.negative_slope if isinstance(layer, nn.LeakyReLU) else call.argument(1, "negative_slope", 0.01)
+    if isinstance(alpha, Tensor) or not 0 <= alpha < 1:
+        raise unsupported(f"{call.name} has the negative slope {alpha}", "a number of [0, 1)")
+    return LeakyRelu(float(alpha))
+
+
+@_rule(nn.Sigmoid, torch.sigmoid, torch.sigmoid_, "sigmoid", "sigmoid_")
+def _sigmoid(call: Call) -> Operation:
+    return Sigmoid()
+
+
+@_rule(nn.Tanh, torch.tanh, torch.tanh_, "tanh", "tanh_")
+def _tanh(call: Call) -> Operation:
+    return Tanh()
+
+
+@_rule(nn.GELU, F.gelu)
+def _gelu(call: Call) -> Operation:
+    layer = call.module
+    approximate = layer.approximate if isinstance(layer, nn.GELU) else call.argument(1, "approximate", "none")
+    return TanhGelu() if approximate == "tanh" else Gelu()
+
+
+@_rule(nn.SiLU, F.silu)
+def _silu(call: Call) -> Operation:
+    return Silu()
 
 
 @_rule(operator.add, operator.iadd, torch.add, "add", "add_")

@@ -8,6 +8,8 @@ the kernel at every convolution; when it has grown to the size of the map, or at
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,9 +17,10 @@ from torch import Tensor
 
 from certtrain.bounds.affine import ConvMap, ScaleShift
 from certtrain.bounds.forward import Pass
-from certtrain.bounds.fused import RelaxedRelu, TransposedConv
+from certtrain.bounds.fused import TransposedConv
 from certtrain.bounds.interval import InputSet
 from certtrain.bounds.lines import Lines
+from certtrain.bounds.nonlinear import Activation, LinePairs
 from certtrain.bounds.rules import Operation, Relu
 
 
@@ -49,7 +52,7 @@ def plan(run: Pass, step: int) -> Plan:
                 (size - 1) * s + d * (k - 1) + 1
                 for size, s, d, k in zip((height, width), op.stride, op.dilation, op.weight.shape[-2:])
             )
-        elif not isinstance(op, Relu) and not _per_channel(op):
+        elif not isinstance(op, Relu | Activation) and not _per_channel(op):
             break
         source = run.steps[step].sources[0]
         before = run.regions[source].example_shape
@@ -62,13 +65,18 @@ def plan(run: Pass, step: int) -> Plan:
 
 
 def walk(
-    run: Pass, lines: dict[int, Lines], way: Plan, rows: Tensor, position: tuple[Tensor, Tensor, Tensor], channels: int
+    run: Pass,
+    lines: Mapping[int, Lines | LinePairs],
+    way: Plan,
+    rows: Tensor,
+    position: tuple[Tensor, Tensor, Tensor],
+    channels: int,
 ) -> tuple[Tensor, Tensor]:
     """Take `z` and `-z` of one neuron each back along the plan.
 
     Args:
         run: the interval pass.
-        lines: the relaxation of every ReLU on the way.
+        lines: the relaxation of every activation on the way.
         way: a plan with at least one step.
         rows: (N,) the example of each neuron.
         position: channel, row and column of each neuron, (N,) each.
@@ -97,9 +105,9 @@ def walk(
                 constant = constant + a.sum((-2, -1)) @ op.shift.expand(a.shape[2], 1, 1).flatten()
             a = op.transpose(a)
         else:
-            some = (_cut(a, corner, rows, values) for values in (lines[step].low, lines[step].high, lines[step].offset))
-            before, offset = RelaxedRelu.apply(a.flatten(2), *(values.flatten(1) for values in some))
-            a, constant = before.view(a.shape), constant + offset
+            near = lines[step].map(functools.partial(_cut, a, corner, rows))
+            a, offset = near.backward(a)
+            constant = constant + offset
     if way.end == 0:
         return a.new_zeros(*a.shape[:2], 0), constant + _minimum(run, a, corner, rows)
     return _place(a, corner, run.regions[way.end].example_shape), constant

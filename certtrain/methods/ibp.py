@@ -132,7 +132,7 @@ class IBP(Method):
             "loss_natural": natural.detach(),
             "clean": accuracy(bounds.clean, batch.y),
         }
-        if bounds.pre_activations and step % UNSTABLE_EVERY == 0:
+        if any(p.kink for p in bounds.pre_activations) and step % UNSTABLE_EVERY == 0:
             parts["unstable_relu"] = unstable_share(bounds.pre_activations)
         if robust:
             worst, more = self.robust(bounds, batch.y, step)

@@ -66,14 +66,15 @@ class ShiRegulariser:
 
         Args:
             input_radius: the mean radius of the input box, a scalar; see `normalised_radius`.
-            pre_activations: interval bounds of each ReLU's input.
+            pre_activations: interval bounds of each activation's input; L_relu is about those with a kink at 0.
         """
         if not pre_activations:
             zero = torch.zeros_like(input_radius)
             return ShiTerms(zero, zero)
         tight = [self._tight(input_radius, p.lower, p.upper) for p in pre_activations]
-        relu = [self._relu(p.lower, p.upper) for p in pre_activations]
-        return ShiTerms(torch.stack(tight).mean(), torch.stack(relu).mean())
+        relu = [self._relu(p.lower, p.upper) for p in pre_activations if p.kink]
+        balance = torch.stack(relu).mean() if relu else torch.zeros_like(tight[0])
+        return ShiTerms(torch.stack(tight).mean(), balance)
 
     def _tight(self, input_radius: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
         radius = ((upper - lower) / 2).mean()

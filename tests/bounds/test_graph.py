@@ -55,10 +55,10 @@ def test_nodes_are_named_by_path_and_a_reused_module_is_two_nodes():
 @pytest.mark.parametrize(
     ("net", "path"),
     [
-        (nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Identity(), nn.Tanh())), r"1\.1 \(Tanh\)"),
+        (nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.Identity(), nn.Softsign())), r"1\.1 \(Softsign\)"),
         (nn.Sequential(nn.MaxPool2d(2)), r"0 \(MaxPool2d\)"),
         (Net(lambda n, x: F.dropout(n.block.fc(x), 0.5, n.training)), r"dropout"),
-        (Net(lambda n, x: n.block.fc(x).sigmoid()), r"sigmoid"),
+        (Net(lambda n, x: n.block.fc(x).exp()), r"exp"),
         (Net(lambda n, x: F.batch_norm(x, n.mean, n.mean), mean=None), r"batch_norm"),
         (Net(lambda n, x: torch.cat([x, x], 1)), r"cat"),
     ],
@@ -120,6 +120,9 @@ def test_graphs_that_would_be_bounded_wrongly_are_refused(net, message):
         (Net(lambda n, x: F.pad(x, (1, 1), mode="reflect")), "reflect"),
         (Net(lambda n, x: n.block.fc(x) + torch.rand(3, 4)), "constant of shape"),
         (Net(lambda n, x: torch.add(x, n.block.fc(x), alpha=2)), "alpha"),
+        (nn.Sequential(nn.LeakyReLU(-0.1)), r"0 has the negative slope -0\.1"),
+        (nn.Sequential(nn.LeakyReLU(1.5)), r"0 has the negative slope 1\.5"),
+        (Net(lambda n, x: F.leaky_relu(n.block.fc(x), 1.0)), r"leaky_relu has the negative slope 1\.0"),
         (Net(lambda n, x: x.view(-1, 1, 2, 2)), "output has shape"),
         (Net(lambda n, x: n.conv(x.view(-1, 1, 2, 2)), conv=nn.Conv2d(1, 1, 1, padding_mode="circular")), "circular"),
         (Net(lambda n, x: n.pool(x.view(-1, 1, 2, 2)), pool=nn.AdaptiveAvgPool2d(3)), "divide"),

@@ -24,7 +24,7 @@ class Skip(nn.Module):
         return torch.relu(self.conv(x) + x)
 
 
-def net(seed=0):
+def net(seed=0, activation=nn.ReLU):
     """Strides that lose the end, dilation, groups, 'same' with an even kernel, BatchNorm, constants, a sum."""
     torch.manual_seed(seed)
     layers = [
@@ -44,6 +44,7 @@ def net(seed=0):
         nn.Flatten(),
         nn.LazyLinear(4),
     ]
+    layers = [activation() if isinstance(layer, nn.ReLU) else layer for layer in layers]
     network = nn.Sequential(Normalize([0.3, 0.6], [0.2, 0.4]), *layers)
     network(torch.rand(4, 2, 13, 12))
     return network.double().eval()
@@ -51,8 +52,9 @@ def net(seed=0):
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("training", [False, True])
-def test_windows_equal_the_dense_pass(norm, training, monkeypatch):
-    network = net().train(training)
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.LeakyReLU, nn.GELU, nn.Sigmoid])
+def test_windows_equal_the_dense_pass(norm, training, activation, monkeypatch):
+    network = net(activation=activation).train(training)
     x, y = torch.rand(3, 2, 13, 12, dtype=torch.float64), torch.tensor([0, 1, 3])
     threat = ThreatModel(norm, torch.tensor([0.05, 0.1, 0.02], dtype=torch.float64))
     monkeypatch.setattr(crown, "CHUNK_ELEMENTS", 20_000)

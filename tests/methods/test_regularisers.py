@@ -135,3 +135,12 @@ def test_the_input_radius_is_measured_after_the_normalisation_and_within_the_ran
 def test_mistakes_are_named(make):
     with pytest.raises(UserError, match="regulariser"):
         make()
+
+
+def test_balance_is_about_activations_with_a_kink_only():
+    kinked, smooth = layer(*TILTED), layer(*BALANCED)._replace(kink=False)
+    both, one = REGULARISER.terms(RADIUS, [kinked, smooth]), REGULARISER.terms(RADIUS, [kinked])
+    assert both.relu.item() == one.relu.item() > 0
+    alone = REGULARISER.terms(RADIUS, [smooth])
+    assert alone.relu.item() == 0
+    assert both.tight.item() == pytest.approx((one.tight.item() + alone.tight.item()) / 2)

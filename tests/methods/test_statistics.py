@@ -24,3 +24,9 @@ def test_neurons_count_alike_in_layers_of_different_size():
 def test_unknown_bounds_are_unstable():
     layer = PreActivation("a", torch.tensor([[math.nan, 1.0]]), torch.tensor([[math.nan, 2.0]]))
     assert unstable_share([layer]).item() == 0.5
+
+
+def test_activations_without_a_kink_have_no_unstable_neurons():
+    kinked = PreActivation("a", torch.tensor([[-1.0, 1.0]]), torch.tensor([[1.0, 2.0]]))
+    smooth = PreActivation("b", torch.tensor([[-1.0, -1.0]]), torch.tensor([[1.0, 2.0]]), kink=False)
+    assert unstable_share([kinked, smooth]).item() == 0.5

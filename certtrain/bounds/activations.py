@@ -1,0 +1,103 @@
+"""The activations that have lines besides ReLU."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from certtrain.bounds.curves import Gate, SShaped
+from certtrain.bounds.fused import relu_lines
+from certtrain.bounds.nonlinear import Activation, LinePairs
+
+
+class LeakyRelu(Activation):
+    """`max(z, 0) + alpha min(z, 0) = alpha z + (1 - alpha) relu(z)`, 0 <= alpha < 1: relu's lines, with 1 - alpha >= 0.
+
+    The lower line has slope 1 where u > |l|, else alpha: of the two the one with the smaller area, as for ReLU.
+    """
+
+    kink = True
+
+    def __init__(self, alpha: float) -> None:
+        self.alpha = alpha
+
+    def forward(self, z: Tensor) -> Tensor:
+        return F.leaky_relu(z, self.alpha)
+
+    def interval(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        return self.forward(lower), self.forward(upper)
+
+    def lines(self, lower: Tensor, upper: Tensor) -> LinePairs:
+        sign, high, offset, _ = relu_lines(lower, upper)
+        rest = 1 - self.alpha
+        low = torch.where(sign > 0, torch.ones_like(high), torch.full_like(high, self.alpha))
+        return LinePairs(low, torch.zeros_like(low), self.alpha + rest * high, rest * offset)
+
+    def unsettled(self, lower: Tensor, upper: Tensor) -> Tensor:
+        return (lower < 0) & (upper > 0)
+
+
+class Sigmoid(SShaped):
+    """`s(z) = 1 / (1 + exp(-z))`; `|s''| <= 1 / (6 sqrt 3) < 0.1`."""
+
+    bend = 0.1
+
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.sigmoid(z)
+
+    def slope(self, z: Tensor) -> Tensor:
+        return torch.sigmoid(z) * torch.sigmoid(-z)  # 1 - s(z) would cancel
+
+
+class Tanh(SShaped):
+    """tanh; `|tanh''| <= 4 / (3 sqrt 3) < 0.77`."""
+
+    bend = 0.77
+
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.tanh(z)
+
+    def slope(self, z: Tensor) -> Tensor:
+        return 4 * torch.sigmoid(2 * z) * torch.sigmoid(-2 * z)  # 1 - tanh^2 would cancel
+
+
+class Gelu(Gate):
+    """`z Phi(z)` (Hendrycks and Gimpel 2016, arXiv 1606.08415): `f'' = phi(z) (2 - z^2)`, at most 2 phi(0) < 0.8."""
+
+    knot, least, bend = math.sqrt(2), -0.7517915246935645, 0.8
+
+    def forward(self, z: Tensor) -> Tensor:
+        return F.gelu(z)
+
+    def slope(self, z: Tensor) -> Tensor:
+        return torch.erfc(-z / math.sqrt(2)) / 2 + z * torch.exp(-z.square() / 2) / math.sqrt(2 * math.pi)
+
+
+class TanhGelu(Gate):
+    """`z s(2 q(z))`, `q(z) = sqrt(2/pi) (z + 0.044715 z^3)`: GELU by tanh; `f''` is largest at 0, q'(0) < 0.8."""
+
+    knot, least, bend = 1.418504008790828, -0.752461422071016, 0.8
+
+    def forward(self, z: Tensor) -> Tensor:
+        return F.gelu(z, approximate="tanh")
+
+    def slope(self, z: Tensor) -> Tensor:
+        scale = 2 * math.sqrt(2 / math.pi)
+        inner = scale * (z + 0.044715 * z**3)
+        gate = torch.sigmoid(inner)
+        return gate + z * scale * (1 + 3 * 0.044715 * z.square()) * gate * torch.sigmoid(-inner)
+
+
+class Silu(Gate):
+    """`z s(z)`, also swish: `f''` is largest at 0, 1/2; its zeros solve `z tanh(z / 2) = 2`."""
+
+    knot, least, bend = 2.3993572805154, -1.2784645427610738, 0.5
+
+    def forward(self, z: Tensor) -> Tensor:
+        return F.silu(z)
+
+    def slope(self, z: Tensor) -> Tensor:
+        return torch.sigmoid(z) * (1 + z * torch.sigmoid(-z))

@@ -1,0 +1,211 @@
+"""Lines around smooth functions: chords and tangents, each above or below the function by an argument of convexity.
+
+Two shapes, in both of which every claim rests on the same facts about `h = f - line` on a piece where f is convex
+(concave): the line is a tangent at a point of the piece, and then h >= 0 (h <= 0) on it; or the largest (smallest) h of
+the piece is at one of its ends.
+
+**S-shaped** (sigmoid, tanh): f increasing, convex up to 0, concave from there. Upper line, c the slope of the chord:
+
+- the chord where u <= 0, or f'(u) >= c. On [0, u] h is concave with h(u) = 0 and h'(u) >= 0: it rises up to 0. So
+  h(0) <= 0, and on [l, 0], where h is convex, h is at most its values at the ends, 0 and h(0);
+- else the tangent at a point p in [max(l, 0), u] that is not below f at l. On [max(l, 0), u] it is above the concave f;
+  on [l, 0] h is convex and at most 0 at both ends.
+
+The lower line is the same for -f(-z).
+
+**Gates** (GELU, SiLU): f(z) = z/2 + an even function; concave up to -k, convex, concave from k; f' < 0 below -k, f' > 1
+beyond k; the least value is f(z0). Upper line:
+
+- where u > k and f'(u) < c: the tangent at p in [max(l, k), u] that is not below f at l. On [k, u] it is above; on
+  (-inf, -k] its slope, > 1, exceeds f', so that h falls there and is largest at l; on the convex piece h is at most its
+  values at the ends, which are those just treated. Mirrored where l < -k and f'(l) > c (both at once cannot be: c > 1
+  and c < 0);
+- else the chord: where u > k, h is concave on [max(l, k), u], 0 at u and rising there; likewise at l; between, convex.
+
+Lower line:
+
+- the chord where the box lies in one concave piece, or where l < -k, u <= k and f'(u) <= c (h is convex on [-k, u], 0
+  at u and falls up to there; concave on [l, -k], at least 0 at both ends), or mirrored;
+- else the tangent at p in [-k, k] that is not above f at l nor at u: on the concave pieces h is least at their ends.
+  Such p exist: with l < -k and u > k the constant f(z0) is one, and those that do for l (for u) are all to the right
+  (left) of some point.
+
+**Which tangent.** The area between line and function over the box is least for the tangent at the middle. Where the
+middle is not allowed, the nearest allowed point is approached by bisection, from the allowed side only: whether a
+point does is monotone in p (`d/dp [f(p) + f'(p)(x - p)] = f''(p)(x - p)`).
+
+**Narrow boxes** would divide rounding by rounding. There both lines have the slope at the middle m, a distance
+`K (u - l)^2 / 8` away from it (Taylor, K >= |f''|).
+
+**Rounding.** Values and slopes of f are correct to a few units in the last place; the offsets move outward by more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from certtrain.bounds.nonlinear import Activation, LinePairs
+
+BISECTIONS = 20
+ULPS = 16  # by which offsets are moved outward
+
+
+@dataclass(frozen=True)
+class Line:
+    """`value + slope (z - anchor)`."""
+
+    slope: Tensor
+    anchor: Tensor
+    value: Tensor
+
+    def where(self, condition: Tensor, other: Line) -> Line:
+        """This line where the condition holds, else the other."""
+        return Line(
+            torch.where(condition, self.slope, other.slope),
+            torch.where(condition, self.anchor, other.anchor),
+            torch.where(condition, self.value, other.value),
+        )
+
+
+class Curve(Activation):
+    """A smooth activation; subclasses choose between the chord and tangents.
+
+    Attributes:
+        bend: K, at least the largest |f''|.
+        noise: the absolute error of `forward` per |z|, in units of the precision, where it is not relative to f(z).
+    """
+
+    bend: float
+    noise = 0.0
+
+    def slope(self, z: Tensor) -> Tensor:
+        """f'(z)."""
+        raise NotImplementedError
+
+    def above(self, lower: Tensor, upper: Tensor) -> Line:
+        """A line over f, on boxes that are not narrow."""
+        raise NotImplementedError
+
+    def below(self, lower: Tensor, upper: Tensor) -> Line:
+        """A line under f, on boxes that are not narrow."""
+        raise NotImplementedError
+
+    def extremes(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """The least and the largest f over the box, to rounding."""
+        raise NotImplementedError
+
+    def interval(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        low, high = self.extremes(lower, upper)
+        reach = self.noise * torch.maximum(lower.abs(), upper.abs())
+        unit = ULPS * torch.finfo(lower.dtype).eps
+        unknown = (upper - lower) * 0  # NaN where the box is not finite
+        down, up = (unit * (end.abs() + reach) + unknown for end in (low, high))
+        return low - down.detach(), high + up.detach()
+
+    def lines(self, lower: Tensor, upper: Tensor) -> LinePairs:
+        eps = torch.finfo(lower.dtype).eps
+        middle, width = (lower + upper) / 2, upper - lower
+        narrow = width < eps ** (1 / 3)
+        # Where narrow, some other box, so that what is not taken has a finite gradient.
+        left, right = torch.where(narrow, middle.detach() - 1, lower), torch.where(narrow, middle.detach() + 1, upper)
+        flat, away = Line(self.slope(middle), middle, self.forward(middle)), self.bend / 8 * width.square()
+        under = Line(flat.slope, middle, flat.value - away).where(narrow, self.below(left, right))
+        over = Line(flat.slope, middle, flat.value + away).where(narrow, self.above(left, right))
+        reach = torch.maximum(lower.abs(), upper.abs())
+        values = self.forward(lower).abs() + self.forward(upper).abs()
+        # A selection drops NaN and infinity: what is known of such a box is nothing.
+        unknown = width.detach() * 0
+        offsets = []
+        for line, sign in ((under, -1), (over, 1)):
+            rounding = reach * (line.slope.abs() + self.noise) + values + line.value.abs()
+            outward = sign * ULPS * eps * rounding.detach()
+            offsets.append(line.value - line.slope * line.anchor + outward + unknown)
+        return LinePairs(under.slope, offsets[0], over.slope, offsets[1])
+
+    def chord(self, lower: Tensor, upper: Tensor) -> Line:
+        """The line through the ends."""
+        value = self.forward(lower)
+        return Line((self.forward(upper) - value) / (upper - lower), lower, value)
+
+    def tangent(self, end: Tensor, start: Tensor, far: Tensor, sign: int) -> Line:
+        """The tangent nearest `start`, on the way to `far`, that at `end` is not below (1) or above (-1) f.
+
+        That at `far` is taken to be one. The gradient is that of the tangent from `end`, whose slope is
+        `(f(p) - f(end)) / (p - end)`, stationary in p; where the start will do, that of the tangent there.
+        """
+        with torch.no_grad():
+            good, bad = far, start
+            moved = ~self._allowed(end, start, sign)
+            for _ in range(BISECTIONS):
+                point = (good + bad) / 2
+                allowed = self._allowed(end, point, sign)
+                good, bad = torch.where(allowed, point, good), torch.where(allowed, bad, point)
+        gap = torch.where(moved, good - end, torch.ones_like(end))
+        point = torch.where(moved, good, start)
+        value = self.forward(point)
+        turned = (value.detach() - self.forward(end)) / gap
+        slope = self.slope(point) + torch.where(moved, turned - turned.detach(), torch.zeros_like(turned))
+        return Line(slope, point, value)
+
+    def _allowed(self, end: Tensor, point: Tensor, sign: int) -> Tensor:
+        return sign * (self.forward(point) + self.slope(point) * (end - point) - self.forward(end)) >= 0
+
+
+class SShaped(Curve):
+    """Increasing, convex up to 0 and concave from there."""
+
+    def extremes(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        return self.forward(lower), self.forward(upper)
+
+    def above(self, lower: Tensor, upper: Tensor) -> Line:
+        chord = self.chord(lower, upper)
+        by_chord = (upper <= 0) | (self.slope(upper) >= chord.slope)
+        tangent = self.tangent(lower, ((lower + upper) / 2).clamp(min=0), upper, 1)
+        return chord.where(by_chord, tangent)
+
+    def below(self, lower: Tensor, upper: Tensor) -> Line:
+        chord = self.chord(lower, upper)
+        by_chord = (lower >= 0) | (self.slope(lower) >= chord.slope)
+        tangent = self.tangent(upper, ((lower + upper) / 2).clamp(max=0), lower, -1)
+        return chord.where(by_chord, tangent)
+
+
+class Gate(Curve):
+    """z times a sigmoid of z: concave, convex from -`knot` to `knot`, concave; least at `least`."""
+
+    knot: float
+    least: float
+    noise = 1.0
+
+    def extremes(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        bottom = torch.minimum(lower.clamp(min=self.least), upper)  # the point of the box nearest z0
+        return self.forward(bottom), torch.maximum(self.forward(lower), self.forward(upper))
+
+    def above(self, lower: Tensor, upper: Tensor) -> Line:
+        chord, middle = self.chord(lower, upper), (lower + upper) / 2
+        right = (upper > self.knot) & (self.slope(upper) < chord.slope)
+        left = (lower < -self.knot) & (self.slope(lower) > chord.slope)
+        tangent = self.tangent(
+            torch.where(right, lower, upper),
+            torch.where(right, middle.clamp(min=self.knot), middle.clamp(max=-self.knot)),
+            torch.where(right, upper, lower),
+            1,
+        )
+        return tangent.where(right | left, chord)
+
+    def below(self, lower: Tensor, upper: Tensor) -> Line:
+        chord, knot = self.chord(lower, upper), self.knot
+        first, last = lower.clamp(min=-knot), upper.clamp(max=knot)
+        by_chord = (
+            (upper <= -knot)
+            | (lower >= knot)
+            | ((lower < -knot) & (upper <= knot) & (self.slope(upper) <= chord.slope))
+            | ((lower >= -knot) & (upper > knot) & (self.slope(lower) >= chord.slope))
+        )
+        start = torch.minimum(torch.maximum((lower + upper) / 2, first), last)
+        right = ~self._allowed(lower, start.detach(), -1)
+        tangent = self.tangent(torch.where(right, lower, upper), start, torch.where(right, last, first), -1)
+        return chord.where(by_chord, tangent)
