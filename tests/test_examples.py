@@ -12,12 +12,12 @@ ROOT = Path(__file__).resolve().parents[1]
 OWN = ROOT / "examples" / "own_parts"
 
 
-def certtrain(*arguments, folder=OWN):
+def certtrain(*arguments, folder=OWN, status=0):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "certtrain", *map(str, arguments)]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr + done.stdout
-    return done.stdout
+    assert done.returncode == status, done.stderr + done.stdout
+    return done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("path", sorted(OWN.glob("*.py")), ids=lambda path: path.name)
@@ -33,6 +33,10 @@ def test_own_network_and_method_by_a_config_folder_of_ones_own(tmp_path):
         "certify", f"run={tmp_path / 'own'}", "n=300", "indices=first_40", "falsify.examples=4", "falsify.steps=2"
     )
     assert "smoothed accuracy" in printed
+    refused = certtrain(
+        *("certify", f"run={tmp_path / 'own'}", "--config-dir", "conf", "certifier=exact_linear", "norm=l2"), status=2
+    )
+    assert "the network is not linear" in refused
 
 
 def test_own_certifier_is_exact_for_a_linear_network(tmp_path):

@@ -6,6 +6,7 @@ import torch
 
 from certtrain.certificates import Certificates
 from certtrain.certifiers.base import frozen
+from certtrain.errors import UserError
 from certtrain.threat import parse_radii
 
 
@@ -22,11 +23,13 @@ class ExactLinear:
 
     def certify(self, network, batch) -> Certificates:
         with frozen(network), torch.enable_grad():
-            x = batch.x.clone().requires_grad_()
+            x = torch.cat([batch.x, torch.zeros_like(batch.x[:1])]).requires_grad_()
             logits = network(x)
             rows = [torch.autograd.grad(z.sum(), x, retain_graph=True)[0].flatten(1) for z in logits.T]
-        slopes, logits = torch.stack(rows, 1).double(), logits.detach().double()
-        top = logits.argmax(1)
+        slopes, logits = torch.stack(rows, 1).double(), logits.detach().double()[:-1]
+        if not torch.allclose(slopes, slopes[:1].expand_as(slopes)):  # they depend on the input
+            raise UserError("the network is not linear", where="certifier=exact_linear", fix="certifier=crown")
+        slopes, top = slopes[:-1], logits.argmax(1)
         gaps = logits.gather(1, top[:, None]) - logits
         steep = (slopes.gather(1, top[:, None, None].expand(-1, 1, slopes.shape[2])) - slopes).norm(dim=2)
         radius = (gaps / steep).scatter(1, top[:, None], torch.inf).amin(1) * (1 - 1e-6)
