@@ -172,6 +172,21 @@ class CertificateLog:
             self._write(certificates.lines(self._names))
         self._done |= set(new)
 
+    def replace(self, certificates: Certificates) -> None:
+        """Put these rows in place of all that the log holds, in one step.
+
+        Raises:
+            ValueError: an example twice.
+            UserError: the file cannot be written.
+        """
+        if self.read_only:
+            raise ValueError(f"the log {self.path} can only be read")
+        index = certificates.index.tolist()
+        if len(set(index)) < len(index):
+            raise ValueError(f"the log {self.path} would hold an example twice")
+        self._rewrite(certificates)
+        self._done = set(index)
+
     def read(self) -> Certificates:
         """All complete rows, in the order they were written.
 

@@ -19,7 +19,7 @@ from certtrain.certifiers.base import Certifier
 from certtrain.data.batch import Batch
 from certtrain.data.split import Inputs
 from certtrain.errors import UserError
-from certtrain.runs import config_differences
+from certtrain.parts import Place, collect, cut, done_anywhere, part_log, refuse_other, remove_parts
 from certtrain.summary import cascade_summary, summarise
 from certtrain.threat import radius_text
 
@@ -112,29 +112,8 @@ def certify_examples(
     Raises:
         UserError: the log was made with other settings, examples, labels or weights, or changed when it was complete.
     """
-    identity = {
-        "certifier": certifier.name,
-        "norm": certifier.norm,
-        "radii": [radius_text(r) for r in certifier.radii],
-        "settings": certifier.settings(),
-        "dataset": examples.dataset,
-        "split": examples.split,
-        "indices_sha256": examples.sha256,
-        "checkpoint_sha256": card["checkpoint_sha256"],
-    }
-    card_path = log_path.with_suffix(".json")
-    before = read_card(card_path) if card_path.exists() else None
-    _refuse_other(before, identity, log_path)
-    started = before["start"] if before else datetime.now(UTC).isoformat(timespec="seconds")
-    full_card = {**identity, **card, "status": "running", "start": started, "n": len(examples.indices)}
-    if before and (before.get("falsification") or {}).get("failed"):  # certificates that fell stay fallen
-        full_card["falsification"] = before["falsification"]
-    if before is None:
-        write_card(card_path, full_card)
-    log = CertificateLog(log_path)
+    full_card, before, log = begin(certifier, examples, log_path, card)
     done = set(log.done_indices())
-    if done:
-        _refuse_other_labels(log.read(), examples, log_path)
     todo = [index for index in examples.indices.tolist() if index not in done]
     if not todo and before and before.get("log_sha256", log.sha256()) != log.sha256():
         raise UserError(
@@ -144,15 +123,12 @@ def certify_examples(
         )
     progress(len(done), log.read() if done else None)
     begun = time.perf_counter()
-    for at in range(0, len(todo), batch_size):
-        stop()
-        index = torch.tensor(todo[at : at + batch_size])
-        batch = Batch(examples.x[index].to(device), examples.y[index].to(device), index.to(device))
-        new = certifier.certify(network, batch)
-        log.append(new)
-        progress(len(done) + at + len(index), new)
+    blocks = cut(examples.indices.tolist(), batch_size)
+    _certify_rows(network, certifier, examples, log, blocks, done, device, progress, stop)
     seconds = time.perf_counter() - begun
     certificates = log.read().sorted()
+    if todo and "parts" in full_card:  # several wrote it: ordered by index, as if one had
+        log.replace(certificates)
     entry = summarise(certificates, certifier.radii, certifier.norm)
     if certifier.settings().get("attack", {}).get("steps"):  # what never attacked bounds nothing
         entry |= falsified_bound(certificates, certifier.radii)
@@ -164,9 +140,9 @@ def certify_examples(
         "seconds": float(certificates.seconds.sum()),
     }
     if todo or before is None or before.get("status") != "complete":
-        end = {"end": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": entry["seconds"]}
+        end = {"end": _now(), "seconds": entry["seconds"]}
         full_card |= {"status": "complete", **end, "last_run_seconds": seconds, "log_sha256": log.sha256()}
-        write_card(card_path, {**full_card, "summary": entry})
+        write_card(log_path.with_suffix(".json"), {**full_card, "summary": entry})
     return entry, certificates
 
 
@@ -180,19 +156,120 @@ def falsified_bound(certificates: Certificates, radii: tuple[Fraction, ...]) -> 
     return {"pgd": {radius_text(r): sum(s not in fallen for s in c) / n for r, c in zip(radii, columns)}}
 
 
-def _refuse_other(before: dict[str, Any] | None, identity: dict[str, Any], log_path: Path) -> None:
-    if before is None:
-        if log_path.exists():
-            raise UserError(f"{log_path} has no card", where="the certificate log", fix="give another name=NAME")
-        return
-    different = config_differences({key: before.get(key) for key in identity}, identity)
-    if different:
-        lines = "; ".join(f"{key}: {_short(then)} then, {_short(now)} now" for key, then, now in different)
-        raise UserError(
-            f"{log_path} was made with other settings ({lines})",
-            where="the certificate log",
-            fix="give this one another name with name=NAME",
-        )
+def certify_share(
+    network: nn.Module,
+    certifier: Certifier,
+    examples: Examples,
+    log_path: Path,
+    card: dict[str, Any],
+    place: Place,
+    *,
+    batch_size: int,
+    device: torch.device,
+    progress: Callable[[int, Certificates | None], None] = lambda done, new: None,
+    stop: Callable[[], None] = lambda: None,
+) -> None:
+    """Certify one process's share of what neither the log nor a part holds, into a part log of its own.
+
+    Args:
+        network, certifier, examples, log_path, card, batch_size, device, progress, stop: as for `certify_examples`.
+        place: which share; no other process may have the same.
+
+    Raises:
+        UserError: the log or this share's part was made with other settings, examples, labels or weights.
+    """
+    identity = _identity(certifier, examples, card)
+    card_path = log_path.with_suffix(".json")
+    refuse_other(read_card(card_path) if card_path.exists() else None, identity, log_path)
+    path = part_log(log_path, place.label)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part_card = path.with_suffix(".json")
+    if part_card.exists():
+        refuse_other(read_card(part_card), identity, path)
+    else:
+        write_card(part_card, {**identity, **card, "status": "part", "part": place.label, "start": _now()})
+    log = CertificateLog(path)
+    if len(log.done_indices()):
+        _refuse_other_labels(log.read(), examples, path)
+    logged = set(CertificateLog(log_path, read_only=True).done_indices())
+    blocks = place.blocks(examples.indices.tolist(), batch_size, logged)
+    done = done_anywhere(log_path)
+    _certify_rows(network, certifier, examples, log, blocks, done, device, progress, stop)
+
+
+def begin(
+    certifier: Certifier, examples: Examples, log_path: Path, card: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any] | None, CertificateLog]:
+    """The card and log of what is to be certified, with the rows of all parts collected.
+
+    Returns:
+        The card as of a log that is being written; the one that the log had, None when it had none or was added to;
+        the log.
+
+    Raises:
+        UserError: the log, or a part of it, was made with other settings, examples, labels or weights.
+    """
+    identity = _identity(certifier, examples, card)
+    card_path = log_path.with_suffix(".json")
+    before = read_card(card_path) if card_path.exists() else None
+    refuse_other(before, identity, log_path)
+    parts = collect(log_path, identity)
+    started = before["start"] if before else min((part["start"] for part in parts), default=_now())
+    full_card = {**identity, **card, "status": "running", "start": started, "n": len(examples.indices)}
+    if earlier := [*(before or {}).get("parts", []), *parts]:
+        full_card["parts"] = earlier
+    if before and (before.get("falsification") or {}).get("failed"):  # certificates that fell stay fallen
+        full_card["falsification"] = before["falsification"]
+    if before is None or parts:
+        write_card(card_path, full_card)
+    remove_parts(log_path)
+    log = CertificateLog(log_path)
+    if len(log.done_indices()):
+        _refuse_other_labels(log.read(), examples, log_path)
+    return full_card, None if parts else before, log
+
+
+def _certify_rows(
+    network: nn.Module,
+    certifier: Certifier,
+    examples: Examples,
+    log: CertificateLog,
+    blocks: list[list[int]],
+    done: set[int],
+    device: torch.device,
+    progress: Callable[[int, Certificates | None], None],
+    stop: Callable[[], None],
+) -> None:
+    count = len(done)
+    for block in blocks:
+        todo = [index for index in block if index not in done]
+        if not todo:
+            continue
+        stop()
+        index = torch.tensor(todo)
+        batch = Batch(examples.x[index].to(device), examples.y[index].to(device), index.to(device))
+        new = certifier.certify(network, batch)
+        log.append(new)
+        count += len(new)
+        progress(count, new)
+
+
+def _identity(certifier: Certifier, examples: Examples, card: dict[str, Any]) -> dict[str, Any]:
+    """What decides the rows of a log: one whose card says something else is never added to."""
+    return {
+        "certifier": certifier.name,
+        "norm": certifier.norm,
+        "radii": [radius_text(r) for r in certifier.radii],
+        "settings": certifier.settings(),
+        "dataset": examples.dataset,
+        "split": examples.split,
+        "indices_sha256": examples.sha256,
+        "checkpoint_sha256": card["checkpoint_sha256"],
+    }
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _refuse_other_labels(rows: Certificates, examples: Examples, log_path: Path) -> None:
@@ -209,13 +286,13 @@ def _refuse_other_labels(rows: Certificates, examples: Examples, log_path: Path)
         )
 
 
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def accelerator(choice: str = "auto") -> torch.device:
-    """The device to certify on: an accelerator when there is one."""
+def accelerator(choice: str = "auto", number: int = 0) -> torch.device:
+    """The device to certify on: an accelerator when there is one, for the number-th process (from 0) one of its own."""
     if choice == "cpu" or not torch.accelerator.is_available():
         return torch.device("cpu")
-    return torch.accelerator.current_accelerator() or torch.device("cpu")
+    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    count = torch.accelerator.device_count()
+    if count > 1 and number % count:
+        torch.accelerator.set_device_index(number % count)
+        return torch.device(device.type, number % count)
+    return device

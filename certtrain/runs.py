@@ -41,6 +41,7 @@ class RunDirectory:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._lock: IO[str] | None = None
+        self._shard_lock: IO[str] | None = None
 
     def __repr__(self) -> str:
         return f"RunDirectory({str(self.path)!r})"
@@ -153,21 +154,34 @@ class RunDirectory:
             run.close()
             raise
 
-    def lock(self) -> None:
+    def lock(self, shard: str | None = None) -> None:
         """Keep every other process out of this directory until `close` or the end of this process, kill -9 included.
+
+        Args:
+            shard: `1-of-4`: let the other shards of a job in, but nobody else, and this shard only once.
 
         Raises:
             UserError: another process has the lock; the lock file cannot be written.
         """
         if fcntl is None or self._lock is not None:
             return
-        path = self.path / ".lock"
+        self._lock = self._take(".lock", shared=shard is not None)
+        if shard is not None:
+            try:
+                self._shard_lock = self._take(f".lock-{shard}")
+            except UserError:
+                self.close()
+                raise
+
+    def _take(self, name: str, *, shared: bool = False) -> IO[str] | None:
+        """A lock file with its lock; None on a file system without locks."""
+        path = self.path / name
         try:
             file = path.open("a+", encoding="utf-8")
         except OSError as error:
             raise _unwritable(path, error) from error
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except OSError as error:
             file.seek(0)
             holder = file.read().strip()
@@ -178,18 +192,24 @@ class RunDirectory:
                     where="run directory",
                     fix="wait for it or stop it, or choose another name=",
                 ) from None
-            return  # a file system without locks
-        file.seek(0)
-        file.truncate()
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        self._lock = file
+            return None
+        if not shared:
+            file.seek(0)
+            file.truncate()
+            file.write(f"{os.getpid()}\n")
+            file.flush()
+        return file
+
+    @property
+    def lock_descriptors(self) -> tuple[int, ...]:
+        """Open files that hold the locks: a process that inherits them keeps the locks as long as it lives."""
+        return tuple(file.fileno() for file in (self._lock, self._shard_lock) if file is not None)
 
     def close(self) -> None:
-        """Give the lock back; the file stays, because deleting it would race with the next process."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        """Give the locks back; the files stay, because deleting them would race with the next process."""
+        for file in filter(None, (self._shard_lock, self._lock)):
+            file.close()
+        self._lock = self._shard_lock = None
 
     def read_config(self) -> dict[str, Any]:
         """The resolved configuration.

@@ -22,7 +22,7 @@ FLOORS = (
     {"bounds", "smoothing", "models", "data", "attacks", "certificates", "falsification", "summary", "metrics", "runs"},
     {"certifiers", "methods", "sweeps", "export"},
     {"reporting"},
-    {"certification", "callbacks", "checkpoints", "weights", "audit"},
+    {"certification", "parts", "callbacks", "checkpoints", "weights", "audit"},
     {"training"},
     {"config"},
     {"commands"},
@@ -45,6 +45,7 @@ KNOW_HYDRA = {"cli", "commands", "config"}
 NO_LIGHTNING = LIBRARY | {
     "certifiers",
     "certification",
+    "parts",
     "audit",
     "runs",
     "reporting",

@@ -112,6 +112,29 @@ def test_second_process_is_refused_until_the_first_ends(tmp_path):
     assert subprocess.run(command).returncode == 0
 
 
+def test_shards_share_the_lock_with_each_other_only(tmp_path):
+    path = RunDirectory.open(tmp_path / "r", CONFIG, [])[0].path
+    first, second, third = (RunDirectory(path) for _ in range(3))
+    first.lock()
+    with pytest.raises(UserError, match="another process"):
+        second.lock(shard="1-of-2")
+    first.close()
+    second.lock(shard="1-of-2")
+    first.lock(shard="2-of-2")
+    for taken in ("1-of-2", None):
+        with pytest.raises(UserError, match="another process"):
+            third.lock(shard=taken)
+    first.close()
+    child = subprocess.Popen(["sleep", "60"], pass_fds=second.lock_descriptors)
+    second.close()
+    with pytest.raises(UserError, match="another process"):  # the one that inherited it still works there
+        third.lock()
+    child.kill()
+    child.wait()
+    third.lock()
+    third.close()
+
+
 @pytest.mark.parametrize("parent", ["file", "/proc"])
 def test_unwritable_directory(tmp_path, parent):
     (tmp_path / "file").write_text("")

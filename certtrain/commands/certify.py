@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -70,10 +71,14 @@ def run(config: Any) -> int:
     resolve_radii(resolved)
     if not resolved.get("certifier"):
         raise UserError("which certifier?", where="the command line", fix="certifier=crown")
+    from certtrain.commands.several import check_several
+
+    shard, processes = check_several(resolved)
     from certtrain.callbacks.signals import Interrupted, SignalFlag
     from certtrain.commands.build import build_data
     from certtrain.commands.loading import load_run
-    from certtrain.commands.stage import certify_stage
+    from certtrain.commands.processes import ProcessDied
+    from certtrain.commands.several import certify_run
     from certtrain.commands.standing_check import FALSIFIED_STATUS
     from certtrain.reporting import terminal
 
@@ -83,15 +88,17 @@ def run(config: Any) -> int:
 
         hydra = HydraConfig.get()
         run = elsewhere.adopt(resolved, hydra.runtime.choices, list(hydra.overrides.task))
-        resolved |= {"run": run, "checkpoint": None, "name": None}
+        resolved |= {"run": str(run), "checkpoint": None, "name": None}
     loaded = load_run(resolved["run"], resolved["checkpoint"], resolved["runs_dir"])
     config_of_data = {**loaded.config["data"], "data_dir": resolved["data_dir"]}
     data = build_data({**loaded.config, "data": config_of_data})
     try:
         with loaded.run, SignalFlag() as flag:
-            loaded.run.lock()
-            found = certify_stage(loaded, data, resolved, console, flag)
+            found = certify_run(loaded, data, resolved, shard, processes, console, flag)
     except Interrupted as interrupted:
         console.print(f"[yellow]{interrupted}: the same command goes on from here")
         return interrupted.exit_status
+    except ProcessDied as died:
+        print(f"certtrain: {died}", file=sys.stderr)
+        return 1
     return FALSIFIED_STATUS if any(entry.get("falsified") for entry in found.values()) else 0

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
+from torch import nn
 
 from certtrain.callbacks.signals import SignalFlag
 from certtrain.certificates import CertificateLog, Certificates, read_card
-from certtrain.certification import Examples, accelerator, certify_examples, choose_indices
+from certtrain.certification import Examples, accelerator, begin, certify_examples, choose_indices
 from certtrain.certifiers.base import Certifier
 from certtrain.commands.bar import Bar
 from certtrain.commands.build import build_certifiers
@@ -23,6 +26,7 @@ from certtrain.data import DataModule
 from certtrain.errors import UserError, nearest
 from certtrain.falsification import FalsifyOptions
 from certtrain.models.contract import InputContract
+from certtrain.parts import Place
 from certtrain.reporting.plots import certified_accuracy_plot
 from certtrain.reporting.tables import result_tables
 from certtrain.runs import RunDirectory, config_hash, sha256_file
@@ -34,30 +38,60 @@ SPLITS = ("test", "val", "train")
 LOG_ROWS = {"deterministic": 256, "probabilistic": 16, "anytime": 64}
 
 
-def certify_stage(
-    loaded: LoadedRun, data: DataModule, config: dict[str, Any], console: Console, flag: SignalFlag
-) -> dict[str, Any]:
-    """Certify with every configured certifier, and record each as `result.json`'s `test[<name>]` when it is done.
+@dataclass
+class Stage:
+    """What certifying comes down to, after the checks: a network on its device, examples, certifiers.
 
-    What a certifier issued is attacked as `falsify` says; entries that fell have `falsified` true.
+    Attributes:
+        rule: that chose the examples.
+        card: what the cards of all certifiers share.
+    """
+
+    loaded: LoadedRun
+    config: dict[str, Any]
+    examples: Examples
+    rule: str
+    network: nn.Module
+    device: torch.device
+    certifiers: dict[str, Certifier]
+    card: dict[str, Any]
+
+    def begin(self, name: str) -> tuple[Certifier, Path, dict[str, Any]]:
+        """A certifier that is ready for its first batch, its log, and what is known for its card beforehand."""
+        certifier, noise = self.certifiers[name], {}
+        if certifier.certificate == "probabilistic":
+            certifier.split = self.examples.split  # examples of another split get other noise
+            certifier.spread_over(len(self.examples.indices))
+            noise = {"noise_selftest": check_noise(self.device, seed=certifier.seed, precision=certifier.precision)}
+            # Two to three times the forward passes on a CPU.
+            self.network = self.network.to(memory_format=torch.channels_last)
+        log = log_name(name, self.config, self.rule, self.examples.split, certifier)
+        said = {"claim": claim(certifier), "stages": stages(certifier), "engine": engine(certifier)}
+        return certifier, self.loaded.run.certificates / f"{log}.tsv", {**self.card, **noise, **said}
+
+
+def prepare_stage(loaded: LoadedRun, data: DataModule, config: dict[str, Any], number: int = 0) -> Stage:
+    """All checks, before anything is certified.
+
+    Args:
+        loaded: the network and its run.
+        data: of the run.
+        config: of the certify command, or of a run with `certify_test=true`.
+        number: of this process among those of this machine, from 0: which accelerator is its own.
 
     Raises:
-        UserError: the data does not fit the network's contract; an unknown split; `falsify` makes no sense.
-        Interrupted: at a signal, between two batches; the logs keep what was done.
+        UserError: the data does not fit the network's contract; an unknown split; settings that certify nothing.
     """
-    options = FalsifyOptions.parse(config["falsify"])
     loaded.contract.check_same(InputContract.of(data), that=f"data={data.name}")
     examples = chosen_examples(data, config)
-    split_name, indices, rule = examples.split, examples.indices, str(config.get("indices", "all"))
-    device = accelerator(loaded.config["trainer"]["accelerator"])
+    device = accelerator(loaded.config["trainer"]["accelerator"], number)
     network = loaded.network.to(device)
     certifiers = build_certifiers(config)
     warnings = trained_with_warnings(loaded.config, config)
     warnings += before_certifying(network, examples, certifiers, loaded.config, config, device)
     if "source" in loaded.config:
         warnings += chance_level(network, examples, loaded.contract.num_classes, device)
-    for warning in warnings:
-        console.print(f"[yellow]warning: {warning}", highlight=False, soft_wrap=True)
+    rule = str(config.get("indices", "all"))
     card = {
         "run": loaded.run.name,
         "warnings": warnings,
@@ -70,17 +104,46 @@ def certify_stage(
         **where_and_how(),
         "device": str(device),
     }
+    return Stage(loaded, config, examples, rule, network, device, certifiers, card)
+
+
+def certify_stage(
+    loaded: LoadedRun,
+    data: DataModule,
+    config: dict[str, Any],
+    console: Console,
+    flag: SignalFlag,
+    helpers: Callable[[Stage, int], None] | None = None,
+) -> dict[str, Any]:
+    """Certify with every configured certifier, and record each as `result.json`'s `test[<name>]` when it is done.
+
+    What a certifier issued is attacked as `falsify` says; entries that fell have `falsified` true.
+
+    Args:
+        loaded: the network and its run.
+        data: of the run.
+        config: as for `prepare_stage`.
+        console: for what happens.
+        flag: set by signals.
+        helpers: called once all logs are begun, with the stage and the most blocks of one log that remain, so that
+            other processes certify into parts of the logs. What they leave is certified here.
+
+    Raises:
+        UserError: the data does not fit the network's contract; an unknown split; `falsify` makes no sense.
+        Interrupted: at a signal, between two batches; the logs keep what was done.
+    """
+    options = FalsifyOptions.parse(config["falsify"])
+    stage = prepare_stage(loaded, data, config)
+    examples, device, rule = stage.examples, stage.device, stage.rule
+    for warning in stage.card["warnings"]:
+        console.print(f"[yellow]warning: {warning}", highlight=False, soft_wrap=True)
+    if helpers is not None:
+        helpers(stage, max(_remaining(stage, name) for name in stage.certifiers))
     found: dict[str, Any] = {}
     radii: dict[str, np.ndarray] = {}
-    for name, certifier in certifiers.items():
-        noise = {}
-        if certifier.certificate == "probabilistic":
-            certifier.split = split_name  # examples of another split get other noise
-            certifier.spread_over(len(indices))
-            noise = {"noise_selftest": check_noise(device, seed=certifier.seed, precision=certifier.precision)}
-            network = network.to(memory_format=torch.channels_last)  # two to three times the forward passes on a CPU
-        log = loaded.run.certificates / f"{log_name(name, config, rule, split_name, certifier)}.tsv"
-        with Bar(console, f"certify {name}", len(indices)) as bar:
+    for name in stage.certifiers:
+        certifier, log, card = stage.begin(name)
+        with Bar(console, f"certify {name}", len(examples.indices)) as bar:
             counts = {"certified": 0, "rows": 0}
 
             def advance(done: int, new: Certificates | None, bar: Bar = bar, c: dict[str, int] = counts) -> None:
@@ -90,18 +153,18 @@ def certify_stage(
                 bar.update(done, f"certified {c['certified'] / c['rows']:.1%}" if c["rows"] else "")
 
             entry, certificates = certify_examples(
-                network,
+                stage.network,
                 certifier,
                 examples,
                 log,
-                {**card, **noise, "claim": claim(certifier), "stages": stages(certifier), "engine": engine(certifier)},
+                card,
                 batch_size=log_rows(certifier),
                 device=device,
                 progress=advance,
                 stop=flag.raise_if_set,
             )
         entry = standing_check(
-            network,
+            stage.network,
             certifier,
             examples,
             certificates,
@@ -114,20 +177,27 @@ def certify_stage(
         )
         found[log.stem] = entry
         radii[log.stem] = held_radii(certificates)
-        if split_name == "test":
+        if examples.split == "test":
             result = loaded.run.read_result() or {"status": "interrupted", "test": {}}
             result["test"] = {**result.get("test", {}), log.stem: entry}
             loaded.run.write_result(result)
     console.print(result_tables(found))
     # The figure of the run shows all that is known of the whole test set; other splits and subsets get their own.
-    figure = loaded.run.path / f"certified_accuracy_{split_name}_{Path(rule).stem}.png"
+    figure = loaded.run.path / f"certified_accuracy_{examples.split}_{Path(rule).stem}.png"
     shown = found
-    if split_name == "test" and rule == "all":
-        figure, shown = loaded.run.figure, {**_earlier(loaded.run, card, examples.sha256, radii), **found}
+    if examples.split == "test" and rule == "all":
+        figure, shown = loaded.run.figure, {**_earlier(loaded.run, stage.card, examples.sha256, radii), **found}
     certified_accuracy_plot(shown, figure, radii=radii)
     console.print(f"figure: {figure}", highlight=False, soft_wrap=True)
     console.print(f"run directory: [bold]{loaded.run.path}", highlight=False, soft_wrap=True)
     return found
+
+
+def _remaining(stage: Stage, name: str) -> int:
+    """The blocks of a log that are not certified yet, after its card is written and its parts are collected."""
+    certifier, path, card = stage.begin(name)
+    _, _, log = begin(certifier, stage.examples, path, card)
+    return len(Place().blocks(stage.examples.indices.tolist(), log_rows(certifier), log.done_indices()))
 
 
 def chosen_examples(data: DataModule, config: dict[str, Any]) -> Examples:

@@ -239,7 +239,7 @@ class _Session:
     def set_aside(self) -> None:
         """Certificates of a checkpoint are no evidence of the next one: they move to `certificates/superseded_N`."""
         folder = self.directory.certificates
-        old = [path for path in folder.glob("*") if path.is_file()]
+        old = [path for path in folder.glob("*") if path.is_file() or path.name == "parts"]
         old += self.directory.path.glob("certified_accuracy*.png")
         if old:
             place = folder / f"superseded_{1 + len(list(folder.glob('superseded_*')))}"

@@ -1,0 +1,168 @@
+"""Starts the processes that certify shares of one list side by side, watches them, and ends them together."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+from rich.console import Console
+
+from certtrain import environment
+from certtrain.callbacks.signals import SignalFlag
+from certtrain.commands.bar import Bar
+from certtrain.errors import UserError
+from certtrain.parts import Share
+
+WORKER = ("-m", "certtrain.commands.shares")  # Python's arguments
+GRACE_SECONDS = 30.0  # of the others, when one has died, to finish the batch that they are at
+
+
+class ProcessDied(Exception):
+    """A process ended before its share was done; the others were stopped, and all parts are kept."""
+
+
+@dataclass
+class _Worker:
+    share: Share
+    process: subprocess.Popen[str]
+    errors: IO[str]
+    refusal: dict[str, Any] | None = field(default=None)
+
+
+def certify_in_processes(
+    config: dict[str, Any],
+    shard: Share,
+    count: int,
+    locks: tuple[int, ...],
+    console: Console,
+    flag: SignalFlag,
+    total: int,
+) -> None:
+    """Certify a machine's share in `count` processes, each into parts of its own. Returns when all are done.
+
+    Process i gets accelerator i where there are several, and a CPU's threads are shared out unless OMP_NUM_THREADS says
+    otherwise. The processes keep the run's locks, so that a run whose parent was killed stays locked until they have
+    noticed.
+
+    Args:
+        config: resolved, of the certify command, with its run.
+        shard: of the machines.
+        count: processes.
+        locks: `RunDirectory.lock_descriptors`.
+        console: for the bar.
+        flag: set by signals; the processes then stop after the batch that they are at.
+        total: rows, for the bar.
+
+    Raises:
+        UserError: what a process refused.
+        ProcessDied: one was killed or crashed.
+        Interrupted: at a signal.
+    """
+    workers = [_start(config, shard, Share(number, count), locks) for number in range(1, count + 1)]
+    try:
+        with Bar(console, f"certify in {count} processes", total) as bar:
+            _watch(workers, bar, flag)
+    finally:
+        for worker in workers:
+            if worker.process.poll() is None:
+                worker.process.kill()
+            worker.process.wait()
+            worker.errors.close()
+    flag.raise_if_set()
+
+
+def _start(config: dict[str, Any], shard: Share, share: Share, locks: tuple[int, ...]) -> _Worker:
+    threads = str(max(1, (os.cpu_count() or 1) // share.of))
+    path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)  # a user's own parts are found there, too
+    errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 (closed with its process)
+    process = subprocess.Popen(
+        [sys.executable, *WORKER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        env={"OMP_NUM_THREADS": threads, **os.environ, "PYTHONPATH": path},
+        pass_fds=locks,
+        text=True,
+    )
+    place = {"shard": str(shard), "process": str(share)}
+    order = json.dumps({"config": config, "place": place, "command": environment.typed_words()})
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):  # it has died already, which is noticed soon
+        process.stdin.write(order + "\n")
+        process.stdin.flush()
+    return _Worker(share, process, errors)
+
+
+def _watch(workers: list[_Worker], bar: Bar, flag: SignalFlag) -> None:
+    answers: queue.Queue[tuple[_Worker, dict[str, Any]]] = queue.Queue()
+    readers = [threading.Thread(target=_read, args=(worker, answers), daemon=True) for worker in workers]
+    for reader in readers:
+        reader.start()
+    rows, certified = 0, 0
+    first: _Worker | None = None  # that did not end well
+    deadline: float | None = None
+    while any(worker.process.poll() is None for worker in workers) or not answers.empty():
+        with contextlib.suppress(queue.Empty):
+            worker, answer = answers.get(timeout=0.2)
+            worker.refusal = answer.get("error", worker.refusal)
+            rows, certified = rows + answer.get("rows", 0), certified + answer.get("certified", 0)
+            bar.update(rows, f"certified {certified / rows:.1%}" if rows else "")
+        first = first or next((worker for worker in workers if worker.process.poll() not in (None, 0)), None)
+        if first is not None and flag.number is None and deadline is None:
+            deadline = time.monotonic() + GRACE_SECONDS
+        if first is not None or flag.number is not None:
+            _stop(workers)
+        if deadline is not None and time.monotonic() > deadline:
+            for worker in workers:
+                worker.process.kill()
+    for reader in readers:
+        reader.join(timeout=1)
+    while not answers.empty():
+        worker, answer = answers.get()
+        worker.refusal = answer.get("error", worker.refusal)
+    if first is not None and flag.number is None:
+        _explain(first)
+
+
+def _read(worker: _Worker, answers: queue.Queue[tuple[_Worker, dict[str, Any]]]) -> None:
+    for line in worker.process.stdout or ():
+        with contextlib.suppress(ValueError):  # the torn last line of one that was killed
+            answers.put((worker, json.loads(line)))
+
+
+def _stop(workers: list[_Worker]) -> None:
+    """The end of their standard input tells them to stop."""
+    for worker in workers:
+        if worker.process.stdin is not None and not worker.process.stdin.closed:
+            with contextlib.suppress(BrokenPipeError):
+                worker.process.stdin.close()
+
+
+def _explain(worker: _Worker) -> None:
+    if worker.refusal is not None:
+        refusal = worker.refusal
+        raise UserError(refusal["what"], where=refusal["where"], fix=refusal["fix"])
+    status = worker.process.returncode
+    if status < 0 or status > 128:
+        number = -status if status < 0 else status - 128
+        how = f"was ended by {signal.Signals(number).name}"
+        how += ", as when memory runs out" if number == signal.SIGKILL else ""
+    else:
+        worker.errors.seek(0)
+        shutil.copyfileobj(worker.errors, sys.stderr)
+        how = f"failed with exit status {status}"
+    raise ProcessDied(
+        f"process {worker.share.number} of {worker.share.of} (pid {worker.process.pid}) {how}; what all of them had "
+        "certified is kept, and the same command goes on from there with any number of processes"
+    )
