@@ -1,0 +1,78 @@
+"""Certified accuracy against the radius, with intervals over images: one chart per norm and kind of claim."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from certtrain.reporting.curves import curves, outcomes, steps
+from certtrain.reporting.entries import floored, upper_bound
+from certtrain.reporting.page.chart import Series, chart
+from certtrain.reporting.page.evidence import Certified
+from certtrain.reporting.page.figures import radii_of, stated
+from certtrain.reporting.page.markup import Markup, Node, tag
+from certtrain.reporting.plots import clopper_pearson
+from certtrain.threat import NORM_NAMES, parse_radius
+
+
+def certified_charts(certificates: Sequence[Certified]) -> Markup | None:
+    """The charts of all certificates whose figures are shown; None when there are none."""
+    panels: dict[tuple[str, bool, str], list[Certified]] = {}
+    for certificate in certificates:
+        if certificate.shown:
+            panels.setdefault((certificate.norm, certificate.smoothing, certificate.split), []).append(certificate)
+    if not panels:
+        return None
+    charts = [_panel(*kind, panel) for kind, panel in panels.items()]
+    note = (
+        "A certificate at a radius proves all smaller ones: steps. Shaded: 95 % intervals over images "
+        "(Clopper-Pearson, at each radius by itself)."
+    )
+    return tag("div", tag("div", charts, class_="charts few"), tag("p", note, class_="faint"))
+
+
+def _panel(norm: str, smoothing: bool, split: str, certificates: Sequence[Certified]) -> Node:
+    lines = [_series(certificate) for certificate in certificates]
+    bound = upper_bound([c.entry for c in certificates if c.entry is not None])
+    if bound:
+        at = sorted(bound, key=parse_radius)
+        x, y = [float(parse_radius(text)) for text in at], [100 * bound[text] for text in at]
+        lines.append(
+            Series("left standing by the attack: an upper bound", np.array(x), np.array(y), step="post", upper=True)
+        )
+    kind = "smoothing" if smoothing else "deterministic"
+    named = NORM_NAMES.get(norm, norm)
+    title = f"Certified accuracy, {named}, {kind}" + ("" if split == "test" else f", {split} split")
+    told = "; ".join(f"{c.name}: " + ", ".join(_point(c, i) for i in range(len(radii_of(c)))) for c in certificates)
+    return chart(
+        lines, title=title, x_label=f"{named} radius", y_label="certified accuracy (%)", y_range=(0, 100), describe=told
+    )
+
+
+def _point(certificate: Certified, i: int) -> str:
+    radius = radii_of(certificate)[i]
+    value = stated(certificate, radius)
+    return f"{100 * value:.2f} % at {float(radius):g}" if value is not None else ""
+
+
+def _series(certificate: Certified) -> Series:
+    entry = certificate.entry
+    assert entry is not None
+    n = f"n = {entry['n']:,}"
+    acr = "" if entry.get("acr") is None else f", ACR {floored(entry['acr'], 3)}"
+    label = f"{certificate.name} ({n}{acr})"
+    if certificate.rows is not None and len(certificate.rows):
+        examples = outcomes(certificate.rows)
+        at = steps(examples)
+        share = curves(examples, at).certified
+        value, low, high = share.value, share.low, share.high
+    else:  # the points of the grid: what holds at each is known at no other radius but the smaller ones
+        grid = sorted({0.0: entry["clean"]} | {float(r): stated(certificate, r) or 0.0 for r in radii_of(certificate)})
+        by_radius = {0.0: entry["clean"]} | {float(r): stated(certificate, r) or 0.0 for r in radii_of(certificate)}
+        at, value = np.array(grid), np.array([by_radius[radius] for radius in grid])
+        low, high = clopper_pearson(np.round(value * entry["n"]).astype(np.int64), entry["n"])
+    if certificate.smoothing and not certificate.staged and certificate.rows is not None:
+        at, value = np.append(at, at[-1]), np.append(value, 0.0)  # beyond the largest radius nothing is certified
+        low, high = np.append(low, low[-1]), np.append(high, high[-1])
+    return Series(label, at, 100 * value, 100 * low, 100 * high, step="pre")

@@ -1,0 +1,193 @@
+"""The examples with the largest and the smallest certified radius, and what an attack found against certificates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from certtrain.certificates import ABSTAIN, FALSIFIED, Certificates
+from certtrain.reporting.entries import floored
+from certtrain.reporting.page.classes import class_name
+from certtrain.reporting.page.evidence import Certified
+from certtrain.reporting.page.figures import radii_of
+from certtrain.reporting.page.hits import Hit
+from certtrain.reporting.page.images import difference, is_image, picture
+from certtrain.reporting.page.markup import Markup, Node, table, tag
+from certtrain.threat import radius_text
+
+HITS = 12  # counterexamples shown
+FEATURES = 5  # changed most, of a counterexample that is no image
+TOLD = "the examples cannot be shown: {}"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the inputs of a data set come from.
+
+    Attributes:
+        name: of the data set, as cards name it.
+        inputs: from a split's name and (m,) positions in it the inputs (m, ...) in [0, 1].
+        labels: likewise the classes (m,).
+        sizes: examples by split.
+        class_names, feature_names: where the data set has them.
+    """
+
+    name: str
+    inputs: Callable[[str, NDArray[np.int64]], NDArray[Any]]
+    labels: Callable[[str, NDArray[np.int64]], NDArray[np.int64]]
+    sizes: dict[str, int]
+    class_names: Sequence[str] | None = None
+    feature_names: Sequence[str] | None = None
+
+    def refusal(self, certificate: Certified) -> str | None:
+        """Why its inputs are not those that were certified; None when nothing speaks against it."""
+        rows, split = certificate.rows, certificate.split
+        named = certificate.card.get("dataset", self.name)
+        if named != self.name:
+            return f"the card is about {named}, the data are {self.name}"
+        if rows is None or not len(rows):
+            return "there is no log"
+        if rows.index.min() < 0 or rows.index.max() >= self.sizes.get(split, 0):
+            return f"the log has positions that the split {split} has not"
+        if not np.array_equal(self.labels(split, rows.index), rows.label):
+            return "the data have other labels than the log"
+        return None
+
+
+def extremes(rows: Certificates, most: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Positions of up to `most` certified rows (right, radius > 0) each: those of the largest radius, of the smallest.
+
+    Among equal radii the proved margin decides where the rows have one, then the index. No row is in both.
+    """
+    certified = np.flatnonzero(rows.correct & (rows.predict != ABSTAIN) & (rows.radius > 0))
+    margin = rows.columns.get("margin")
+    margin = np.zeros(len(rows)) if margin is None or margin.dtype == object else np.nan_to_num(margin.astype(float))
+    at = certified[np.lexsort((rows.index[certified], -margin[certified], -rows.radius[certified]))]
+    most = min(most, (len(at) + 1) // 2) if len(at) < 2 * most else most
+    return at[:most], at[most:][-most:][::-1] if most else at[:0]
+
+
+def gallery(certificate: Certified, source: Source | None, why: str, most: int) -> list[Node]:
+    """Examples by radius, and counterexamples. Of what is not shown as certified the counterexamples only.
+
+    Args:
+        certificate: with its rows.
+        source: of the inputs; None where there are none, for the reason `why`.
+        most: examples of the largest, and of the smallest radius.
+    """
+    refusal = why if source is None else source.refusal(certificate)
+    made: list[Node] = []
+    if certificate.hits:
+        made += _hits(certificate, None if refusal else source)
+    if certificate.shown and certificate.rows is not None and most:
+        made += _by_radius(certificate, None if refusal else source, most)
+    if refusal and made:
+        made.append(tag("p", TOLD.format(refusal), class_="faint"))
+    return made
+
+
+def _by_radius(certificate: Certified, source: Source | None, most: int) -> list[Node]:
+    assert certificate.rows is not None
+    made: list[Node] = []
+    for title, at in zip(("Largest certified radius", "Smallest certified radius"), extremes(certificate.rows, most)):
+        if not len(at):
+            continue
+        rows = certificate.rows.select(at)
+        names = source.class_names if source else None
+        x = source.inputs(certificate.split, rows.index) if source else None
+        made.append(tag("h4", title))
+        if x is not None and is_image(x.shape[1:]):
+            made.append(
+                tag("ul", [_item(certificate, rows, i, x[i], names) for i in range(len(rows))], class_="gallery")
+            )
+        else:
+            made.append(_list(certificate, rows, title, names))
+    if not made:
+        made.append(tag("p", "No example is certified at a radius above 0."))
+    return made
+
+
+def _item(certificate: Certified, rows: Certificates, i: int, x: NDArray[Any], names: Sequence[str] | None) -> Markup:
+    label, index = class_name(int(rows.label[i]), names), int(rows.index[i])
+    radius = _radius(certificate, float(rows.radius[i]))
+    alternative = f"example {index}, class {label}, certified radius {radius}"
+    lines: list[Node] = [tag("strong", f"radius {radius}"), tag("br"), f"class {label}, idx {index}"]
+    if broken := _broken_at(certificate, rows, i):
+        lines += [tag("br"), f"broken by the attack at {broken}"]
+    return tag("li", picture(x, alternative), lines)
+
+
+def _list(certificate: Certified, rows: Certificates, title: str, names: Sequence[str] | None) -> Markup:
+    lines = [
+        [
+            int(rows.index[i]),
+            class_name(int(rows.label[i]), names),
+            _radius(certificate, float(rows.radius[i])),
+            _broken_at(certificate, rows, i) or "–",
+        ]
+        for i in range(len(rows))
+    ]
+    header = ["idx", "class", "certified radius", "broken by the attack at"]
+    return table(header, lines, caption=f"{certificate.name}: {title.lower()}", words=[1])
+
+
+def _broken_at(certificate: Certified, rows: Certificates, i: int) -> str | None:
+    """The smallest radius of the grid at which the certifier's own attack changed the class."""
+    for radius in radii_of(certificate):
+        column = rows.columns.get(f"status@{radius_text(radius)}")
+        if column is not None and column[i] == FALSIFIED:
+            return radius_text(radius)
+    return None
+
+
+def _radius(certificate: Certified, value: float) -> str:
+    """A radius of the grid as it was written; any other one rounded down."""
+    exact = next((radius for radius in radii_of(certificate) if float(radius) == value), None)
+    return radius_text(exact) if exact is not None else floored(value, 4)
+
+
+def _hits(certificate: Certified, source: Source | None) -> list[Node]:
+    hits = certificate.hits[:HITS]
+    many = f", {HITS} of them shown" if len(certificate.hits) > HITS else ""
+    made: list[Node] = [tag("h4", f"Counterexamples: {len(certificate.hits):,}{many}")]
+    x = None
+    if source and all(0 <= hit.index < source.sizes.get(certificate.split, 0) for hit in hits):
+        x = source.inputs(certificate.split, np.array([hit.index for hit in hits]))
+    drawn = [_pair(certificate, hit, None if x is None else x[i], source) for i, hit in enumerate(hits)]
+    return [*made, tag("ul", drawn, class_="gallery pairs")]
+
+
+def _pair(certificate: Certified, hit: Hit, x: NDArray[Any] | None, source: Source | None) -> Markup:
+    names = source.class_names if source else None
+    found = "abstains" if hit.predict == ABSTAIN else f"class {class_name(hit.predict, names)}"
+    label, radius = class_name(hit.label, names), _radius(certificate, hit.radius)
+    said = f"idx {hit.index}: claimed class {label} within {radius}; at distance {hit.distance:.6g} it {_verb(found)}"
+    row: list[Node] = []
+    if x is not None and is_image(x.shape):
+        row.append(_captioned(x, "the example", f"example {hit.index}, class {label}"))
+    if hit.x is not None and is_image(hit.x.shape):
+        row.append(_captioned(hit.x, "the counterexample", f"counterexample to example {hit.index}: {found}"))
+        if x is not None and x.shape == hit.x.shape:
+            row.append(_captioned(difference(x, hit.x), "the change, scaled", f"change of example {hit.index}, scaled"))
+    elif hit.x is not None and x is not None and x.shape == hit.x.shape:
+        row.append(tag("span", _changes(x, hit.x, source)))
+    return tag("li", tag("div", row, class_="row") if row else None, tag("div", said))
+
+
+def _verb(found: str) -> str:
+    return found if found == "abstains" else f"answers {found}"
+
+
+def _captioned(x: NDArray[Any], caption: str, alternative: str) -> Markup:
+    return tag("figure", picture(x, alternative), tag("figcaption", caption))
+
+
+def _changes(x: NDArray[Any], other: NDArray[Any], source: Source | None) -> str:
+    before, after = (np.asarray(values, dtype=np.float64).ravel() for values in (x, other))
+    names = source.feature_names if source and source.feature_names else [f"input {i}" for i in range(len(before))]
+    largest = np.argsort(-np.abs(after - before), kind="stable")[:FEATURES]
+    return "changed most: " + "; ".join(f"{names[i]} {before[i]:.4f} to {after[i]:.4f}" for i in largest.tolist())
