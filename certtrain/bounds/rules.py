@@ -23,6 +23,7 @@ from certtrain.bounds.batchnorm import batch_norm
 from certtrain.bounds.graph import IN_PLACE_OPERATORS, Call, runs_unchanged, unsupported
 from certtrain.bounds.interval import Region
 from certtrain.bounds.nonlinear import Nonlinear
+from certtrain.bounds.pooling import MaxPool
 from certtrain.models.normalize import Normalize
 
 
@@ -285,6 +286,17 @@ def _avg_pool(call: Call) -> Operation:
 
 @_rule(nn.AdaptiveAvgPool2d, F.adaptive_avg_pool2d)
 def _adaptive_pool(call: Call) -> Operation:
+    kernel = _adaptive_kernel(call)
+    return _pool(call, kernel, kernel, 0, False, True, None)
+
+
+@_rule(nn.AdaptiveMaxPool2d, F.adaptive_max_pool2d)
+def _adaptive_max_pool(call: Call) -> Operation:
+    kernel = _adaptive_kernel(call)
+    return _max_pool_of(call, kernel, kernel, 0, 1, False)
+
+
+def _adaptive_kernel(call: Call) -> list[int]:
     size = call.module.output_size if call.module is not None else call.argument(1, "output_size")
     shape = _region(call).example_shape
     wanted = [out if out is not None else now for out, now in zip(_pair(size), shape[-2:])]
@@ -292,8 +304,34 @@ def _adaptive_pool(call: Call) -> Operation:
         raise unsupported(
             f"{call.name} pools {tuple(shape[-2:])} to {tuple(wanted)}", "output sizes that divide the input's"
         )
-    kernel = [now // out for out, now in zip(wanted, shape[-2:])]
-    return _pool(call, kernel, kernel, 0, False, True, None)
+    return [now // out for out, now in zip(wanted, shape[-2:])]
+
+
+@_rule(nn.MaxPool2d)
+def _max_pool_module(call: Call) -> Operation:
+    layer = call.module
+    assert isinstance(layer, nn.MaxPool2d)
+    return _max_pool_of(call, layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.ceil_mode)
+
+
+@_rule(F.max_pool2d, torch.max_pool2d)
+def _max_pool(call: Call) -> Operation:
+    return _max_pool_of(
+        call,
+        call.argument(1, "kernel_size"),
+        call.argument(2, "stride"),
+        call.argument(3, "padding", 0),
+        call.argument(4, "dilation", 1),
+        call.argument(5, "ceil_mode", False),
+    )
+
+
+def _max_pool_of(call: Call, kernel: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool) -> Operation:
+    shape = _region(call).example_shape
+    if len(shape) != 3 or getattr(call.module, "return_indices", False) or call.argument(6, "return_indices", False):
+        raise unsupported(f"{call.name} pools {tuple(shape)} or returns indices", "images (B, C, H, W), one result")
+    stride = stride if stride not in (None, (), []) else kernel
+    return MaxPool(shape, _pair(kernel), _pair(stride), _pair(padding), _pair(dilation), ceil_mode)
 
 
 def _pool(

@@ -31,7 +31,7 @@ def lenet(
         num_classes: K.
         mean: of the first layer, `Normalize`.
         std: likewise.
-        pool: `max` is the original, for smoothing; the bound engines pool by mean, so bounds need `avg`.
+        pool: `max` is the original; only `bounds=native` bounds it. `avg` is for bounds from either engine.
 
     Raises:
         UserError: no images, too small ones, or another pooling.

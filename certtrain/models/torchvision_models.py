@@ -16,7 +16,7 @@ def resnet50(
     """ResNet-50 (He et al. 2016), the ImageNet network of the smoothing literature (Cohen et al. 2019 and after).
 
     torchvision's, with the stride in the 3x3 convolution of a block; random weights. ImageNet: 25,557,032 parameters.
-    For smoothing: no bound engine here has a rule for its max pooling. ReLUs work out of place, as everywhere here.
+    Its max pooling is bounded by `bounds=native` only. ReLUs work out of place, as everywhere here.
 
     Args:
         input_shape: (C, H, W) of one image; (3, 224, 224) on ImageNet. For another C the first convolution is replaced.

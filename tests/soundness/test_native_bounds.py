@@ -152,8 +152,25 @@ def leaky():
     )
 
 
+def pooled():
+    return nn.Sequential(
+        Normalize([0.3, 0.6], [0.2, 0.4]),
+        nn.MaxPool2d(2, stride=1, padding=1),
+        nn.Conv2d(2, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.MaxPool2d(3, 2, 1),
+        nn.Conv2d(4, 4, 2),
+        nn.MaxPool2d(2, ceil_mode=True),
+        nn.LeakyReLU(0.1),
+        nn.AdaptiveMaxPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, CLASSES),
+    )
+
+
 RELU = {"mlp": mlp, "conv": conv, "residual": residual, "preactivation": preactivation, "bn_last": bn_last}
-NETWORKS = {**RELU, "smooth": smooth, "leaky": leaky}
+NETWORKS = {**RELU, "smooth": smooth, "leaky": leaky, "pooled": pooled}
 
 
 def build(name, seed):
