@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import nn
 
+    from certtrain.api import certify, fit, plot, summarise
+
 __version__ = "0.1.0"
-__all__ = ["__version__", "load"]
+__all__ = ["__version__", "certify", "fit", "load", "plot", "summarise"]
+
+
+def __getattr__(name: str) -> Any:
+    """The functions of `certtrain.api`, which import torch: only when they are asked for."""
+    if name in ("certify", "fit", "plot", "summarise"):
+        from certtrain import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'certtrain' has no attribute {name!r}")
 
 
 def load(run: str | Path, checkpoint: str | None = None) -> nn.Module:

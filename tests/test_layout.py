@@ -24,7 +24,7 @@ FLOORS = (
     {"reporting"},
     {"certification", "parts", "callbacks", "checkpoints", "weights", "audit"},
     {"training"},
-    {"config"},
+    {"config", "api"},
     {"commands"},
     {"cli"},
     {"__init__", "__main__"},  # __init__ is the facade: `certtrain.load`
