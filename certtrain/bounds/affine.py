@@ -11,6 +11,7 @@ A bound needs five things of M and c, in the notation of Xu et al. 2020 (arXiv 2
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -131,6 +132,66 @@ class ConvMap(Affine):
 
     def _conv(self, z: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.conv2d(z, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+class TransposedConvMap(Affine):
+    """`nn.ConvTranspose2d` with zero padding: M is the transposed matrix of a convolution with the same weight."""
+
+    mixes = True
+
+    def __init__(self, layer: nn.ConvTranspose2d, in_shape: Sequence[int]) -> None:
+        self.weight, self.bias, self.in_size = layer.weight, layer.bias, tuple(in_shape[-2:])
+        self.stride, self.padding, self.output_padding = layer.stride, layer.padding, layer.output_padding
+        self.groups, self.dilation = layer.groups, layer.dilation
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self._conv(z, self.weight, self.bias)
+
+    def magnitude(self, r: Tensor) -> Tensor:
+        return self._conv(r, self.weight.abs(), None)
+
+    def norms(self, s: Tensor) -> Tensor:
+        # An output reads an input through one tap of the kernel at most: squares add up.
+        return _sqrt(self._conv(s.square(), self.weight.square(), None))
+
+    def transpose(self, a: Tensor) -> Tensor:
+        rows = F.conv2d(
+            a.flatten(0, 1), self.weight, None, self.stride, self.padding, dilation=self.dilation, groups=self.groups
+        )
+        height, width = self.in_size  # output_padding may make room for one position more
+        return rows[..., :height, :width].unflatten(0, a.shape[:2])
+
+    def offset(self, a: Tensor) -> Tensor | None:
+        return None if self.bias is None else a.sum((-2, -1)) @ self.bias
+
+    def _conv(self, z: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.conv_transpose2d(
+            z, weight, bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation
+        )
+
+
+class Mean(Affine):
+    """The mean over some dimensions of one example, counted from 0; c = 0."""
+
+    mixes = True
+
+    def __init__(self, in_shape: Sequence[int], dims: Sequence[int], keepdim: bool) -> None:
+        self.in_shape, self.dims, self.keepdim = tuple(in_shape), tuple(sorted(dims)), keepdim
+        self.count = math.prod(in_shape[dim] for dim in dims)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z.mean([dim + 1 for dim in self.dims], self.keepdim)
+
+    magnitude = forward
+
+    def norms(self, s: Tensor) -> Tensor:
+        return _sqrt(s.square().sum([dim + 1 for dim in self.dims], self.keepdim)) / self.count
+
+    def transpose(self, a: Tensor) -> Tensor:
+        if not self.keepdim:
+            for dim in self.dims:  # ascending, so that each finds its place
+                a = a.unsqueeze(dim + 2)
+        return (a / self.count).expand(*a.shape[:2], *self.in_shape)
 
 
 class ScaleShift(Affine):

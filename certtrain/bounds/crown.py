@@ -22,7 +22,7 @@ from certtrain.bounds.forward import Pass
 from certtrain.bounds.interval import Mixing
 from certtrain.bounds.lines import BoxLines, Lines
 from certtrain.bounds.nonlinear import Nonlinear, Relaxation
-from certtrain.bounds.rules import Sum
+from certtrain.bounds.rules import Concat, Sum
 from certtrain.bounds.windows import plan, walk
 
 # Elements of the largest coefficient tensor of a chunk in `refine`; several such tensors live at a time.
@@ -61,6 +61,8 @@ def lower_bounds(
             offset, parts = op.offset(a), [op.transpose(a)]
         elif isinstance(op, Sum):
             offset, parts = None, [a, op.sign * a]
+        elif isinstance(op, Concat):
+            offset, parts = None, list(a.split(op.sizes, op.dim + 1))
         else:
             before, offset = lines[index].at(rows).backward(a)
             parts = [before]

@@ -9,9 +9,9 @@ from torch import Tensor, fx, nn
 
 from certtrain.bounds.affine import Affine
 from certtrain.bounds.graph import Call, Graph
-from certtrain.bounds.interval import InputSet, Region, combine
+from certtrain.bounds.interval import InputSet, Region, combine, concatenate
 from certtrain.bounds.nonlinear import Nonlinear
-from certtrain.bounds.rules import Operation, Relu, Sum, check
+from certtrain.bounds.rules import Concat, Operation, Relu, Sum, check
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,8 @@ def _apply(run: Pass, op: Operation | None, regions: list[Region]) -> Region:
         return regions[0].affine(op)
     if isinstance(op, Sum):
         return combine(*regions, op.sign)
+    if isinstance(op, Concat):
+        return concatenate(regions, op.dim)
     assert isinstance(op, Relu | Nonlinear)
     after = regions[0].relu() if isinstance(op, Relu) else regions[0].nonlinear(op)
     region, run.boxes[len(run.steps)] = after

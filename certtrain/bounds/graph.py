@@ -187,6 +187,11 @@ class Graph:
         """An in-place call also changes whatever else reads that memory, which the graph does not show."""
         if not self._is_in_place(node):
             return
+        if node.kwargs.get("out") is not None:
+            raise unsupported(
+                f"{self._name(node)} writes into out= and so changes another tensor in place",
+                "operations that return their result",
+            )
         source = node.args[0] if node.args else node.kwargs.get("input")
         while isinstance(source, fx.Node):
             # The input belongs to the caller, parameters and buffers stay for the next call.

@@ -10,6 +10,7 @@ s, and the first mixing layer's outputs have the exact bounds `W x + b -+ eps ||
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -110,6 +111,13 @@ def combine(left: Region, right: Region, sign: int) -> Region:
     """The region of left + sign * right: no dependence between the two is used (sound)."""
     both = torch.add(left.both, right.both, alpha=sign)
     return Region(both, left.box_radius() + right.box_radius(), Mixing.MORE, left.ball)
+
+
+def concatenate(parts: Sequence[Region], dim: int) -> Region:
+    """The regions joined along `dim` of their (B, ...): a box, as two of them may depend on the same coordinate."""
+    both = torch.cat([part.both for part in parts], dim)
+    radius = torch.cat([part.box_radius().expand_as(part.centre) for part in parts], dim)
+    return Region(both, radius, Mixing.MORE, parts[0].ball)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """The registry: which calls the native engine understands, and the operation each one is.
 
-A builder looks at one live call and returns an `Operation`. Most are affine; a sum of two tensors is `Sum`, and the
-nonlinearities are `Relu` and those of `nonlinear`. The same object serves the interval pass and the backward pass, so
-that both see the same weights and the same batch statistics.
+A builder looks at one live call and returns an `Operation`. Most are affine; a sum of two tensors is `Sum`, tensors
+that are joined are a `Concat`, and the nonlinearities are `Relu` and those of `nonlinear`. The same object serves the
+interval pass and the backward pass, so that both see the same weights and the same batch statistics.
 """
 
 from __future__ import annotations
@@ -18,7 +18,17 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from certtrain.bounds.activations import Gelu, LeakyRelu, Sigmoid, Silu, Tanh, TanhGelu
-from certtrain.bounds.affine import Affine, AvgPool, ConvMap, LinearMap, Pad, Reshape, ScaleShift
+from certtrain.bounds.affine import (
+    Affine,
+    AvgPool,
+    ConvMap,
+    LinearMap,
+    Mean,
+    Pad,
+    Reshape,
+    ScaleShift,
+    TransposedConvMap,
+)
 from certtrain.bounds.batchnorm import batch_norm
 from certtrain.bounds.graph import IN_PLACE_OPERATORS, Call, runs_unchanged, unsupported
 from certtrain.bounds.interval import Region
@@ -39,8 +49,28 @@ class Sum:
     sign: int
 
 
-Operation = Affine | Relu | Nonlinear | Sum
+@dataclass(frozen=True)
+class Concat:
+    """Tensors that depend on the input, joined along a dimension; `sizes` are theirs there."""
+
+    dim: int
+    sizes: tuple[int, ...]
+
+
+Operation = Affine | Relu | Nonlinear | Sum | Concat
 Builder = Callable[[Call], Operation]
+
+# What is met often and has no rule for a reason, by module and by function.
+_STATISTICS = (
+    "it divides by a deviation of the very input that is perturbed; BatchNorm in eval mode has frozen statistics"
+)
+_SLOPES = "its learned slope may leave [0, 1), where its lines are sound; LeakyReLU has a fixed one"
+REFUSED: dict[object, str] = {
+    **dict.fromkeys((nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.RMSNorm), _STATISTICS),
+    **dict.fromkeys((F.layer_norm, F.group_norm, F.instance_norm, F.rms_norm), _STATISTICS),
+    **dict.fromkeys((torch.layer_norm, torch.group_norm, torch.rms_norm), _STATISTICS),
+    **dict.fromkeys((nn.PReLU, F.prelu, torch.prelu), _SLOPES),
+}
 
 MODULES: dict[type[nn.Module], Builder] = {}
 FUNCTIONS: dict[object, Builder] = {}  # functions, and methods by name
@@ -78,7 +108,8 @@ def check(name: str, key: object, module: nn.Module | None) -> Builder:
         if builder is not None and not runs_unchanged(module):
             raise unsupported(f"{name} ({what}) has a forward of its own or forward hooks", ", ".join(supported()))
     if builder is None:
-        raise unsupported(f"{name} ({what}) has no bound", ", ".join(supported()))
+        reason = REFUSED.get(key if module is None else base)
+        raise unsupported(f"{name} ({what}) has no bound" + (f": {reason}" if reason else ""), ", ".join(supported()))
     return builder
 
 
@@ -98,6 +129,13 @@ def _conv(call: Call) -> Operation:
     if layer.padding_mode != "zeros":
         raise unsupported(f"{call.name} (Conv2d) pads by {layer.padding_mode!r}", "padding_mode='zeros'")
     return ConvMap(layer, _region(call).example_shape)
+
+
+@_rule(nn.ConvTranspose2d)
+def _conv_transpose(call: Call) -> Operation:
+    if call.kwargs.get("output_size") is not None or len(call.args) > 1:
+        raise unsupported(f"{call.name} (ConvTranspose2d) is given an output_size", "output_padding of the layer")
+    return TransposedConvMap(call.module, _region(call).example_shape)  # type: ignore[arg-type]
 
 
 @_rule(nn.BatchNorm1d, nn.BatchNorm2d)
@@ -190,6 +228,17 @@ def _sum(call: Call, sign: int) -> Operation:
     return ScaleShift(right.example_shape, None if sign == 1 else -torch.ones_like(constant), constant)
 
 
+@_rule(torch.cat, torch.concat, torch.concatenate)
+def _cat(call: Call) -> Operation:
+    parts, dim = call.argument(0, "tensors"), call.argument(1, "dim", 0)
+    if not all(isinstance(part, Region) for part in parts):
+        raise unsupported(f"{call.name} joins constants to the activations", "tensors that depend on the input")
+    dims = parts[0].both.dim()
+    if dim % dims == 0 or any(part.both.dim() != dims for part in parts):
+        raise unsupported(f"{call.name} joins along dim={dim}", "joining dimensions of one example")
+    return Concat(dim % dims, tuple(part.both.shape[dim] for part in parts))
+
+
 @_rule(operator.mul, operator.imul, torch.mul, "mul", "mul_")
 def _mul(call: Call) -> Operation:
     left, right = call.argument(0, "input"), call.argument(1, "other")
@@ -205,6 +254,12 @@ def _div(call: Call) -> Operation:
     if isinstance(right, Region) or call.kwargs.get("rounding_mode") is not None:
         raise unsupported(f"{call.name} is not a division by a constant", "division by constants")
     return ScaleShift(left.example_shape, 1 / _constant(call, left, right))
+
+
+@_rule(operator.neg, torch.neg, "neg")
+def _neg(call: Call) -> Operation:
+    region = _region(call)
+    return ScaleShift(region.example_shape, _constant(call, region, -1.0))
 
 
 def _constant(call: Call, region: Region, value: Any) -> Tensor:
@@ -332,6 +387,16 @@ def _max_pool_of(call: Call, kernel: Any, stride: Any, padding: Any, dilation: A
         raise unsupported(f"{call.name} pools {tuple(shape)} or returns indices", "images (B, C, H, W), one result")
     stride = stride if stride not in (None, (), []) else kernel
     return MaxPool(shape, _pair(kernel), _pair(stride), _pair(padding), _pair(dilation), ceil_mode)
+
+
+@_rule(torch.mean, "mean")
+def _mean(call: Call) -> Operation:
+    shape, dims = _region(call).example_shape, call.argument(1, "dim")
+    dims = [dims] if isinstance(dims, int) else dims
+    places = {dim % (len(shape) + 1) for dim in dims or ()}
+    if not places or 0 in places or call.kwargs.get("dtype") is not None:
+        raise unsupported(f"{call.name} takes the mean over dim={dims}", "means within each example")
+    return Mean(shape, [place - 1 for place in places], bool(call.argument(2, "keepdim", False)))
 
 
 def _pool(

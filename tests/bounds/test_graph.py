@@ -59,7 +59,11 @@ def test_nodes_are_named_by_path_and_a_reused_module_is_two_nodes():
         (Net(lambda n, x: F.dropout(n.block.fc(x), 0.5, n.training)), r"dropout"),
         (Net(lambda n, x: n.block.fc(x).exp()), r"exp"),
         (Net(lambda n, x: F.batch_norm(x, n.mean, n.mean), mean=None), r"batch_norm"),
-        (Net(lambda n, x: torch.cat([x, x], 1)), r"cat"),
+        (nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4)), r"1 \(LayerNorm\) has no bound: it divides by a deviation"),
+        (nn.Sequential(nn.GroupNorm(2, 4)), r"0 \(GroupNorm\) has no bound: .* BatchNorm in eval mode"),
+        (Net(lambda n, x: F.layer_norm(n.block.fc(x), (4,))), r"layer_norm\) has no bound: it divides"),
+        (Net(lambda n, x: F.group_norm(n.block.fc(x), 2)), r"group_norm\) has no bound: it divides"),
+        (nn.Sequential(nn.PReLU()), r"0 \(PReLU\) has no bound: its learned slope may leave \[0, 1\)"),
     ],
 )
 def test_an_operation_without_a_rule_is_named(net, path):
@@ -119,6 +123,14 @@ def test_graphs_that_would_be_bounded_wrongly_are_refused(net, message):
         (Net(lambda n, x: F.pad(x, (1, 1), mode="reflect")), "reflect"),
         (Net(lambda n, x: n.block.fc(x) + torch.rand(3, 4)), "constant of shape"),
         (Net(lambda n, x: torch.add(x, n.block.fc(x), alpha=2)), "alpha"),
+        (
+            Net(lambda n, x: n.up(x.view(-1, 1, 2, 2), output_size=[3, 3]), up=nn.ConvTranspose2d(1, 1, 1, 2)),
+            r"up \(ConvTranspose2d\) is given an output_size",
+        ),
+        (Net(lambda n, x: torch.cat([x, torch.ones(3, 4)], 1)), "cat joins constants"),
+        (Net(lambda n, x: torch.cat([x, n.block.fc(x)])), r"cat joins along dim=0"),
+        (Net(lambda n, x: x.mean(0)), r"mean takes the mean over dim=\[0\]"),
+        (Net(lambda n, x: x.mean()), r"mean takes the mean over dim=None"),
         (nn.Sequential(nn.LeakyReLU(-0.1)), r"0 has the negative slope -0\.1"),
         (nn.Sequential(nn.LeakyReLU(1.5)), r"0 has the negative slope 1\.5"),
         (Net(lambda n, x: F.leaky_relu(n.block.fc(x), 1.0)), r"leaky_relu has the negative slope 1\.0"),
@@ -181,6 +193,8 @@ def test_parameters_are_read_live_and_parametrised_layers_work():
         lambda n, x: (h := n.block.fc(x), torch.relu_(h.view(-1, 2, 2)), h)[-1],
         lambda n, x: (h := n.block.fc(x), torch.mul(h, -1.0, out=h), h)[-1],
         lambda n, x: (h := n.block.fc(x)) + torch.relu_(n.dropout(h)),
+        lambda n, x: (h := n.block.fc(x), torch.mul(x, -1.0, out=h), h)[-1],
+        lambda n, x: (h := n.block.fc(x), torch.cat([x[:, :2], x[:, :2]], 1, out=h), h)[-1],
     ],
 )
 def test_a_change_whose_own_result_nobody_uses_is_not_dropped(forward):
