@@ -20,7 +20,7 @@ from certtrain.threat import parse_radii, parse_radius, radius_text
 PRESETS = [name for name in options("experiment") if "/" in name]
 PAPERS = sorted({name.split("/")[0] for name in PRESETS})
 EXPERIMENTS = conf_dir().parent / "experiments"
-LARGE = ("dm_medium", "dm_large", "cnn7", "cifar_resnet110", "resnet50")  # built in the slow tests only
+LARGE = ("dm_medium", "dm_large", "cnn7", "cifar_resnet110", "resnet18", "resnet50")  # built in the slow tests only
 
 
 def verifiers(found):

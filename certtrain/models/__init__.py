@@ -6,7 +6,7 @@ from certtrain.models.lenet import lenet
 from certtrain.models.mlp import mlp
 from certtrain.models.normalize import Normalize
 from certtrain.models.resnet import cifar_resnet20, cifar_resnet110, resnet_small
-from certtrain.models.torchvision_models import resnet50
+from certtrain.models.torchvision_models import resnet18, resnet50
 from certtrain.models.wong import wong_large, wong_small
 from certtrain.models.zhang import zhang_2layer, zhang_3layer, zhang_4layer
 
@@ -21,6 +21,7 @@ __all__ = [
     "dm_small",
     "lenet",
     "mlp",
+    "resnet18",
     "resnet50",
     "resnet_small",
     "wong_large",

@@ -10,6 +10,16 @@ from certtrain.models.layers import check_size, image_shape
 from certtrain.models.normalize import Normalize
 
 
+def resnet18(
+    input_shape: Sequence[int], num_classes: int, mean: Sequence[float], std: Sequence[float]
+) -> nn.Sequential:
+    """ResNet-18 (He et al. 2016): torchvision's, random weights. ImageNet: 11,689,512 parameters.
+
+    Arguments, errors and what `resnet50` says of max pooling and ReLU: as there.
+    """
+    return _resnet("resnet18", input_shape, num_classes, mean, std)
+
+
 def resnet50(
     input_shape: Sequence[int], num_classes: int, mean: Sequence[float], std: Sequence[float]
 ) -> nn.Sequential:
@@ -27,11 +37,17 @@ def resnet50(
     Raises:
         UserError: no images.
     """
-    from torchvision.models import resnet50 as published
+    return _resnet("resnet50", input_shape, num_classes, mean, std)
 
-    channels, height, width = image_shape("resnet50", input_shape)
-    check_size("resnet50", input_shape, height, width, "the input")
-    network = published(weights=None, num_classes=num_classes)
+
+def _resnet(
+    name: str, input_shape: Sequence[int], num_classes: int, mean: Sequence[float], std: Sequence[float]
+) -> nn.Sequential:
+    from torchvision import models as published
+
+    channels, height, width = image_shape(name, input_shape)
+    check_size(name, input_shape, height, width, "the input")
+    network = getattr(published, name)(weights=None, num_classes=num_classes)
     if channels != 3:
         network.conv1 = nn.Conv2d(channels, 64, 7, 2, 3, bias=False)
     for module in network.modules():

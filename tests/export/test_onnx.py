@@ -23,7 +23,12 @@ SMALL = {
     "zhang_4layer": {"linear": 8},
     "mlp": {"hidden": [8]},
 }
-SHAPES = {"lenet": (1, 28, 28), "cifar_resnet20": (3, 32, 32), "cifar_resnet110": (3, 32, 32), "resnet50": (3, 32, 32)}
+SHAPES = {
+    "lenet": (1, 28, 28),
+    "cifar_resnet20": (3, 32, 32),
+    "cifar_resnet110": (3, 32, 32),
+    **dict.fromkeys(("resnet18", "resnet50"), (3, 32, 32)),
+}
 BUILDERS = [name for name in models.__all__ if name[0].islower()]
 
 

@@ -41,6 +41,12 @@ RESNET50 = (
         for n, p, i in ((3, 64, 64), (4, 128, 256), (6, 256, 512), (3, 512, 1024))
     )
 )
+# Blocks of two 3x3 convolutions, each with BatchNorm; the first of a stage has a projection, except in the first stage.
+RESNET18 = (
+    49 * 3 * 64
+    + 128
+    + sum(9 * i * p + 3 * 9 * p * p + 8 * p + (i * p + 2 * p) * (i != p) for i, p in pairwise((64, 64, 128, 256, 512)))
+)
 RESNET_STAGES = (2 * 9 * 16 * 16 + 64, 2 * 9 * 32 * 32 + 128, 2 * 9 * 64 * 64 + 256)
 COUNTS = [
     ("mlp", MNIST, {}, fc(784, 100, 100, 10), 89_610),
@@ -135,6 +141,7 @@ COUNTS = [
         + conv(32, 64, 3) + conv(64, 64, 3) + conv(32, 64, 1) + fc(64 * 49, 100, 10),
         386_838,
     ),
+    ("resnet18", IMAGENET, {"num_classes": 1000}, RESNET18 + fc(512, 1000), 11_689_512),
     ("resnet50", IMAGENET, {"num_classes": 1000}, RESNET50 + fc(2048, 1000), 25_557_032),
     ("resnet_small", CIFAR, {"batch_norm": True}, 483_126 + 16 + 3 * 32 + 3 * 64, 483_430),
 ]  # fmt: skip
