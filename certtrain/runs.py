@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +28,7 @@ STATUSES = ("complete", "interrupted", "failed")
 State = Literal["new", "resume", "complete"]
 
 ABSENT = "(absent)"
+SHARD_PATIENCE = 60.0  # seconds that a shard waits for one that looks whether all are there
 # What may lie in a directory whose creation was interrupted before config.yaml, the last file, was written.
 FIRST_FILES = frozenset({".lock", "environment.json", "overrides.yaml", "diff.patch", "checkpoints", "certificates"})
 
@@ -158,14 +160,23 @@ class RunDirectory:
         """Keep every other process out of this directory until `close` or the end of this process, kill -9 included.
 
         Args:
-            shard: `1-of-4`: let the other shards of a job in, but nobody else, and this shard only once.
+            shard: `1-of-4`: let the other shards of a job in, but nobody else, and this shard only once. One that has
+                ended looks whether it is the last, by itself for a moment: a shard waits for that.
 
         Raises:
             UserError: another process has the lock; the lock file cannot be written.
         """
         if fcntl is None or self._lock is not None:
             return
-        self._lock = self._take(".lock", shared=shard is not None)
+        deadline = time.monotonic() + (SHARD_PATIENCE if shard is not None else 0)
+        while True:
+            try:
+                self._lock = self._take(".lock", shared=shard is not None)
+                break
+            except UserError:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(0.2)
         if shard is not None:
             try:
                 self._shard_lock = self._take(f".lock-{shard}")

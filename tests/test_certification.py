@@ -10,7 +10,7 @@ from torch import nn
 
 from certtrain.bounds import NativeEngine
 from certtrain.certificates import CertificateLog
-from certtrain.certification import Examples, certify_examples, choose_indices
+from certtrain.certification import Examples, accelerator, certify_examples, choose_indices
 from certtrain.certifiers import BoundCertifier, SmoothingCertifier
 from certtrain.errors import UserError
 
@@ -46,6 +46,21 @@ def run(certifier, log: Path, chosen=None, sha="a" * 64, **options):
     return certify_examples(
         network(), certifier, chosen, log, {"checkpoint_sha256": sha}, batch_size=7, device=CPU, **options
     )
+
+
+@pytest.mark.parametrize(
+    ("count", "number", "expected"), [(4, 0, "cuda"), (4, 3, "cuda:3"), (4, 5, "cuda:1"), (1, 2, "cuda"), (0, 1, "cpu")]
+)
+def test_each_process_gets_an_accelerator_of_its_own(monkeypatch, count, number, expected):
+    chosen = []
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: count)
+    monkeypatch.setattr(torch.accelerator, "set_device_index", chosen.append)
+    device = accelerator("auto", number)
+    assert str(device) == expected
+    assert chosen == ([] if device.index is None else [device.index])
+    assert str(accelerator("cpu", number)) == "cpu"
 
 
 @pytest.mark.parametrize("make", [bounds, smoothing])

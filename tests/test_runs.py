@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 import yaml
@@ -112,7 +113,8 @@ def test_second_process_is_refused_until_the_first_ends(tmp_path):
     assert subprocess.run(command).returncode == 0
 
 
-def test_shards_share_the_lock_with_each_other_only(tmp_path):
+def test_shards_share_the_lock_with_each_other_only(tmp_path, monkeypatch):
+    monkeypatch.setattr("certtrain.runs.SHARD_PATIENCE", 0.1)
     path = RunDirectory.open(tmp_path / "r", CONFIG, [])[0].path
     first, second, third = (RunDirectory(path) for _ in range(3))
     first.lock()
@@ -132,7 +134,10 @@ def test_shards_share_the_lock_with_each_other_only(tmp_path):
     child.kill()
     child.wait()
     third.lock()
-    third.close()
+    threading.Timer(0.3, third.close).start()  # it only looked whether all shards are there
+    monkeypatch.setattr("certtrain.runs.SHARD_PATIENCE", 20.0)
+    first.lock(shard="2-of-2")
+    first.close()
 
 
 @pytest.mark.parametrize("parent", ["file", "/proc"])

@@ -2,17 +2,21 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from certtrain import cli
 from certtrain.certificates import CertificateLog
 from certtrain.runs import RunDirectory
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def certify(*arguments: str) -> int:
@@ -81,7 +85,8 @@ def test_the_command_without_shard_merges_and_certifies_what_is_missing(runs):
     assert sum(part["rows"] for part in card(run, name)["parts"]) == 184
 
 
-def test_shards_work_side_by_side_but_each_once_and_not_beside_others(runs, capsys):
+def test_shards_work_side_by_side_but_each_once_and_not_beside_others(runs, capsys, monkeypatch):
+    monkeypatch.setattr("certtrain.runs.SHARD_PATIENCE", 0.1)
     with RunDirectory(runs / "noise") as other:
         other.lock(shard="1-of-2")
         assert certify("run=noise", "shard=1/2", "name=x") == 2
@@ -170,6 +175,30 @@ def test_killed_with_kill_9_and_continued_by_three(runs, victim):
     found = entry(run, "many_smoothing_n20000")
     assert found == entry(run, "one_smoothing_n20000")
     assert sum(part["rows"] for part in card(run, "many_smoothing_n20000")["parts"]) == 360
+
+
+@pytest.mark.slow
+def test_the_lines_of_the_readme_for_slurm(runs):
+    """As they stand there, with an `srun` that starts its tasks side by side on this machine."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    [script] = re.findall(r"^```bash\n(#!/bin/bash\n#SBATCH .*?)^```", text, re.M | re.S)
+    log_before = rows(log(runs / "noise", "smoothing_n100"))
+    shutil.rmtree(runs / "noise" / "certificates")
+    folder = runs.parent / "bin"
+    folder.mkdir()
+    (folder / "srun").write_text(
+        '#!/bin/bash\nfor task in $(seq 0 $((SLURM_NTASKS - 1))); do SLURM_PROCID=$task "$@" & done\nwait\n'
+    )
+    (folder / "uv").write_text(f'#!/bin/bash\nshift 2\nexec {sys.executable} -m certtrain "$@"\n')
+    for file in folder.iterdir():
+        file.chmod(0o755)
+    path = f"{folder}{os.pathsep}{os.environ['PATH']}"
+    (runs.parent / "job.sh").write_text(script.replace("run=NAME", "run=noise"))
+    environment = {**os.environ, "PATH": path, "SLURM_NTASKS": "3", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["bash", "job.sh"], cwd=runs.parent, env=environment, capture_output=True, text=True)
+    assert done.stderr == ""
+    assert rows(log(runs / "noise", "smoothing_n100")) == log_before
+    assert not (runs / "noise" / "certificates" / "parts").exists()
 
 
 @pytest.mark.slow
