@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from certtrain.reporting.page.evidence import Evidence
     from certtrain.reporting.page.gallery import Source
+    from certtrain.runs import RunDirectory
 
 NAME = "report.html"
 IMAGES = 8
@@ -33,6 +34,7 @@ def parser() -> Parser:
     made.add_argument("--radius", metavar="R", help="of the tables by class (default: eps, or the middle of the grid)")
     made.add_argument("--data-dir", metavar="DIR", help="folder of the data files (default: the run's data_dir)")
     made.add_argument("--images", type=int, default=IMAGES, metavar="N", help=f"examples a row; 0: none ({IMAGES})")
+    made.add_argument("--no-attack", action="store_true", help="do not look again for inputs that broke examples")
     return made
 
 
@@ -51,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
     output = Path(options.output) if options.output else run.path / NAME
     check_output(output)
     evidence = read_evidence(run)
-    source, why = _source(evidence, options)
+    source, why = _source(evidence, options, run)
     text = page(evidence, source=source, why=why, most=options.images, radius=radius, audits=_audits(run.certificates))
     print(f"wrote {write_page(output, text)}")
     return 0
@@ -75,8 +77,9 @@ def _audits(folder: Path) -> dict[str, list[tuple[str, str]]]:
     return found
 
 
-def _source(evidence: Evidence, options: argparse.Namespace) -> tuple[Source | None, str]:
+def _source(evidence: Evidence, options: argparse.Namespace, run: RunDirectory) -> tuple[Source | None, str]:
     """The run's data, or why there are none."""
+    from certtrain.commands.refind import Refinder
     from certtrain.reporting.page.gallery import Source
 
     if not options.images:
@@ -99,7 +102,10 @@ def _source(evidence: Evidence, options: argparse.Namespace) -> tuple[Source | N
         return getattr(data, split).y.numpy()[index]
 
     sizes = {split: len(getattr(data, split)) for split in ("train", "val", "test")}
-    return Source(data.name, inputs, labels, sizes, getattr(data, "class_names", None), data.feature_names), ""
+    names = (getattr(data, "class_names", None), data.feature_names)
+    return Source(
+        data.name, inputs, labels, sizes, *names, attack=None if options.no_attack else Refinder(run, data)
+    ), ""
 
 
 def _data(config: Mapping[str, Any], data_dir: str | None) -> Any:

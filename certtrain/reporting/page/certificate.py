@@ -71,7 +71,7 @@ def badges(certificate: Certified) -> Markup:
 def kinds(certificate: Certified) -> list[str]:
     """The certifier, the norm, the kind of claim, and the split where it is not the test split."""
     alpha = certificate.settings.get("alpha")
-    kind = "deterministic" if not certificate.smoothing else f"holds with alpha {alpha}" if alpha else "with confidence"
+    kind = "deterministic" if not certificate.smoothing else f"alpha {alpha}" if alpha else "with confidence"
     told = [certificate.title, NORM_NAMES.get(certificate.norm, certificate.norm), kind]
     told += [f"{certificate.split} split"] if certificate.split != "test" else []
     return [text for text in told if text]

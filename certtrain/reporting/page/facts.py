@@ -23,7 +23,7 @@ RESULT = (
     "checkpoint_chosen",
 )
 CONFIG = ("norm", "eps", "train_eps", "sigma", "radii", "alpha", "n0", "n", "val_size")
-BOUNDS, VOTES = ("norm", "eps", "train_eps"), ("sigma", "alpha", "n0", "n")  # each without meaning for the other family
+BOUNDS, VOTES = ("norm", "eps", "train_eps"), ("sigma", "alpha", "n0", "n")  # without meaning for the other family
 
 
 def configuration_section(evidence: Evidence) -> Markup:
@@ -31,7 +31,9 @@ def configuration_section(evidence: Evidence) -> Markup:
     result = evidence.result or {}
     pairs = [(key.replace("_", " "), _text(result.get(key))) for key in RESULT]
     method = evidence.config.get("method")
-    others = BOUNDS if isinstance(method, Mapping) and "sigma" in method else VOTES if method else ()
+    noisy = isinstance(method, Mapping) and "sigma" in method
+    noisy |= bool(evidence.certificates) and all(c.smoothing for c in evidence.certificates)
+    others = BOUNDS if noisy else VOTES
     pairs += [(key, _text(evidence.config.get(key))) for key in CONFIG if key not in others]
     if isinstance(result.get("seconds"), (int, float)):
         pairs.append(("training", f"{result['seconds']:,.1f} s"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,11 @@ from certtrain.reporting.page.figures import radii_of
 from certtrain.reporting.page.hits import Hit
 from certtrain.reporting.page.images import difference, is_image, picture
 from certtrain.reporting.page.markup import Markup, Node, table, tag
-from certtrain.threat import radius_text
+from certtrain.threat import parse_radius, radius_text
 
 HITS = 12  # counterexamples shown
 FEATURES = 5  # changed most, of a counterexample that is no image
+AGAIN = "Beside each that the log calls broken at a larger radius: an input there that an attack finds."
 TOLD = "the examples cannot be shown: {}"
 
 
@@ -34,6 +36,7 @@ class Source:
         labels: likewise the classes (m,).
         sizes: examples by split.
         class_names, feature_names: where the data set has them.
+        attack: of a certificate, indices and a radius for each, finds inputs within it that change the class.
     """
 
     name: str
@@ -42,6 +45,7 @@ class Source:
     sizes: dict[str, int]
     class_names: Sequence[str] | None = None
     feature_names: Sequence[str] | None = None
+    attack: Callable[[Certified, NDArray[np.int64], Sequence[Fraction]], dict[int, Hit]] | None = None
 
     def refusal(self, certificate: Certified) -> str | None:
         """Why its inputs are not those that were certified; None when nothing speaks against it."""
@@ -63,10 +67,11 @@ def extremes(rows: Certificates, most: int) -> tuple[NDArray[np.int64], NDArray[
 
     Among equal radii the proved margin decides where the rows have one, then the index. No row is in both.
     """
+    held = np.maximum(rows.radius, rows.columns.get("largest_eps", rows.radius))  # found by bisection
     certified = np.flatnonzero(rows.correct & (rows.predict != ABSTAIN) & (rows.radius > 0))
     margin = rows.columns.get("margin")
     margin = np.zeros(len(rows)) if margin is None or margin.dtype == object else np.nan_to_num(margin.astype(float))
-    at = certified[np.lexsort((rows.index[certified], -margin[certified], -rows.radius[certified]))]
+    at = certified[np.lexsort((rows.index[certified], -margin[certified], -held[certified]))]
     most = min(most, (len(at) + 1) // 2) if len(at) < 2 * most else most
     return at[:most], at[most:][-most:][::-1] if most else at[:0]
 
@@ -100,7 +105,10 @@ def _by_radius(certificate: Certified, source: Source | None, most: int) -> list
         names = source.class_names if source else None
         x = source.inputs(certificate.split, rows.index) if source else None
         made.append(tag("h4", title))
-        if x is not None and is_image(x.shape[1:]):
+        found = _again(certificate, rows, source)
+        if x is not None and found:
+            made += [tag("p", AGAIN, class_="faint"), _pairs(certificate, rows, x, found, source)]
+        elif x is not None and is_image(x.shape[1:]):
             made.append(
                 tag("ul", [_item(certificate, rows, i, x[i], names) for i in range(len(rows))], class_="gallery")
             )
@@ -109,6 +117,32 @@ def _by_radius(certificate: Certified, source: Source | None, most: int) -> list
     if not made:
         made.append(tag("p", "No example is certified at a radius above 0."))
     return made
+
+
+def _again(certificate: Certified, rows: Certificates, source: Source | None) -> dict[int, Hit]:
+    """Counterexamples, beyond the certified radius, to the rows that the certifier's attack broke."""
+    broken = {int(i): _broken_at(certificate, rows, k) for k, i in enumerate(rows.index)}
+    known = {index: parse_radius(text) for index, text in broken.items() if text}
+    if source is None or source.attack is None or not known:
+        return {}
+    return source.attack(certificate, np.array(list(known)), list(known.values()))
+
+
+def _pairs(
+    certificate: Certified, rows: Certificates, x: NDArray[Any], found: dict[int, Hit], source: Source | None
+) -> Markup:
+    """Examples, each beside what breaks it just beyond its certificate."""
+    names, items = source.class_names if source else None, []
+    for i, index in enumerate(rows.index.tolist()):
+        label, radius = class_name(int(rows.label[i]), names), _radius(certificate, float(rows.radius[i]))
+        told: list[Node] = [tag("strong", f"radius {radius}"), f", class {label}, idx {index}"]
+        hit = found.get(index)
+        if hit is not None:
+            told.append(f"; at distance {hit.distance:.6g} it answers class {class_name(hit.predict, names)}")
+        elif broken := _broken_at(certificate, rows, i):
+            told.append(f"; broken by the attack at {broken}, not again here")
+        items.append(tag("li", _beside(x[i], hit, f"example {index}", source), tag("div", told)))
+    return tag("ul", items, class_="gallery pairs")
 
 
 def _item(certificate: Certified, rows: Certificates, i: int, x: NDArray[Any], names: Sequence[str] | None) -> Markup:
@@ -166,16 +200,22 @@ def _pair(certificate: Certified, hit: Hit, x: NDArray[Any] | None, source: Sour
     found = "abstains" if hit.predict == ABSTAIN else f"class {class_name(hit.predict, names)}"
     label, radius = class_name(hit.label, names), _radius(certificate, hit.radius)
     said = f"idx {hit.index}: claimed class {label} within {radius}; at distance {hit.distance:.6g} it {_verb(found)}"
+    return tag("li", _beside(x, hit, f"example {hit.index}", source), tag("div", said))
+
+
+def _beside(x: NDArray[Any] | None, hit: Hit | None, name: str, source: Source | None) -> Markup | None:
+    """An example, its counterexample and the change between them, as pictures or as the features that changed most."""
     row: list[Node] = []
+    other = hit.x if hit is not None else None
     if x is not None and is_image(x.shape):
-        row.append(_captioned(x, "the example", f"example {hit.index}, class {label}"))
-    if hit.x is not None and is_image(hit.x.shape):
-        row.append(_captioned(hit.x, "the counterexample", f"counterexample to example {hit.index}: {found}"))
-        if x is not None and x.shape == hit.x.shape:
-            row.append(_captioned(difference(x, hit.x), "the change, scaled", f"change of example {hit.index}, scaled"))
-    elif hit.x is not None and x is not None and x.shape == hit.x.shape:
-        row.append(tag("span", _changes(x, hit.x, source)))
-    return tag("li", tag("div", row, class_="row") if row else None, tag("div", said))
+        row.append(_captioned(x, "example", name))
+    if other is not None and is_image(other.shape):
+        row.append(_captioned(other, "counterexample", f"counterexample to {name}"))
+        if x is not None and x.shape == other.shape:
+            row.append(_captioned(difference(x, other), "change, scaled", f"change of {name}, scaled"))
+    elif other is not None and x is not None and x.shape == other.shape:
+        row.append(tag("span", _changes(x, other, source)))
+    return tag("div", row, class_="row") if row else None
 
 
 def _verb(found: str) -> str:

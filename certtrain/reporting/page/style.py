@@ -11,7 +11,7 @@ STYLE = """
 @media (prefers-color-scheme: dark) { :root {
   --back: #14171b; --panel: #1d2126; --ink: #e6e9ed; --faint: #a2abb5; --rule: #39414a; --link: #7db7f0;
   --good: #7fd6a2; --good-back: #14301f; --bad: #ff9a9a; --bad-back: #3d1719; --warn: #f0c56b; --warn-back: #362a10;
-  --s0: #6fb3f2; --s1: #f29a5c; --s2: #4fcfa5; --s3: #e08fcf; --s4: #d9c24e; --s5: #aeb8c2; --upper: #7e8892;
+  --s0: #6fb3f2; --s1: #f29a5c; --s2: #4fcfa5; --s3: #e08fcf; --s4: #d9c24e; --s5: #aeb8c2; --upper: #97a1ab;
   --cell: 111, 179, 242; } }
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
@@ -76,7 +76,7 @@ svg .line.s2 { stroke: var(--s2); stroke-dasharray: 2 2; } svg .band.s2 { fill: 
 svg .line.s3 { stroke: var(--s3); stroke-dasharray: 8 2 2 2; } svg .band.s3 { fill: var(--s3); }
 svg .line.s4 { stroke: var(--s4); stroke-dasharray: 12 3; } svg .band.s4 { fill: var(--s4); }
 svg .line.s5 { stroke: var(--s5); stroke-dasharray: 4 2; } svg .band.s5 { fill: var(--s5); }
-svg .line.upper { stroke: var(--upper); stroke-width: 1.1; stroke-dasharray: 1.5 2.5; }
+svg .line.upper { stroke: var(--upper); stroke-width: 1.5; stroke-dasharray: 2 2.5; }
 .legend { list-style: none; padding: 0; margin: 4px 0 0; font-size: 13px; display: flex;
   flex-wrap: wrap; gap: 2px 16px; }
 .swatch { width: 24px; height: 10px; margin-right: 6px; }

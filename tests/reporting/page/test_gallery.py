@@ -14,6 +14,7 @@ from certtrain.reporting.page.gallery import Source, extremes, gallery
 from certtrain.reporting.page.hits import Hit
 from certtrain.reporting.page.images import MOST, difference, png
 from certtrain.reporting.page.markup import join
+from certtrain.threat import radius_text
 
 
 def source(rows, shape=(1, 4, 4), **more):
@@ -85,7 +86,7 @@ def test_counterexamples_beside_their_examples():
     read = shown(fallen, source(rows), "", 3)
     assert [a["alt"].split(",")[0] for a in read.of("img")] == [
         "example 3",
-        "counterexample to example 3: class 1",
+        "counterexample to example 3",
         "change of example 3",
         "example 4",
     ]
@@ -98,6 +99,27 @@ def test_counterexamples_beside_their_examples():
     read = shown(tabular, source(rows, shape=(2,), feature_names=["age", "size"]), "", 3)
     assert "changed most: " in read.text
     assert "age 0." in read.text
+
+
+def test_inputs_found_again_stand_beside_the_examples():
+    rows = bound_rows(n=40)
+    asked = []
+
+    def attack(certificate, index, radii):
+        asked.append((index.tolist(), radii))
+        return {int(index[0]): Hit(int(index[0]), 0, 2, float(radii[0]), 0.05, np.full((1, 4, 4), 0.5))}
+
+    read = shown(certificate(rows), source(rows, attack=attack), "", 4)
+    assert len([a for a in read.of("img") if a["alt"].startswith("counterexample")]) == len(asked) > 0
+    for index, radii in asked:
+        for i, radius in zip(index, radii):
+            assert rows.columns[f"status@{radius_text(radius)}"][i] == "falsified"
+            assert float(radius) > rows.radius[i]
+    assert "at distance 0.05 it answers class 2" in read.text
+    votes = vote_rows(n=40)
+    asked.clear()
+    assert shown(certificate(votes), source(votes, attack=attack), "", 4).of("img")
+    assert asked == []  # whose log knows of no attack
 
 
 def test_pictures():

@@ -162,6 +162,13 @@ def test_training_curves(tmp_path):
     assert "odd<b>" in read.text
 
 
+def test_a_thousand_classes_are_no_large_page(tmp_path):
+    rows = vote_rows(n=3000, classes=1000)
+    text = page(read_evidence(RunDirectory(write_run(tmp_path, {"v": (rows, card_of(rows, "smoothing"))}))))
+    assert len(Reader(text).table("class", "n")) == 1000
+    assert len(text) < 1_500_000
+
+
 def test_only_a_page_of_ours_is_overwritten(tmp_path):
     path = tmp_path / "page.html"
     text = page(read_evidence(RunDirectory(both(tmp_path))))

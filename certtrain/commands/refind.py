@@ -1,0 +1,80 @@
+"""Finds again the inputs that a certifier's attack broke examples with: its log keeps the verdict, not the input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from certtrain.data import DataModule
+    from certtrain.reporting.page.evidence import Certified
+    from certtrain.reporting.page.hits import Hit
+    from certtrain.runs import RunDirectory
+
+STEPS, RESTARTS, SEED = 40, 2, 1
+
+
+class Refinder:
+    """Attacks examples of a run's data in float64, inside the exact ball, with every attack there is.
+
+    A network that is not the certified one is not attacked: the checkpoint's hash must be the card's. What was attacked
+    once is not attacked again for the next certificate.
+
+    Args:
+        run: with its checkpoints, or without: then nothing is found.
+        data: set up.
+    """
+
+    def __init__(self, run: RunDirectory, data: DataModule) -> None:
+        self.run, self.data = run, data
+        self._found: dict[tuple[str, str, str, int, Fraction], Hit | None] = {}
+
+    def __call__(self, certificate: Certified, index: NDArray[np.int64], radii: Sequence[Fraction]) -> dict[int, Hit]:
+        """By index the inputs found within each example's radius; those that resist now are left out."""
+        from certtrain.runs import sha256_file
+
+        path = self.run.checkpoints / Path(str(certificate.card.get("checkpoint", "last.ckpt"))).name
+        if certificate.norm not in ("linf", "l2") or not path.exists():
+            return {}
+        sha = sha256_file(path)
+        if sha != certificate.card.get("checkpoint_sha256"):
+            return {}
+        keys = [(sha, certificate.norm, certificate.split, i, r) for i, r in zip(index.tolist(), radii)]
+        new = [key for key in keys if key not in self._found]
+        self._found.update(dict.fromkeys(new))
+        if new:
+            try:
+                self._attack(path, new)
+            except Exception:  # a network of the user's own may fail in any way: the page does without these inputs
+                return {}
+        return {key[3]: hit for key in keys if (hit := self._found[key]) is not None}
+
+    def _attack(self, path: Path, keys: Sequence[tuple[str, str, str, int, Fraction]]) -> None:
+        import torch
+
+        from certtrain.attacks import ATTACKS, inside, strongest
+        from certtrain.commands.loading import load_run
+        from certtrain.evaluation import frozen
+        from certtrain.reporting.page.hits import Hit
+        from certtrain.threat import ThreatModel
+
+        network = load_run(self.run.path, path.stem).network.double()
+        norm, split = keys[0][1], getattr(self.data, keys[0][2])
+        where = torch.tensor([key[3] for key in keys])
+        x, y = split.x[where].double(), split.y[where]
+        eps = torch.tensor([inside(key[4]) for key in keys], dtype=torch.float64)
+        with frozen(network):
+            options = {"steps": STEPS, "restarts": RESTARTS, "generator_seed": SEED}
+            worst = strongest(tuple(ATTACKS), network, x, y, ThreatModel(norm, eps), **options)  # type: ignore[arg-type]
+            with torch.no_grad():
+                predict = network(worst.x).argmax(1)
+        distance = (worst.x - x).flatten(1).norm(p=2 if norm == "l2" else float("inf"), dim=1)
+        for i, key in enumerate(keys):
+            if predict[i] != y[i] and distance[i] <= float(key[4]):
+                facts = (int(y[i]), int(predict[i]), float(key[4]), float(distance[i]))
+                self._found[key] = Hit(key[3], *facts, worst.x[i].numpy())
