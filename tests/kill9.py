@@ -118,7 +118,7 @@ def main() -> int:
             killed += sum(counts.values())
             found = outcome(folder)
             leftovers = [str(path.relative_to(folder)) for path in (folder / "runs").rglob("*.tmp")]
-            different = [key for key in expected if expected[key] != found[key]]
+            different = [key for key in expected if repr(expected[key]) != repr(found[key])]  # NaN is NaN
             for key in different:
                 print(f"DIFFERENT {key}: {str(expected[key])[:300]}\n  {str(found[key])[:300]}")
             kills = ", ".join(f"{name} {count}" for name, count in counts.items())
