@@ -103,9 +103,8 @@ def _source(evidence: Evidence, options: argparse.Namespace, run: RunDirectory) 
 
     sizes = {split: len(getattr(data, split)) for split in ("train", "val", "test")}
     names = (getattr(data, "class_names", None), data.feature_names)
-    return Source(
-        data.name, inputs, labels, sizes, *names, attack=None if options.no_attack else Refinder(run, data)
-    ), ""
+    attack = None if options.no_attack else Refinder(run, data)
+    return Source(data.name, inputs, labels, sizes, *names, attack=attack), ""
 
 
 def _data(config: Mapping[str, Any], data_dir: str | None) -> Any:

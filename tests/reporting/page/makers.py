@@ -5,6 +5,7 @@ import json
 import numpy as np
 
 from certtrain.certificates import CertificateLog, Certificates, write_card
+from certtrain.falsification import Counterexample, Falsification, write_counterexamples
 from certtrain.reporting.page.evidence import Certified
 from certtrain.summary import summarise
 from certtrain.threat import parse_radii
@@ -70,10 +71,5 @@ def write_run(folder, certificates, *, status="complete", config=None, metrics=N
 
 
 def write_hits(run, name, x, index, *, label=0, predict=1, radius=0.1):
-    stem = run / "certificates" / f"{name}.counterexamples"
-    np.savez_compressed(f"{stem}.npz", x=x, index=np.array(index))
-    facts = [
-        {"index": i, "label": label, "predict": predict, "radius": radius, "distance": radius, "margin": -1.0}
-        for i in index
-    ]
-    stem.with_name(f"{stem.name}.json").write_text(json.dumps({"counterexamples": facts}))
+    hits = [Counterexample(i, label, predict, radius, radius, -1.0, x[k]) for k, i in enumerate(index)]
+    write_counterexamples(run / "certificates" / f"{name}.counterexamples", Falsification(9, tuple(hits), 0, {}))
