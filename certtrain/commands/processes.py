@@ -83,7 +83,8 @@ def certify_in_processes(
 
 
 def _start(config: dict[str, Any], shard: Share, share: Share, locks: tuple[int, ...]) -> _Worker:
-    threads = str(max(1, (os.cpu_count() or 1) // share.of))
+    cores = environment.hardware()["usable_cores"] or 1
+    threads = str(max(1, cores // share.of))
     path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)  # a user's own parts are found there, too
     errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 (closed with its process)
     process = subprocess.Popen(

@@ -6,6 +6,7 @@ JSON on its standard output. What it certifies goes to part logs, which the proc
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -33,7 +34,8 @@ def main() -> int:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what else is printed here is no answer
 
     def say(answer: dict[str, Any]) -> None:
-        print(json.dumps(answer), file=answers, flush=True)
+        with contextlib.suppress(BrokenPipeError):  # nobody listens any more, and the end of standard input says so
+            print(json.dumps(answer), file=answers, flush=True)
 
     keep_freed_memory()
     environment.remember_command(order["command"])

@@ -53,7 +53,7 @@ def test_it_waits_for_all_and_hands_them_their_place(workers, in_tmp):
     """,
         config={"name": "ü"},
     )
-    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, os.cpu_count() // 3)))
+    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // 3)))
     assert [(in_tmp / f"done-{i}").read_text() for i in (1, 2, 3)] == [f"1/1 {i}/3 ü {threads}" for i in (1, 2, 3)]
 
 
