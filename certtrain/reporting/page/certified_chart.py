@@ -18,13 +18,16 @@ from certtrain.threat import NORM_NAMES, parse_radius
 
 def certified_charts(certificates: Sequence[Certified]) -> Markup | None:
     """The charts of all certificates whose figures are shown; None when there are none."""
-    panels: dict[tuple[str, bool, str], list[Certified]] = {}
+    panels: dict[tuple[str, bool, str, str | None], list[Certified]] = {}
     for certificate in certificates:
-        if certificate.shown:
-            panels.setdefault((certificate.norm, certificate.smoothing, certificate.split), []).append(certificate)
+        if certificate.shown and certificate.entry is not None:
+            # What an attack leaves standing bounds the certificates of the same examples only.
+            examples = None if certificate.smoothing else str(certificate.entry.get("indices_sha256"))
+            kind = (certificate.norm, certificate.smoothing, certificate.split, examples)
+            panels.setdefault(kind, []).append(certificate)
     if not panels:
         return None
-    charts = [_panel(*kind, panel) for kind, panel in panels.items()]
+    charts = [_panel(*kind[:3], panel) for kind, panel in panels.items()]
     note = (
         "A certificate at a radius proves all smaller ones: steps. Shaded: 95 % intervals over images "
         "(Clopper-Pearson, at each radius by itself)."

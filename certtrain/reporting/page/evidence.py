@@ -74,7 +74,11 @@ class Certified:
             return f"no figures follow from the log: {type(error).__name__}: {error}"
         for key in FIGURES:
             if self.entry.get(key) != found.get(key):
-                return f"{key}: {self.entry.get(key)!r} stated, {found.get(key)!r} from the log's rows"
+                stated, counted = self.entry.get(key), found.get(key)
+                if isinstance(stated, dict) and isinstance(counted, dict):  # by radius: name the first that differs
+                    radius = next(text for text in stated if stated[text] != counted.get(text))
+                    key, stated, counted = f"{key} at {radius}", stated[radius], counted.get(radius)
+                return f"{key}: {stated!r} stated, {counted!r} from the log's rows"
         return None
 
     @property

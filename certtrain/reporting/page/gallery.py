@@ -22,6 +22,7 @@ from certtrain.threat import parse_radius, radius_text
 
 HITS = 12  # counterexamples shown
 FEATURES = 5  # changed most, of a counterexample that is no image
+CHANCE = "Not more than chance allows: each certificate is wrong with probability alpha at most, so a few may fall."
 AGAIN = "Beside each that the log calls broken at a larger radius: an input there that an attack finds."
 TOLD = "the examples cannot be shown: {}"
 
@@ -188,6 +189,7 @@ def _hits(certificate: Certified, source: Source | None) -> list[Node]:
     hits = certificate.hits[:HITS]
     many = f", {HITS} of them shown" if len(certificate.hits) > HITS else ""
     made: list[Node] = [tag("h4", f"Counterexamples: {len(certificate.hits):,}{many}")]
+    made += [] if certificate.falsified else [tag("p", CHANCE)]
     x = None
     if source and all(0 <= hit.index < source.sizes.get(certificate.split, 0) for hit in hits):
         x = source.inputs(certificate.split, np.array([hit.index for hit in hits]))

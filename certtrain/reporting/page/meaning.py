@@ -18,7 +18,7 @@ BOUNDS = (
 )
 EVERY = (
     "Certified accuracy counts all examples, the wrong ones as not certified. Its 95 % interval says how far another "
-    "draw of images from the same source might move it; it says nothing of other sources.",
+    "draw of examples from the same source might move it; it says nothing of other sources.",
     "Nothing is said about changes outside the norm and radius, such as rotations, blur or another camera, nor about "
     "examples that are not in the table.",
 )

@@ -53,7 +53,7 @@ def test_figures_that_the_rows_contradict_are_not_shown():
     card = card_of(rows, "ibp")
     card["summary"]["certified"]["0.1"] = 0.99
     found = certificate(rows, summary=card["summary"])
-    assert found.mismatch.startswith("certified: ")
+    assert found.mismatch.startswith("certified at 0.1: 0.99 stated, ")
     assert not found.shown
     assert "no figures follow" in certificate(rows, summary=card["summary"] | {"norm": "l2", "certified": {}}).mismatch
 

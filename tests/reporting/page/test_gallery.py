@@ -2,6 +2,7 @@
 
 import base64
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -93,6 +94,10 @@ def test_counterexamples_beside_their_examples():
     assert "within 0.1; at distance 0.0999 it answers class 1" in read.text
     assert "it abstains" in read.text
     assert "certified radius" not in read.text.lower()  # a refuted certificate has none
+    assert "chance" not in read.text
+    assert (
+        "Not more than chance allows" in shown(replace(fallen, card={**card, "falsification": None}), None, "", 0).text
+    )
     read = shown(fallen, source(rows, shape=(16,)), "", 3)
     assert "Counterexamples: 2" in read.text
     tabular = Certified("ibp", card, rows, card["summary"], (Hit(3, 0, 1, 0.1, 0.1, np.ones(2)),))

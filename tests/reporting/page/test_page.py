@@ -122,7 +122,7 @@ def test_figures_that_do_not_add_up_are_withheld(tmp_path):
     result["test"]["ibp"]["certified"]["0.1"] = 0.98765
     (run / "result.json").write_text(json.dumps(result))
     read = made(run)
-    assert "Its figures are withheld: certified: " in read.text
+    assert "Its figures are withheld: certified at 0.1: 0.98765 stated" in read.text
     assert "98.77" not in read.text
     assert [row["status"] for row in read.table("certificate", "status")] == ["does not add up", "complete"]
 
@@ -152,6 +152,19 @@ def test_runs_without_certificates_training_or_environment(tmp_path):
     read = made(run)
     assert "trained elsewhere" in read.text
     assert "a.pt" in read.text
+
+
+def test_an_attack_bounds_the_certificates_of_its_own_examples_only(tmp_path):
+    cards = {}
+    for name, n, sha in (("all", 60, "a"), ("few", 20, "b"), ("too", 60, "a")):
+        rows = bound_rows(n=n)
+        card = card_of(rows, "ibp")
+        card["summary"] |= {"indices_sha256": sha, "pgd": {"0.1": 0.9}}
+        cards[name] = (rows, card)
+    read = made(write_run(tmp_path, cards))
+    drawn = [a["aria-label"] for a in read.of("svg") if "certified accuracy (%) against" in a.get("aria-label", "")]
+    assert [[name for name in cards if f"{name}:" in label] for label in drawn] == [["all", "too"], ["few"]]
+    assert read.text.count("left standing by the attack") == 2
 
 
 def test_training_curves(tmp_path):
