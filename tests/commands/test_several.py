@@ -202,6 +202,20 @@ def test_the_lines_of_the_readme_for_slurm(runs):
 
 
 @pytest.mark.slow
+def test_two_machines_with_two_processes_each(runs):
+    run, name = runs / "noise", "smoothing_n100"
+    before, log_before = entry(run, name), rows(log(run, name))
+    shutil.rmtree(run / "certificates")
+    assert certify(f"run={run}", "shard=1/2", "processes=2") == 0
+    assert not log(run, name).exists()
+    assert certify(f"run={run}", "shard=2/2", "processes=2") == 0
+    assert rows(log(run, name)) == log_before
+    assert entry(run, name) == before
+    parts = {part["part"]: part["rows"] for part in card(run, name)["parts"]}
+    assert parts == {"1-of-2-1": 88 + 8, "1-of-2-2": 88, "2-of-2-1": 96, "2-of-2-2": 80}
+
+
+@pytest.mark.slow
 def test_bounds_on_one_two_and_three_processes(runs, few_attacks):
     run = runs / "bounds"
     before = {name: (entry(run, name), rows(log(run, name))) for name in ("ibp", "crown_ibp", "crown")}
