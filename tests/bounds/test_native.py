@@ -321,3 +321,25 @@ def test_unknown_method(paper):
     assert "auto_lirpa" in caught.value.fix
     assert "Conv2d" in engine.supported
     assert (engine.name, engine.methods) == ("native", ALL)
+
+
+class Twice(nn.Module):
+    """x beside itself, then the sum of all: its range over a ball is twice that of the sum of x."""
+
+    def __init__(self):
+        super().__init__()
+        self.sum = linear([[1.0] * 4, [0.0] * 4], [0.0, 0.0])
+
+    def forward(self, x):
+        return self.sum(torch.cat([x, x], 1))
+
+
+@pytest.mark.parametrize(("norm", "least"), [("linf", -4 * 0.1), ("l2", -2 * math.sqrt(2) * 0.1)])
+def test_joined_tensors_may_depend_on_the_same_coordinate(norm, least):
+    """Taken for coordinates of their own, four of norm eps would only reach -2 eps."""
+    net = Twice()
+    x, y = torch.zeros(1, 2, dtype=torch.float64), torch.tensor([0])
+    margins = NativeEngine(net).bounds(x, y, ThreatModel(norm, 0.1, lower=None, upper=None), ALL).margins
+    assert margins["crown"].item() == pytest.approx(least)
+    assert margins["crown_ibp"].item() == pytest.approx(least)
+    assert margins["ibp"].item() <= least + 1e-12
