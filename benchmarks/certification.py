@@ -12,12 +12,9 @@ A section is a function of `Options` that gives rows; add one to SECTIONS.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from time import process_time
 from typing import Any
 
 import torch
@@ -26,12 +23,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from benchmarks.command import clock_name, parse, setting
 from benchmarks.field_loop import certify_one
-from benchmarks.measure import Timing, clock, interleaved, ratios
+from benchmarks.measure import Timing, interleaved, ratios
 from benchmarks.results import write_result
-from certtrain.allocator import keep_freed_memory
 from certtrain.certification import accelerator
-from certtrain.errors import UserError, nearest
 from certtrain.evaluation import frozen
 from certtrain.models import cifar_resnet20, lenet
 from certtrain.smoothing.classifier import SmoothedClassifier
@@ -179,42 +175,23 @@ def table(rows: Sequence[Row]) -> Table:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, write."""
-    summary, _, rest = (__doc__ or "").partition("\n")
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("python -m benchmarks.certification", None, summary, rest, formatter_class=form)
-    parser.add_argument("--quick", action="store_true", help="a fiftieth of the work, two repetitions: does it run?")
-    parser.add_argument("--only", action="append", metavar="SECTION", help=f"of {', '.join(SECTIONS)}; may be repeated")
-    parser.add_argument("--repetitions", type=int, help="of each contender (default: 9)")
-    parser.add_argument("--threads", type=int, default=1, help="of torch on the CPU (default: 1)")
-    parser.add_argument("--output", type=Path, help="default: benchmarks/results/certification.json; quick: none")
-    arguments = parser.parse_args(argv)
-    console = Console(width=100)
-    try:
-        for name in arguments.only or ():
-            if name not in SECTIONS:
-                raise UserError(f"there is no section {name!r}", where="--only", fix=nearest(name, SECTIONS))
-        for name in ("repetitions", "threads"):
-            if (value := getattr(arguments, name)) is not None and value < 1:
-                raise UserError(f"{value} {name}", where=f"--{name}", fix="at least 1")
-    except UserError as error:
-        console.print(f"benchmarks.certification: {error}", highlight=False)
+    quick = "a fiftieth of the work: does it run?"
+    arguments = parse("certification", __doc__, argv, quick=quick, repetitions=(9, 2), only=SECTIONS)
+    if arguments is None:
         return 2
-    torch.set_num_threads(arguments.threads)
-    kept = keep_freed_memory()  # as every command does, and for the peers, too
-    repetitions = arguments.repetitions or (2 if arguments.quick else 9)
+    console, repetitions = Console(width=100), arguments.repetitions
     options = Options(accelerator(), repetitions, 0.02 if arguments.quick else 1.0)
     rows = [one for name in arguments.only or SECTIONS for one in SECTIONS[name](options)]
     console.print(table(rows), highlight=False)
-    timed = "processor" if clock(options.device) is process_time else "wall"
     console.print(
-        f"sigma {SIGMA}, n0 {N0}, alpha {ALPHA}; {options.device}, threads: {arguments.threads}, {timed} time; "
-        f"medians of\n{repetitions} interleaved repetitions, ratios of rates within repetitions",
+        f"sigma {SIGMA}, n0 {N0}, alpha {ALPHA}; {options.device}, threads: {arguments.threads}, "
+        f"{clock_name(options.device)} time; medians of\n{repetitions} interleaved repetitions, ratios of rates within "
+        "repetitions",
         highlight=False,
     )
-    if arguments.output or not arguments.quick:
-        found = {"device": str(options.device), "threads": arguments.threads, "repetitions": repetitions}
-        found |= {"clock": f"{timed} time", "networks": "random weights", "freed_memory_kept": kept}
-        path = write_result("certification", {**found, "rows": rows}, arguments.output)
+    if arguments.writes:
+        found = {**setting(arguments, options.device), "networks": "random weights", "rows": rows}
+        path = write_result("certification", found, arguments.output)
         console.print(f"wrote {path}", highlight=False, soft_wrap=True)
     return 0
 

@@ -9,10 +9,8 @@ clock.
 
 from __future__ import annotations
 
-import argparse
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import lightning as L
 import torch
@@ -20,9 +18,9 @@ import torch.nn.functional as F
 from rich.console import Console
 from torch.utils.data import DataLoader, TensorDataset
 
+from benchmarks.command import parse, setting
 from benchmarks.measure import interleaved, ratios
 from benchmarks.results import write_result
-from certtrain.allocator import keep_freed_memory
 from certtrain.callbacks.guard import FiniteGuard
 from certtrain.callbacks.training_log import TrainingLog
 from certtrain.certification import accelerator
@@ -86,18 +84,10 @@ def plain(split: Split, device: torch.device) -> Callable[[], None]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, write."""
-    summary, _, rest = (__doc__ or "").partition("\n")
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("python -m benchmarks.epoch", None, summary, rest, formatter_class=form)
-    parser.add_argument("--quick", action="store_true", help="2,000 images, two repetitions, nothing written")
-    parser.add_argument("--repetitions", type=int, help="of each (default: 7)")
-    parser.add_argument("--threads", type=int, default=1, help="of torch on the CPU (default: 1)")
-    parser.add_argument("--output", type=Path, help="default: benchmarks/results/epoch.json; quick: none")
-    arguments = parser.parse_args(argv)
-    torch.set_num_threads(arguments.threads)
-    keep_freed_memory()  # both run in this process, as the commands do
-    device, count = accelerator(), 2_000 if arguments.quick else 20_000
-    repetitions = arguments.repetitions or (2 if arguments.quick else 7)
+    arguments = parse("epoch", __doc__, argv, quick="2,000 images", repetitions=(7, 2))
+    if arguments is None:
+        return 2
+    device, count, repetitions = accelerator(), 2_000 if arguments.quick else 20_000, arguments.repetitions
     split = examples(count)
     timings = interleaved({"ours": ours(split, device), "plain": plain(split, device)}, repetitions, device=device)
     ratio = ratios(timings, "ours", "plain")
@@ -107,10 +97,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{timings['plain'].median:.2f} s, ratio {spread}; {device}, threads: {arguments.threads}",
         highlight=False,
     )
-    if arguments.output or not arguments.quick:
-        found = {name: timing.to_dict() for name, timing in timings.items()}
-        setting = {"device": str(device), "threads": arguments.threads, "images": count, "batch": BATCH}
-        path = write_result("epoch", {**setting, "seconds": found, "ratio": ratio}, arguments.output)
+    if arguments.writes:
+        seconds = {name: timing.to_dict() for name, timing in timings.items()}
+        found = {**setting(arguments, device), "images": count, "batch": BATCH, "seconds": seconds, "ratio": ratio}
+        path = write_result("epoch", found, arguments.output)
         Console().print(f"wrote {path}", highlight=False, soft_wrap=True)
     return 0
 

@@ -8,7 +8,6 @@ first step is that of `experiment=quickstart`: imports, data, network, trace of 
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import subprocess
@@ -23,6 +22,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.command import parse
 from benchmarks.results import write_result
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -84,18 +84,14 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, write."""
-    summary, _, rest = (__doc__ or "").partition("\n")
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("python -m benchmarks.startup", None, summary, rest, formatter_class=form)
-    parser.add_argument("--quick", action="store_true", help="each once, nothing written")
-    parser.add_argument("--repetitions", type=int, help="of each command (default: 5)")
-    parser.add_argument("--output", type=Path, help="default: benchmarks/results/startup.json; quick: none")
-    arguments = parser.parse_args(argv)
-    repetitions = arguments.repetitions or (1 if arguments.quick else 5)
+    arguments = parse("startup", __doc__, argv, quick="each once", repetitions=(5, 1))
+    if arguments is None:
+        return 2
+    repetitions = arguments.repetitions
     console = Console(width=100)
     rows = measure(repetitions)
     console.print(table(rows), highlight=False)
-    if arguments.output or not arguments.quick:
+    if arguments.writes:
         path = write_result("startup", {"repetitions": repetitions, "rows": rows}, arguments.output)
         console.print(f"wrote {path}", highlight=False, soft_wrap=True)
     return 0

@@ -13,14 +13,11 @@ process grew by in one step, in a process of its own (on an accelerator: what th
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import resource
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from time import process_time
 from typing import Any
 
 import torch
@@ -29,13 +26,13 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from benchmarks.measure import Timing, clock, interleaved, ratios
+from benchmarks.command import clock_name, parse, setting
+from benchmarks.measure import Timing, interleaved, ratios
 from benchmarks.results import write_result
-from certtrain.allocator import keep_freed_memory
 from certtrain.bounds import NativeEngine
 from certtrain.certification import accelerator
 from certtrain.data.batch import Batch
-from certtrain.errors import UserError, nearest
+from certtrain.errors import UserError
 from certtrain.methods import IBP, CrownIBP, Gaussian, KeyedNoise, Method, Ramp, Standard, Weight
 from certtrain.models import cnn7, resnet_small, wong_small
 
@@ -189,42 +186,23 @@ def table(rows: Sequence[Row]) -> Table:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, write."""
-    summary, _, rest = (__doc__ or "").partition("\n")
-    form = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("python -m benchmarks.training", None, summary, rest, formatter_class=form)
-    parser.add_argument("--quick", action="store_true", help="the small network, three repetitions, no memory")
-    parser.add_argument("--only", action="append", metavar="NETWORK", help=f"of {', '.join(CASES)}; may be repeated")
-    parser.add_argument("--repetitions", type=int, help="of each contender (default: 11)")
-    parser.add_argument("--threads", type=int, default=1, help="of torch on the CPU (default: 1)")
-    parser.add_argument("--output", type=Path, help="default: benchmarks/results/training.json; quick: none")
-    arguments = parser.parse_args(argv)
-    console = Console(width=100)
-    try:
-        for name in arguments.only or ():
-            if name not in CASES:
-                raise UserError(f"there is no network {name!r}", where="--only", fix=nearest(name, CASES))
-        for name in ("repetitions", "threads"):
-            if (value := getattr(arguments, name)) is not None and value < 1:
-                raise UserError(f"{value} {name}", where=f"--{name}", fix="at least 1")
-    except UserError as error:
-        console.print(f"benchmarks.training: {error}", highlight=False)
+    quick = "the small network alone, no memory"
+    arguments = parse("training", __doc__, argv, quick=quick, repetitions=(11, 3), only=CASES)
+    if arguments is None:
         return 2
-    torch.set_num_threads(arguments.threads)
-    keep_freed_memory()  # as the commands do
-    device, repetitions = accelerator(), arguments.repetitions or (3 if arguments.quick else 11)
+    console = Console(width=100)
+    device, repetitions = accelerator(), arguments.repetitions
     rows = []
     for name in arguments.only or (["small"] if arguments.quick else CASES):
         rows += measure(name, repetitions, device, memory=not arguments.quick)
     console.print(table(rows), highlight=False)
-    timed = "processor" if clock(device) is process_time else "wall"
     console.print(
-        f"{device}, threads: {arguments.threads}, {timed} time; medians of {repetitions} interleaved repetitions, "
-        "ratios within repetitions",
+        f"{device}, threads: {arguments.threads}, {clock_name(device)} time; medians of {repetitions} interleaved "
+        "repetitions, ratios within repetitions",
         highlight=False,
     )
-    if arguments.output or not arguments.quick:
-        setting = {"device": str(device), "threads": arguments.threads, "repetitions": repetitions}
-        path = write_result("training", {**setting, "clock": f"{timed} time", "rows": rows}, arguments.output)
+    if arguments.writes:
+        path = write_result("training", {**setting(arguments, device), "rows": rows}, arguments.output)
         console.print(f"wrote {path}", highlight=False, soft_wrap=True)
     return 0
 
