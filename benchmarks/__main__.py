@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from benchmarks import certification, epoch, startup, training
+from benchmarks import certification, epoch, pieces, startup, training
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     common = [*(["--quick"] if arguments.quick else []), "--threads", str(arguments.threads)]
     console, status = Console(width=100), 0
-    for module in (training, epoch, certification):
+    for module in (training, epoch, certification, pieces):
         console.rule(module.__name__)
         status = max(status, module.main(common))
     console.rule(startup.__name__)

@@ -81,6 +81,12 @@ def certification() -> str:
     )
 
 
+def pieces() -> str:
+    """What the constants of noise, interval ReLU and allocator were chosen by."""
+    cells = [[row["name"], f"{row['value']:,.2f}", row["unit"]] for row in read("pieces")["rows"]]
+    return f"**Pieces**\n\n{table(['piece', 'median', 'unit'], cells)}"
+
+
 def draws() -> str:
     """Anytime certificates beside those of a fixed n."""
 
@@ -107,7 +113,7 @@ def startup() -> str:
 
 def block() -> str:
     """All of it."""
-    return "\n".join((training(), epoch(), certification(), draws(), startup()))
+    return "\n".join((training(), epoch(), certification(), draws(), startup(), pieces()))
 
 
 def _spread(ratio: dict[str, float]) -> str:

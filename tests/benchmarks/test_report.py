@@ -1,5 +1,7 @@
 """The README's figures are those of the result files."""
 
+import json
+
 from benchmarks import report
 
 
@@ -16,3 +18,17 @@ def test_a_changed_figure_is_noticed(tmp_path, monkeypatch, capsys):
     assert report.main([]) == 0
     assert report.main(["--check"]) == 0
     assert "48.6x" in readme.read_text()
+
+
+def test_pieces_run(capsys, tmp_path):
+    """Each section runs and writes its rows; the constants it tried are put back."""
+    from benchmarks import pieces
+    from certtrain.bounds import fused
+    from certtrain.smoothing import noise
+
+    before = noise.CPU_CHUNK, fused._CACHED
+    output = tmp_path / "pieces.json"
+    assert pieces.main(["--quick", "--only", "noise", "--only", "relu", "--output", str(output)]) == 0
+    assert (noise.CPU_CHUNK, fused._CACHED) == before
+    assert all(row["value"] > 0 for row in json.loads(output.read_text())["rows"])
+    assert "three plain ReLUs" in capsys.readouterr().out
