@@ -29,6 +29,6 @@ def test_pieces_run(capsys, tmp_path):
     before = noise.CPU_CHUNK, fused._CACHED
     output = tmp_path / "pieces.json"
     assert pieces.main(["--quick", "--only", "noise", "--only", "relu", "--output", str(output)]) == 0
-    assert (noise.CPU_CHUNK, fused._CACHED) == before
+    assert before == (noise.CPU_CHUNK, fused._CACHED)
     assert all(row["value"] > 0 for row in json.loads(output.read_text())["rows"])
     assert "three plain ReLUs" in capsys.readouterr().out
