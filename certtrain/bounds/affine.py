@@ -81,16 +81,47 @@ class LinearMap(Affine):
         return None if self.bias is None else (a.flatten(2, -2).sum(2) if a.dim() > 3 else a) @ self.bias
 
 
-class ConvMap(Affine):
-    """`nn.Conv2d` with zero padding."""
+class _Convolution(Affine):
+    """What both convolutions share: M is linear in the weight, and the bias is one number per channel."""
 
     mixes = True
 
+    def __init__(self, layer: nn.Conv2d | nn.ConvTranspose2d, in_shape: Sequence[int]) -> None:
+        self.weight, self.bias, self.in_size = layer.weight, layer.bias, tuple(in_shape[-2:])
+        self.stride, self.padding = layer.stride, layer.padding
+        self.dilation, self.groups = layer.dilation, layer.groups
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self._conv(z, self.weight, self.bias)
+
+    def magnitude(self, r: Tensor) -> Tensor:
+        return self._conv(r, self.weight.abs(), None)
+
+    def norms(self, s: Tensor) -> Tensor:
+        # An output reads an input through one tap of the kernel at most: squares add up. Padding contributes no
+        # perturbation: truncated kernels at the border have smaller norms by themselves.
+        return _sqrt(self._conv(s.square(), self.weight.square(), None))
+
+    def transpose(self, a: Tensor) -> Tensor:
+        height, width = self.in_size  # the adjoint may have room for one position more
+        return self._adjoint(a.flatten(0, 1))[..., :height, :width].unflatten(0, a.shape[:2])
+
+    def offset(self, a: Tensor) -> Tensor | None:
+        return None if self.bias is None else a.sum((-2, -1)) @ self.bias
+
+    def _conv(self, z: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        raise NotImplementedError
+
+    def _adjoint(self, rows: Tensor) -> Tensor:
+        """M^T of each row, (R, *out), as an image that begins with the input's positions."""
+        raise NotImplementedError
+
+
+class ConvMap(_Convolution):
+    """`nn.Conv2d` with zero padding."""
+
     def __init__(self, layer: nn.Conv2d, in_shape: Sequence[int]) -> None:
-        self.weight, self.bias = layer.weight, layer.bias
-        self.stride, self.dilation, self.groups = layer.stride, layer.dilation, layer.groups
-        self.padding = layer.padding
-        self.in_size = tuple(in_shape[-2:])
+        super().__init__(layer, in_shape)
         reach = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size)]
         if layer.padding == "same":  # torch puts the odd one at the end
             before, after = [r // 2 for r in reach], [r - r // 2 for r in reach]
@@ -104,70 +135,28 @@ class ConvMap(Affine):
         ]
         self.output_padding = spare
 
-    def forward(self, z: Tensor) -> Tensor:
-        return self._conv(z, self.weight, self.bias)
-
-    def magnitude(self, r: Tensor) -> Tensor:
-        return self._conv(r, self.weight.abs(), None)
-
-    def norms(self, s: Tensor) -> Tensor:
-        # Padding contributes no perturbation: truncated kernels at the border have smaller norms by themselves.
-        return _sqrt(self._conv(s.square(), self.weight.square(), None))
-
-    def transpose(self, a: Tensor) -> Tensor:
-        rows = TransposedConv.apply(
-            a.flatten(0, 1),
-            self.weight,
-            self.stride,
-            self.before,
-            self.output_padding,
-            self.groups,
-            self.dilation,
-        )
-        height, width = self.in_size
-        return rows[..., :height, :width].unflatten(0, a.shape[:2])
-
-    def offset(self, a: Tensor) -> Tensor | None:
-        return None if self.bias is None else a.sum((-2, -1)) @ self.bias
-
     def _conv(self, z: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.conv2d(z, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
+    def _adjoint(self, rows: Tensor) -> Tensor:
+        shape = (self.stride, self.before, self.output_padding, self.groups, self.dilation)
+        return TransposedConv.apply(rows, self.weight, *shape)
 
-class TransposedConvMap(Affine):
+
+class TransposedConvMap(_Convolution):
     """`nn.ConvTranspose2d` with zero padding: M is the transposed matrix of a convolution with the same weight."""
 
-    mixes = True
-
     def __init__(self, layer: nn.ConvTranspose2d, in_shape: Sequence[int]) -> None:
-        self.weight, self.bias, self.in_size = layer.weight, layer.bias, tuple(in_shape[-2:])
-        self.stride, self.padding, self.output_padding = layer.stride, layer.padding, layer.output_padding
-        self.groups, self.dilation = layer.groups, layer.dilation
-
-    def forward(self, z: Tensor) -> Tensor:
-        return self._conv(z, self.weight, self.bias)
-
-    def magnitude(self, r: Tensor) -> Tensor:
-        return self._conv(r, self.weight.abs(), None)
-
-    def norms(self, s: Tensor) -> Tensor:
-        # An output reads an input through one tap of the kernel at most: squares add up.
-        return _sqrt(self._conv(s.square(), self.weight.square(), None))
-
-    def transpose(self, a: Tensor) -> Tensor:
-        rows = F.conv2d(
-            a.flatten(0, 1), self.weight, None, self.stride, self.padding, dilation=self.dilation, groups=self.groups
-        )
-        height, width = self.in_size  # output_padding may make room for one position more
-        return rows[..., :height, :width].unflatten(0, a.shape[:2])
-
-    def offset(self, a: Tensor) -> Tensor | None:
-        return None if self.bias is None else a.sum((-2, -1)) @ self.bias
+        super().__init__(layer, in_shape)
+        self.output_padding = layer.output_padding
 
     def _conv(self, z: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.conv_transpose2d(
             z, weight, bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation
         )
+
+    def _adjoint(self, rows: Tensor) -> Tensor:
+        return F.conv2d(rows, self.weight, None, self.stride, self.padding, self.dilation, self.groups)
 
 
 class Mean(Affine):
