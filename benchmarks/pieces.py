@@ -2,13 +2,15 @@
 
     python -m benchmarks.pieces [--quick] [--only noise] [--output FILE.json]
 
-noise       512 rows of keyed noise for MNIST images, by counters per pass; torch.randn beside it
+noise       512 rows of keyed noise for MNIST images, compiled, and by tensor operations with their counters per pass;
+            torch.randn beside them
 relu        forward and backward of the interval ReLU on 256 x 16 x 14 x 14, by elements per chunk; three plain ReLUs
 allocator   LeNet's forward pass on 512 images, each in a process of its own: freed memory kept, or glibc's default
 """
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import subprocess
@@ -26,7 +28,8 @@ from benchmarks.command import clock_name, parse, setting
 from benchmarks.measure import interleaved
 from benchmarks.results import write_result
 from certtrain.bounds import fused
-from certtrain.smoothing import noise
+from certtrain.randomness import key
+from certtrain.smoothing import kernel, noise
 
 Row = dict[str, Any]
 CPU = torch.device("cpu")
@@ -50,18 +53,20 @@ print(kept, sorted(times[2:])[4])
 
 def noise_rows(repetitions: int, threads: int) -> list[Row]:
     """Microseconds per image."""
-    index = torch.arange(ROWS) // 32
-    draw = torch.arange(ROWS) % 32
+    index, draw = torch.arange(ROWS) // 32, torch.arange(ROWS) % 32
+    args = (key(0, "noise", "selftest", "test"), index, draw, math.prod(SHAPE) // 4, 0.5)
 
     def ours(chunk: int) -> Callable[[], object]:
         def run() -> None:
             before, noise.CPU_CHUNK = noise.CPU_CHUNK, 1 << chunk
-            noise.noise_rows(0, "selftest", "test", index, draw, SHAPE, 0.5)
+            noise.rows_by_tensors(*args)
             noise.CPU_CHUNK = before
 
         return run
 
     runs = {f"keyed noise, 2^{chunk} counters a pass": ours(chunk) for chunk in range(13, 19)}
+    if (compiled := kernel.made()) is not None:
+        runs["keyed noise, compiled"] = lambda: compiled.rows(*args)
     runs["torch.randn"] = lambda: torch.randn(ROWS, *SHAPE)
     return _rows("noise", runs, repetitions, 1e6 / ROWS, "us per image")
 

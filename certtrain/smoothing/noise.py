@@ -5,6 +5,8 @@ Philox4x32-10 words become normal numbers by Box and Muller's transform, in floa
 Hence logarithm, sine and cosine are polynomials here, in separate multiplications and additions: each of those is
 correctly rounded (IEEE 754) on every device. Operations that may fuse the two (`addcmul`, `add(alpha=...)`, a compiler
 that contracts them) would break this: do not trace these functions with torch.compile.
+
+Where it pays the same operations are compiled C (`kernel`), held to these bits.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ import torch
 from torch import Tensor
 
 from certtrain.errors import UserError, nearest
-from certtrain.randomness import check_range, key, words
+from certtrain.randomness import Key, check_range, key, words
+from certtrain.smoothing import kernel
 
 Purpose = Literal["train", "val_select", "val_estimate", "select", "estimate", "selftest"]
 Split = Literal["train", "val", "test", "predict"]
@@ -41,6 +44,7 @@ COS = (1.0, -0.4999985694885254, 0.04165502265095711, -0.0013585843844339252)
 SQRT_HALF_BITS = 0x3F3504F3  # sqrt(1/2) as float32
 EXPONENT_SHIFT = 23
 SIGN = -(1 << 31)
+MINUS_LOG_2, ANGLE = -math.log(2.0), math.pi / 4 * 2.0**-23  # used in float32
 # Counters per pass. On a CPU the temporaries of a pass stay in the cache; an accelerator wants long kernels.
 CPU_CHUNK, ACCELERATOR_CHUNK = 1 << 17, 1 << 22
 
@@ -100,19 +104,25 @@ def noise_rows(
     rows, size, device = len(index), math.prod(shape), index.device
     blocks = math.ceil(size / 4)
     check_range("blocks of an input", 0, blocks)
+    compiled = kernel.when_it_pays(rows * blocks) if device.type == "cpu" else None
+    make = rows_by_tensors if compiled is None else compiled.rows
+    noise = make(key(seed, "noise", purpose, split), index, draw, blocks, sigma)
+    return noise.reshape(rows, 4 * blocks)[:, :size].reshape(rows, *shape)
+
+
+def rows_by_tensors(k: Key, index: Tensor, draw: Tensor, blocks: int, sigma: float) -> Tensor:
+    """(R, 4, blocks) float32: the noise of a key, by tensor operations; its reference, whatever else makes it."""
+    rows, device = len(index), index.device
     block = torch.arange(blocks, device=device)
     out = torch.empty(rows, 4, blocks, dtype=torch.float32, device=device)
     chunk = CPU_CHUNK if device.type == "cpu" else ACCELERATOR_CHUNK
     step = max(1, chunk // max(1, blocks))
-    k = key(seed, "noise", purpose, split)
     for start in range(0, rows, step):
         part = slice(start, start + step)
         a, b, c, d = words(k, index[part, None], draw[part, None], block)
         normal_pair(a, b, out[part, 0], out[part, 1])
         normal_pair(c, d, out[part, 2], out[part, 3])
-    noise = out.reshape(rows, 4 * blocks)
-    noise = noise.mul_(sigma) if size == 4 * blocks else noise[:, :size].mul(sigma)
-    return noise.reshape(rows, *shape)
+    return out.mul_(sigma)
 
 
 def check_draws(draws: range) -> None:
@@ -133,7 +143,7 @@ def normal_pair(radial: Tensor, angular: Tensor, first: Tensor, second: Tensor) 
     """
     half = exact_sqrt(negative_log(radial.to(torch.float64).add_(0.5).to(torch.float32)))  # r / sqrt(2)
     bits = angular.to(torch.int32)
-    phi = ((bits << 2) >> 8).to(torch.float32).add_(0.5).mul_(math.pi / 4 * 2.0**-23)  # 24 bits: exact before the mul
+    phi = ((bits << 2) >> 8).to(torch.float32).add_(0.5).mul_(ANGLE)  # 24 bits: exact before the mul
     square = phi * phi
     sine = polynomial(SIN, square).mul_(phi).mul_(half)
     cosine = polynomial(COS, square).mul_(half)
@@ -149,7 +159,7 @@ def negative_log(y: Tensor) -> Tensor:
     exponent = (bits - SQRT_HALF_BITS) >> EXPONENT_SHIFT  # y = 2^exponent (1 + t), 1 + t in [sqrt(1/2), sqrt(2))
     t = (bits - (exponent << EXPONENT_SHIFT)).view(torch.float32).sub_(1.0)
     log1p = polynomial(LOG1P, t).mul_(t)
-    return exponent.sub_(32).to(torch.float32).mul_(-math.log(2.0)).sub_(log1p)
+    return exponent.sub_(32).to(torch.float32).mul_(MINUS_LOG_2).sub_(log1p)
 
 
 def exact_sqrt(x: Tensor) -> Tensor:

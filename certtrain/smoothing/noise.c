@@ -1,0 +1,79 @@
+/* The keyed noise of noise.py, one counter at a time: the same bits.
+
+   Every operation on floating-point numbers is one IEEE 754 operation in the order of noise.py, and must stay one: to be
+   compiled without contraction of products and sums, and without fast-math. kernel.py puts the constants before this
+   text: SQRT_HALF_BITS, LOG1P, SIN, COS, MINUS_LOG_2, ANGLE, MULTIPLIERS, WEYL, ROUNDS. */
+
+static inline float polynomial(const float *coefficients, int count, float x)
+{
+    float out = x * coefficients[count - 1];
+    for (int i = count - 2; i > 0; i--)
+        out = (out + coefficients[i]) * x;
+    return out + coefficients[0];
+}
+#define POLYNOMIAL(coefficients, x) polynomial(coefficients, sizeof(coefficients) / sizeof(float), x)
+
+static inline float flipped(float value, uint32_t sign)
+{
+    uint32_t bits;
+    memcpy(&bits, &value, 4);
+    bits ^= sign & 0x80000000u;
+    memcpy(&value, &bits, 4);
+    return value;
+}
+
+/* noise.normal_pair */
+static inline void pair(uint32_t radial, uint32_t angular, float *first, float *second)
+{
+    float y = (float)((double)radial + 0.5), t;
+    int32_t bits, exponent;
+    memcpy(&bits, &y, 4);
+    exponent = (bits - SQRT_HALF_BITS) >> 23;
+    bits -= exponent * (1 << 23);
+    memcpy(&t, &bits, 4);
+    t = t - 1.0f;
+    float log1p = POLYNOMIAL(LOG1P, t) * t;
+    float half = sqrtf((float)(exponent - 32) * MINUS_LOG_2 - log1p);
+    float phi = ((float)((int32_t)(angular << 2) >> 8) + 0.5f) * ANGLE;
+    float square = phi * phi;
+    float sine = POLYNOMIAL(SIN, square) * phi * half;
+    float cosine = POLYNOMIAL(COS, square) * half;
+    *first = flipped(cosine - sine, angular);
+    *second = flipped(cosine + sine, angular << 1);
+}
+
+void normal_pairs(int64_t count, const uint32_t *radial, const uint32_t *angular, float *first, float *second)
+{
+    for (int64_t i = 0; i < count; i++)
+        pair(radial[i], angular[i], first + i, second + i);
+}
+
+/* noise.noise_rows: out is (rows, 4, blocks). */
+void noise_rows(uint32_t key0, uint32_t key1, const int64_t *index, const int64_t *draw, int64_t rows, uint32_t blocks,
+                float sigma, float *restrict out)
+{
+    for (int64_t row = 0; row < rows; row++, out += 4 * (int64_t)blocks) {
+        const uint32_t low = (uint32_t)index[row], high = (uint32_t)((uint64_t)index[row] >> 32);
+        const uint32_t number = (uint32_t)draw[row];
+        float *restrict a = out, *restrict b = a + blocks, *restrict c = b + blocks, *restrict d = c + blocks;
+        for (uint32_t block = 0; block < blocks; block++) {
+            uint32_t c0 = block, c1 = number, c2 = low, c3 = high, k0 = key0, k1 = key1;
+            for (int round = 0; round < ROUNDS; round++) {
+                uint64_t p0 = (uint64_t)c0 * MULTIPLIERS[0], p1 = (uint64_t)c2 * MULTIPLIERS[1];
+                c0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0;
+                c2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1;
+                c1 = (uint32_t)p1;
+                c3 = (uint32_t)p0;
+                k0 += WEYL[0];
+                k1 += WEYL[1];
+            }
+            float first, second;
+            pair(c0, c1, &first, &second);
+            a[block] = first * sigma;
+            b[block] = second * sigma;
+            pair(c2, c3, &first, &second);
+            c[block] = first * sigma;
+            d[block] = second * sigma;
+        }
+    }
+}
