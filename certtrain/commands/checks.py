@@ -90,25 +90,16 @@ def radii_out_of_reach(certifier: Any, examples: int) -> tuple[Fraction, ...]:
     return tuple(radius for radius in certifier.radii if float(radius) > most)
 
 
-def largest_radius(certifier: Any, examples: int, n: int | None = None) -> float:
-    """The radius of an example whose n votes (the certifier's n by default) are all for one class."""
+def largest_radius(certifier: Any, examples: int) -> float:
+    """The radius of an example whose n votes are all for one class."""
     from scipy.stats import norm
 
-    alpha = certifier.alpha / (examples if certifier.budget == "dataset" else 1) / (2 if certifier.two_sided else 1)
-    return float(certifier.sigma * norm.ppf(alpha ** (1 / (n or certifier.n))))
+    return float(certifier.sigma * norm.ppf(_alpha(certifier, examples) ** (1 / certifier.n)))
 
 
-def fewest_draws(certifier: Any, examples: int, radius: Fraction) -> int | None:
-    """The smallest n that can certify the radius, if it is not beyond a million million."""
-    low, high = certifier.n, 2 * certifier.n
-    while largest_radius(certifier, examples, high) < float(radius):
-        if high > 10**12:
-            return None
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if largest_radius(certifier, examples, middle) >= float(radius) else (middle, high)
-    return high
+def _alpha(certifier: Any, examples: int) -> float:
+    """What one bound of one example may spend: a data-set budget is shared out, two sides take half each."""
+    return certifier.alpha / (examples if certifier.budget == "dataset" else 1) / (2 if certifier.two_sided else 1)
 
 
 def refuse_too_few_draws(certifiers: Mapping[str, Any], examples: int, asked: bool) -> list[str]:
@@ -127,6 +118,7 @@ def refuse_too_few_draws(certifiers: Mapping[str, Any], examples: int, asked: bo
         UserError: names the largest radius in reach, and the smallest n that reaches the largest one of the grid.
     """
     from certtrain.reporting.entries import floored
+    from certtrain.smoothing.anytime import fewest_draws
 
     warnings = []
     for name, certifier in certifiers.items():
@@ -141,7 +133,7 @@ def refuse_too_few_draws(certifiers: Mapping[str, Any], examples: int, asked: bo
             f"radii up to {most}, not {', '.join(radius_text(radius) for radius in beyond)}"
         )
         if asked or not any(radius > 0 for radius in certifier.radii if radius not in beyond):
-            enough = fewest_draws(certifier, examples, beyond[-1])
+            enough = fewest_draws(beyond[-1], certifier.sigma, _alpha(certifier, examples))
             ways = [f"n={enough} or more"] if enough else []
             ways.append(f"radii=[{','.join(within)}]" if within else "smaller radii, or a larger sigma")
             raise UserError(what, where=f"configuration keys n and radii, certifier {name}", fix=", or ".join(ways))

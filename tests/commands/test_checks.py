@@ -13,7 +13,13 @@ from torch import nn
 from certtrain import cli
 from certtrain.certification import Examples
 from certtrain.certifiers import SmoothingCertifier
-from certtrain.commands.checks import chance_level, fewest_draws, largest_radius, radii_out_of_reach, refuse_stochastic
+from certtrain.commands.checks import (
+    chance_level,
+    largest_radius,
+    radii_out_of_reach,
+    refuse_stochastic,
+    refuse_too_few_draws,
+)
 from certtrain.errors import UserError
 from certtrain.smoothing.confidence import radius_one_sided, radius_two_sided
 
@@ -107,13 +113,24 @@ def test_the_runs_own_recipe_is_a_warning(runs, capsys):
 
 
 @pytest.mark.parametrize(
-    ("ratio", "draws"), [(1, 40), (2, 301), (3, 5114)]
+    ("ratio", "draws"), [(1, 40), (2, 301), (3, 5114), (4, 218_105)]
 )  # fewest draws, all for one class, at alpha 0.001
 def test_fewest_draws_are_the_designs(ratio, draws):
-    certifier = SmoothingCertifier(0.5, [ratio / 2], n=10)
-    assert fewest_draws(certifier, 1, Fraction(ratio, 2)) == draws
+    with pytest.raises(UserError, match=f"n={draws} or more"):
+        refuse_too_few_draws({"smoothing": SmoothingCertifier(0.5, [ratio / 2], n=10)}, 1, asked=True)
     assert radii_out_of_reach(SmoothingCertifier(0.5, [ratio / 2], n=draws), 1) == ()
     assert radii_out_of_reach(SmoothingCertifier(0.5, [ratio / 2], n=draws - 1), 1) == (Fraction(ratio, 2),)
+
+
+@pytest.mark.parametrize("settings", [{"two_sided": True}, {"budget": "dataset"}, {"alpha": 1e-6}])
+def test_the_draws_that_the_message_names_are_enough(settings):
+    """Of a shared or halved alpha, too."""
+    with pytest.raises(UserError) as caught:
+        refuse_too_few_draws({"smoothing": SmoothingCertifier(0.5, [1.0], n=10, **settings)}, 50, asked=True)
+    n = int(caught.value.fix.split("n=")[1].split(" ")[0])
+    assert refuse_too_few_draws({"smoothing": SmoothingCertifier(0.5, [1.0], n=n, **settings)}, 50, asked=True) == []
+    with pytest.raises(UserError, match="certify radii up to"):
+        refuse_too_few_draws({"smoothing": SmoothingCertifier(0.5, [1.0], n=n - 1, **settings)}, 50, asked=True)
 
 
 @pytest.mark.parametrize("n", [20, 1000, 100_000])

@@ -43,8 +43,9 @@ def test_levels_are_rounded_up():
 
 
 def test_fewest_draws_of_the_field():
-    """R/sigma = 1, 2, 3 at alpha .001 take 40, 301 and 5,114 draws that all agree."""
-    assert [fewest_draws(Fraction(r), 1.0, 0.001) for r in (1, 2, 3)] == [40, 301, 5114]
+    """R/sigma = 1, 2, 3 and 4 at alpha .001 take 40, 301, 5,114 and 218,105 draws that all agree."""
+    assert [fewest_draws(Fraction(r), 1.0, 0.001) for r in (1, 2, 3, 4)] == [40, 301, 5114, 218_105]
+    assert fewest_draws(Fraction(8), 1.0, 0.001) is None  # more than a million million
 
 
 def test_looks():
