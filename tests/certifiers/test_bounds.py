@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from small_networks import network
 from torch import nn
 
 from certtrain.attacks import pgd_margins
@@ -146,17 +147,6 @@ def test_a_method_that_the_engine_lacks_is_refused_and_the_other_engine_named():
     with pytest.raises(UserError, match="alpha_crown") as error:
         certifier.certify(nn.Linear(2, 2), batch(2))
     assert "auto_lirpa" in str(error.value)
-
-
-def network(seed: int) -> nn.Sequential:
-    """Random, with the first layer's kinks through the middle of the input range, so that classes alternate there."""
-    torch.manual_seed(seed)
-    net = nn.Sequential(nn.Linear(4, 12), nn.ReLU(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3))
-    with torch.no_grad():
-        net[0].bias.copy_(-net[0].weight.sum(1) / 2)
-        net[2].bias.zero_()
-        net[4].bias.zero_()
-    return net
 
 
 def examples(seed: int, n: int = 60) -> Batch:

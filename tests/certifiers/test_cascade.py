@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from small_networks import network
 from torch import nn
 
 from certtrain.attacks import pgd_margins
@@ -227,17 +228,6 @@ def test_inputs_outside_the_range_are_refused():
     data.x[0, 1] = 1.01
     with pytest.raises(UserError, match="inputs between"):
         CascadeCertifier(["ibp"], ["0.1"], NativeEngine).certify(Sign(), data)
-
-
-def network(seed: int) -> nn.Sequential:
-    """Classes alternate in the middle of the input range."""
-    torch.manual_seed(seed)
-    net = nn.Sequential(nn.Linear(4, 12), nn.ReLU(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3))
-    with torch.no_grad():
-        net[0].bias.copy_(-net[0].weight.sum(1) / 2)
-        net[2].bias.zero_()
-        net[4].bias.zero_()
-    return net
 
 
 def examples(seed: int, n: int = 50) -> Batch:

@@ -5,22 +5,12 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from small_networks import network
 from torch import nn
 
 from certtrain.bounds import Bounds, NativeEngine
 from certtrain.certifiers import BoundCertifier, Falsifier
 from certtrain.data import Batch
-
-
-def network(seed: int = 0) -> nn.Sequential:
-    """Classes alternate in the middle of the input range."""
-    torch.manual_seed(seed)
-    net = nn.Sequential(nn.Linear(4, 12), nn.ReLU(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3))
-    with torch.no_grad():
-        net[0].bias.copy_(-net[0].weight.sum(1) / 2)
-        net[2].bias.zero_()
-        net[4].bias.zero_()
-    return net
 
 
 def examples(net: nn.Module, n: int = 40) -> Batch:
