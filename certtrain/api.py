@@ -23,6 +23,7 @@ from certtrain.data.split import Split, index_sha256
 from certtrain.methods.base import Method
 from certtrain.reporting import terminal
 from certtrain.reporting.plots import certified_accuracy_plot
+from certtrain.summary import held_radii
 from certtrain.summary import summarise as _summarise
 
 BATCH = 256
@@ -128,11 +129,5 @@ def plot(found: Mapping[str, tuple[Certificates, Certifier]], path: str | Path) 
         UserError: the file cannot be written.
     """
     entries = {name: summarise(*pair) for name, pair in found.items()}
-    held = {name: _held(certificates) for name, (certificates, _) in found.items()}
+    held = {name: held_radii(certificates.correct, certificates.radius) for name, (certificates, _) in found.items()}
     return certified_accuracy_plot(entries, path, radii=held)
-
-
-def _held(certificates: Certificates) -> Any:
-    import numpy as np
-
-    return np.where(certificates.correct, certificates.radius, -1.0)

@@ -46,6 +46,11 @@ def acr_units(certificates: Certificates) -> NDArray[np.int64]:
     return np.floor(np.where(held, certificates.radius, 0.0) * ACR_UNIT).astype(np.int64)
 
 
+def held_radii(correct: NDArray[np.bool_], radius: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(n,) the certified radius where the prediction is right, else -1: its steps are those of certified accuracy."""
+    return np.where(correct, radius, -1.0)
+
+
 def abstained(certificates: Certificates) -> NDArray[np.bool_]:
     """(n,) whether the certified classifier abstains."""
     return certificates.predict == ABSTAIN

@@ -31,6 +31,7 @@ from certtrain.reporting.plots import certified_accuracy_plot
 from certtrain.reporting.tables import result_tables
 from certtrain.runs import RunDirectory, config_hash, sha256_file
 from certtrain.smoothing.selftest import check_noise
+from certtrain.summary import held_radii
 
 SPLITS = ("test", "val", "train")
 # Rows between two writes of a log: small enough that little is lost, large enough that bounds fill a batch, and draws
@@ -176,7 +177,7 @@ def certify_stage(
             stop=flag.raise_if_set,
         )
         found[log.stem] = entry
-        radii[log.stem] = held_radii(certificates)
+        radii[log.stem] = held_radii(certificates.correct, certificates.radius)
         if examples.split == "test":
             result = loaded.run.read_result() or {"status": "interrupted", "test": {}}
             result["test"] = {**result.get("test", {}), log.stem: entry}
@@ -221,11 +222,6 @@ def log_rows(certifier: Certifier) -> int:
     return LOG_ROWS.get(certifier.name) or LOG_ROWS[certifier.certificate]
 
 
-def held_radii(certificates: Certificates) -> np.ndarray:
-    """(n,) the certified radius, -1 where the example is misclassified or abstained."""
-    return np.where(certificates.correct, certificates.radius, -1.0)
-
-
 def _earlier(
     run: RunDirectory, card: dict[str, Any], indices_sha256: str, radii: dict[str, np.ndarray]
 ) -> dict[str, Any]:
@@ -237,7 +233,8 @@ def _earlier(
         if name in radii or entry["indices_sha256"] != indices_sha256 or not (log.exists() and path.exists()):
             continue
         if read_card(path).get("checkpoint_sha256") == card["checkpoint_sha256"]:
-            entries[name], radii[name] = entry, held_radii(CertificateLog(log).read())
+            rows = CertificateLog(log, read_only=True).read()
+            entries[name], radii[name] = entry, held_radii(rows.correct, rows.radius)
     return entries
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from certtrain.certificates import ABSTAIN, Certificates
 from certtrain.reporting.plots import clopper_pearson
-from certtrain.summary import ACR_UNIT
+from certtrain.summary import ACR_UNIT, held_radii
 from certtrain.threat import parse_radius
 
 Floats = NDArray[np.float64]
@@ -43,7 +43,7 @@ class Outcomes:
     @property
     def held(self) -> Floats:
         """(n,) the certified radius where the prediction is right, else -1."""
-        return np.where(self.correct, self.certificate, -1.0)
+        return held_radii(self.correct, self.certificate)
 
     @property
     def acr(self) -> float:
