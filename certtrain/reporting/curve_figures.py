@@ -15,16 +15,15 @@ from certtrain.files import write_bytes_atomic
 from certtrain.reporting.bootstrap import Difference
 from certtrain.reporting.curves import CONFIDENCE, Outcomes, Share, curves, steps
 from certtrain.reporting.entries import floored
+from certtrain.reporting.palette import BLACK, BLUE, GREEN, MARKERS, ORANGE, PURPLE, SKY, VERMILION, radius_axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-AXES = {"linf": r"$\ell_\infty$ radius (inputs in [0, 1])", "l2": r"$\ell_2$ radius (inputs in [0, 1])"}
-# Okabe and Ito's palette from dark to light; dashes and markers say the same in grey.
-COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+# From dark to light; dashes and markers say the same in grey.
+COLOURS = (BLACK, BLUE, VERMILION, GREEN, PURPLE, SKY, ORANGE)
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (9, 2)), (0, (3, 1)))
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 BAND = 0.14  # opacity of an interval
 SUFFIXES = (".png", ".pdf")
 MARK = "certtrain plot"  # in the figures that this module wrote; no other file is overwritten
@@ -207,7 +206,7 @@ def _style(i: int, points: int, width: float = 1.6) -> dict[str, Any]:
 
 
 def _finish(axes: Axes, norm: str, y: str, *, legend: bool = True, percent: bool = True) -> None:
-    axes.set_xlabel(AXES.get(norm, f"{norm} radius"))
+    axes.set_xlabel(radius_axis(norm))
     axes.set_ylabel(y)
     axes.set_xlim(left=0)
     if percent:

@@ -24,15 +24,12 @@ from certtrain.reporting.entries import (
     percent,
     upper_bound,
 )
+from certtrain.reporting.palette import BLUE, GREEN, GREY, MARKERS, PURPLE, SKY, VERMILION, radius_axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-AXES = {"linf": r"$\ell_\infty$ radius (input range [0, 1])", "l2": r"$\ell_2$ radius (input range [0, 1])"}
-# Okabe and Ito's palette, told apart by readers with any colour vision; markers repeat what the colours say.
-COLOURS = ("#0072B2", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
-MARKERS = ("o", "s", "^", "D", "v")
-GREY = "#555555"
+COLOURS = (BLUE, GREEN, VERMILION, PURPLE, SKY)  # markers repeat what they say
 STYLE = {"linewidth": 1.6, "markersize": 5.5, "markeredgecolor": "white", "markeredgewidth": 0.6}
 
 
@@ -77,7 +74,7 @@ def certified_accuracy_plot(
             _smoothing(axes, entry, (radii or {}).get(names[id(entry)]), band)
         else:
             _bounds(axes, panel)
-        axes.set_xlabel(AXES.get(entry["norm"], f"{entry['norm']} radius"))
+        axes.set_xlabel(radius_axis(entry["norm"]))
         axes.set_ylabel("accuracy (%)")
         axes.grid(True, color="#DDDDDD", linewidth=0.6)
         axes.set_axisbelow(True)

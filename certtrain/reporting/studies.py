@@ -10,7 +10,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from certtrain.reporting.plots import COLOURS, GREY, save_figure
+from certtrain.reporting.palette import BLUE, GREY
+from certtrain.reporting.plots import save_figure
 from certtrain.reporting.sweeps import number
 from certtrain.sweeps.metric import Metric
 from certtrain.sweeps.pareto import pareto_front
@@ -99,11 +100,11 @@ def pareto_plot(rows: Sequence[Row], metrics: Sequence[Metric], n: int, path: st
         axes.plot(*zip(*others), linestyle="", marker="o", color=GREY, alpha=0.5, markersize=5, label="dominated")
     x, y = ([points[i][k] for i in front] for k in (0, 1))
     # The horizontal coordinate falls along the front: each point's step reaches down to the next one's height.
-    axes.step(x, y, where="post", color=COLOURS[0], linewidth=1.4, alpha=0.7)
-    axes.plot(x, y, linestyle="", marker="o", color=COLOURS[0], markersize=7, label="Pareto front")
+    axes.step(x, y, where="post", color=BLUE, linewidth=1.4, alpha=0.7)
+    axes.plot(x, y, linestyle="", marker="o", color=BLUE, markersize=7, label="Pareto front")
     for i in front:
         text = str(complete[i].number)
-        axes.annotate(text, points[i], xytext=(5, 5), textcoords="offset points", fontsize=7.5, color=COLOURS[0])
+        axes.annotate(text, points[i], xytext=(5, 5), textcoords="offset points", fontsize=7.5, color=BLUE)
     axes.set_xlabel(f"validation: {metrics[0].text}")
     axes.set_ylabel(f"validation: {metrics[1].text}")
     low, high = view(points, front)

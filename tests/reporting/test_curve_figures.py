@@ -7,7 +7,6 @@ from PIL import Image
 from certtrain.errors import UserError
 from certtrain.reporting.bootstrap import paired_difference
 from certtrain.reporting.curve_figures import (
-    AXES,
     COLOURS,
     DASHES,
     Line,
@@ -17,6 +16,7 @@ from certtrain.reporting.curve_figures import (
     save,
 )
 from certtrain.reporting.curves import Outcomes
+from certtrain.reporting.palette import radius_axis
 
 
 def line(seed=0, **options):
@@ -33,7 +33,7 @@ def test_the_curve_is_certified_accuracy():
     for radius, value in zip(x[:-1], y[:-1]):
         assert value == pytest.approx(100 * np.mean(one.examples.held >= radius))
     assert y[-1] == 0
-    assert axes.get_xlabel() == r"$\ell_2$ radius (inputs in [0, 1])"
+    assert axes.get_xlabel() == radius_axis("l2")
     [text] = [text.get_text() for text in axes.get_legend().get_texts()]
     assert text.startswith("log 0\nn = 60, ACR 0.")
 
@@ -48,7 +48,7 @@ def test_targets_and_grids_say_what_they_are_and_do_not_fall_to_zero():
 def test_norms_never_share_axes():
     other = line(1)
     figure = certified_figure([line(), Line("b", other.examples, "linf", deterministic=True)])
-    assert [axes.get_xlabel() for axes in figure.axes] == [AXES["l2"], AXES["linf"]]
+    assert [axes.get_xlabel() for axes in figure.axes] == [radius_axis("l2"), radius_axis("linf")]
     assert [len(axes.lines) for axes in figure.axes] == [1, 1]
     with pytest.raises(UserError, match="two norms cannot share an axis"):
         risk_coverage_figure([line(), Line("b", other.examples, "linf")])

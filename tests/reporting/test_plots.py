@@ -8,6 +8,7 @@ from scipy.stats import binomtest
 
 from certtrain.errors import UserError
 from certtrain.reporting import plots
+from certtrain.reporting.palette import radius_axis
 from certtrain.reporting.plots import certified_accuracy_plot, clopper_pearson, interval_text, step_curve
 
 
@@ -56,7 +57,7 @@ def test_bounds_panel(bounds, tmp_path, drawn):
     path = certified_accuracy_plot(bounds, tmp_path / "new" / "certified_accuracy.png")
     assert path.read_bytes()[:4] == b"\x89PNG"
     [axes] = drawn[0].axes
-    assert axes.get_xlabel() == r"$\ell_\infty$ radius (input range [0, 1])"
+    assert axes.get_xlabel() == radius_axis("linf")
     assert "n = 10,000" in axes.get_title()
     expected = ["certified by IBP", "certified by CROWN-IBP", "certified by CROWN", "clean"]
     assert legend(axes) == ["PGD (upper bound)", *expected]
@@ -75,7 +76,7 @@ def test_no_line_claims_more_than_the_next_radius_proves(bounds, tmp_path, drawn
 def test_smoothing_panel(smoothing, radii, tmp_path, drawn):
     certified_accuracy_plot(smoothing, tmp_path / "s.png", radii={"test_smoothing": radii})
     [axes] = drawn[0].axes
-    assert axes.get_xlabel() == r"$\ell_2$ radius (input range [0, 1])"
+    assert axes.get_xlabel() == radius_axis("l2")
     assert "n = 40 images, 10,000 draws" in axes.get_title()
     assert legend(axes) == ["smoothed, $\\sigma$ = 0.25, ACR 0.412", "95 % interval over 40 images"]
     curve = axes.lines[0]

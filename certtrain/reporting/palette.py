@@ -1,0 +1,15 @@
+"""What all figures share: colours that readers with any colour vision tell apart, and the words on the radius axis."""
+
+from __future__ import annotations
+
+# Okabe and Ito's palette (2008); black and grey beside it.
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+BLUE, VERMILION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
+GREY = "#555555"
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+
+def radius_axis(norm: str) -> str:
+    """The label of an axis of radii, with the range that they are measured in."""
+    symbol = {"linf": r"$\ell_\infty$", "l2": r"$\ell_2$"}.get(norm)
+    return f"{norm} radius" if symbol is None else f"{symbol} radius (inputs in [0, 1])"
