@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from certtrain.callbacks.scalars import test_scalars
 from certtrain.errors import UserError
 
 
@@ -70,12 +71,8 @@ class TensorBoardMetrics(Logger):
             test: the mapping of `result.json`.
             figure: `certified_accuracy.png`.
         """
-        for name, entry in test.items():
-            for radius, fraction in entry["certified"].items():
-                self._scalar(f"test/{name}/certified@{radius.replace('/', '_')}", fraction)
-            for key in ("clean", "acr", "acr_grid", "abstained", "invalid"):
-                if entry.get(key) is not None:
-                    self._scalar(f"test/{name}/{key}", entry[key])
+        for name, value in test_scalars(test).items():
+            self._scalar(name, value)
         if figure is not None and Path(figure).exists():
             import numpy as np
             from PIL import Image

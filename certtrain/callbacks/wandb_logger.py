@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from lightning.pytorch.loggers import WandbLogger
 
+from certtrain.callbacks.scalars import test_scalars
 from certtrain.errors import UserError
 from certtrain.files import plain
 
@@ -104,14 +105,10 @@ class WandbMetrics(WandbLogger):
         import wandb
 
         table = wandb.Table(columns=["certificate", "certifier", "norm", "radius", "certified_accuracy", "n"])
-        logged: dict[str, Any] = {"test/certified_accuracy": table}
+        logged: dict[str, Any] = {"test/certified_accuracy": table, **test_scalars(test)}
         for name, entry in test.items():
             for radius, fraction in entry["certified"].items():
                 table.add_data(name, entry["certifier"], entry["norm"], radius, fraction, entry["n"])
-                logged[f"test/{name}/certified@{radius.replace('/', '_')}"] = fraction
-            for key in ("clean", "acr", "acr_grid", "abstained", "invalid"):
-                if entry.get(key) is not None:
-                    logged[f"test/{name}/{key}"] = entry[key]
         if figure is not None:
             logged["test/certified_accuracy_plot"] = wandb.Image(str(figure))
         self.run.log(logged)
