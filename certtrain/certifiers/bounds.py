@@ -17,7 +17,7 @@ from certtrain.attacks import inside, pgd_margins
 from certtrain.bounds.base import METHODS, BoundEngine
 from certtrain.certificates import Certificates
 from certtrain.certifiers.base import frozen
-from certtrain.certifiers.checks import check_inputs, check_same
+from certtrain.certifiers.checks import check_inputs, check_same, try_engine
 from certtrain.certifiers.falsify import falsify_bounds
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError, nearest
@@ -114,6 +114,17 @@ class BoundCertifier:
                     fix="bounds=auto_lirpa has it" if engine.name == "native" else nearest(method, engine.methods),
                 )
         return engine
+
+    def check_network(self, network: nn.Module, batch: Batch) -> None:
+        """Refuse a network that the engine cannot bound, by the batch's first example, before any work is done.
+
+        Raises:
+            UserError: of the engine.
+        """
+        own, engine = self.prepare(network)
+        with frozen(own):
+            threat = self.threat.at(self.radii[-1])
+            try_engine(engine, self.methods[0], batch.x[:1].to(self.dtype), batch.y[:1], threat)
 
     def certify(self, network: nn.Module, batch: Batch) -> Certificates:
         """One certificate per example, in the batch's order; `seconds` is the batch's time shared equally.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
@@ -118,6 +119,7 @@ class CascadeCertifier:
         self.attacks = check_attacks(attacks, where="certifier.attacks") if attack_steps > 0 else ()
         self.attack_steps, self.attack_restarts = attack_steps, attack_restarts
         self.screen, self.batch_size = screen, batch_size
+        self._bounds: weakref.ref[nn.Module] | None = None  # the network that every stage is known to bound
         self.bisect = None if bisect is None else parse_radius(bisect, where="certifier.bisect")
         if self.bisect is not None and self.bisect <= 0:
             raise UserError("a tolerance of 0 ends no bisection", where="certifier.bisect", fix="bisect=0.001")
@@ -148,6 +150,18 @@ class CascadeCertifier:
             "bisect_up_to": None if self.up_to is None else radius_text(self.up_to),
         }
 
+    def check_network(self, network: nn.Module, batch: Batch) -> None:
+        """Refuse a network that a stage cannot bound, by the batch's first example, before the attack and any stage.
+
+        Raises:
+            UserError: of the stage's engine.
+        """
+        own = copy.deepcopy(network).double()
+        for stage, make in self.engines.items():
+            prover = Prover(stage, make, {torch.float64: own}, self.norm)
+            prover.try_on(batch.x[:1].double(), batch.y[:1], self.radii[-1])
+        self._bounds = weakref.ref(network)
+
     def certify(self, network: nn.Module, batch: Batch) -> Certificates:
         """One certificate per example, in the batch's order.
 
@@ -157,6 +171,8 @@ class CascadeCertifier:
         """
         start = time.perf_counter()
         check_inputs(batch.x, self.threat)
+        if self._bounds is None or self._bounds() is not network:
+            self.check_network(network, batch)
         own = copy.deepcopy(network).double()
         networks = {torch.float64: own}
         if self.screen:

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from certtrain.bounds.base import BoundEngine
 from certtrain.errors import UserError
 from certtrain.threat import ThreatModel
 
@@ -25,6 +26,31 @@ def check_inputs(x: Tensor, threat: ThreatModel) -> None:
             where="certifier",
             fix="give inputs in [0, 1]; normalisation is the network's first layer",
         )
+
+
+def try_engine(engine: BoundEngine, method: str, x: Tensor, y: Tensor, threat: ThreatModel) -> None:
+    """Have an engine bound one example, so that a network which it cannot bound is refused before any work is done.
+
+    By intervals where it has them: what an engine refuses does not hang on the bound, and theirs cost next to nothing.
+    A crash is no refusal: it is found again, and recorded, where it concerns an example.
+
+    Args:
+        engine: of the network, which is in eval mode.
+        method: the bound that is wanted.
+        x, y: one example.
+        threat: with a radius.
+
+    Raises:
+        UserError: of the engine.
+    """
+    cheapest = "ibp" if "ibp" in engine.methods else method
+    try:
+        with torch.no_grad():
+            engine.bounds(x, y, threat, (cheapest,))
+    except UserError:
+        raise
+    except Exception:
+        return
 
 
 def check_same(clean: Tensor, logits: Tensor) -> None:

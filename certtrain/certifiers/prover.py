@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from certtrain.bounds.base import BoundEngine
 from certtrain.certifiers.base import frozen
-from certtrain.certifiers.checks import check_same
+from certtrain.certifiers.checks import check_same, try_engine
 from certtrain.errors import UserError, nearest
 from certtrain.threat import Norm, ThreatModel
 
@@ -50,6 +50,16 @@ class Prover:
         self._make, self._networks = make_engine, networks
         self._engines: dict[torch.dtype, BoundEngine] = {}
         self._engine(torch.float64)  # so that one that is not installed is refused before anything is computed
+
+    def try_on(self, x: Tensor, y: Tensor, eps: Fraction) -> None:
+        """Have the engine bound one float64 example; see `try_engine`.
+
+        Raises:
+            UserError: the engine lacks an operation of the network.
+        """
+        with frozen(self._networks[torch.float64]):
+            threat = ThreatModel(self.norm, eps, outward=True)
+            try_engine(self._engine(torch.float64), self.method, x, y, threat)
 
     def bound(self, x: Tensor, y: Tensor, logits: Tensor, eps: Fraction | Tensor) -> Found:
         """The bounds of a piece.

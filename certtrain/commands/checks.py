@@ -47,6 +47,7 @@ def before_certifying(
         UserError: of the first check that refuses.
     """
     refuse_stochastic(network, examples.x[examples.indices[:FEW]].to(device))
+    refuse_unbounded(network, examples, certifiers, device)
     return refuse_too_few_draws(certifiers, len(examples.indices), asked or _other_radii(trained, now))
 
 
@@ -139,6 +140,23 @@ def refuse_too_few_draws(certifiers: Mapping[str, Any], examples: int, asked: bo
             raise UserError(what, where=f"configuration keys n and radii, certifier {name}", fix=", or ".join(ways))
         warnings.append(what)
     return warnings
+
+
+def refuse_unbounded(
+    network: nn.Module, examples: Examples, certifiers: Mapping[str, Any], device: torch.device
+) -> None:
+    """Refuse a network that a certifier's bounds do not cover: now, and not after the stages before have worked.
+
+    Raises:
+        UserError: of the bound engine.
+    """
+    from certtrain.data.batch import Batch
+
+    first = examples.indices[:1]
+    batch = Batch(examples.x[first].to(device), examples.y[first].to(device), first.to(device))
+    for certifier in certifiers.values():
+        if hasattr(certifier, "check_network"):  # not a user's own
+            certifier.check_network(network, batch)
 
 
 def refuse_stochastic(network: nn.Module, x: Tensor) -> None:

@@ -11,7 +11,9 @@ from torch import nn
 
 from certtrain.bounds import NativeEngine
 from certtrain.bounds.graph import Graph
+from certtrain.bounds.lirpa_network import SUPPORTED
 from certtrain.errors import UserError
+from certtrain.models import Normalize
 from certtrain.threat import ThreatModel
 
 
@@ -70,7 +72,37 @@ def test_an_operation_without_a_rule_is_named(net, path):
     with pytest.raises(UserError, match=path) as caught:
         NativeEngine(net)
     assert "Conv2d" in caught.value.fix
-    assert "bounds=auto_lirpa" in caught.value.fix
+    assert "auto_lirpa" not in caught.value.fix
+
+
+IMAGE_LAYERS = {
+    "Linear": lambda: nn.Linear(4, 4),
+    "Conv2d": lambda: nn.Conv2d(2, 3, 3, padding=1, groups=1),
+    "BatchNorm1d": lambda: nn.Sequential(nn.Flatten(), nn.BatchNorm1d(32)),
+    "BatchNorm2d": lambda: nn.BatchNorm2d(2),
+    "ReLU": nn.ReLU,
+    "sums and differences of tensors": lambda: Net(lambda n, x: (x + n.relu(x)) - torch.sub(x, n.relu(x))),
+    "AvgPool2d": lambda: nn.AvgPool2d(2),
+    "AdaptiveAvgPool2d": lambda: nn.AdaptiveAvgPool2d((2, 1)),
+    "mean over both image dimensions": lambda: Net(lambda n, x: x.mean((2, 3)) + torch.mean(x, (-1, -2))),
+    "Flatten": nn.Flatten,
+    "ZeroPad2d": lambda: nn.ZeroPad2d((0, 1, 2, 1)),
+    "Normalize": lambda: Normalize((0.4, 0.5), (0.2, 0.3)),
+    "Identity": nn.Identity,
+    "Dropout in eval mode": lambda: nn.Dropout(0.5),
+}
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_what_the_other_engine_bounds_is_bounded_here(norm):
+    """So that no refusal needs to name it as a way out."""
+    assert set(IMAGE_LAYERS) == set(SUPPORTED.split(", "))
+    for make in IMAGE_LAYERS.values():
+        net = nn.Sequential(make(), nn.Flatten(), nn.LazyLinear(3)).eval()
+        x = torch.rand(2, 2, 4, 4)
+        net(x)
+        found = NativeEngine(net).bounds(x, torch.tensor([0, 1]), ThreatModel(norm, 0.1), ("ibp", "crown"))
+        assert all(margins.isfinite().all() for margins in found.margins.values())
 
 
 class Loud(nn.Linear):

@@ -64,7 +64,10 @@ def certify(table, n=4, wrong=(), radii=("0.1", "0.2", "0.3"), **options):
     engine = Answers(table)
     options = {"attacks": [], **options}
     cascade = CascadeCertifier(tuple(table), radii, engine, **options)
-    return cascade.certify(Sign(), batch(n, wrong)), engine
+    net, data = Sign(), batch(n, wrong)
+    cascade.check_network(net, data)  # asks every engine about the first example
+    engine.asked.clear()
+    return cascade.certify(net, data), engine
 
 
 def status(found, radius):
@@ -168,6 +171,35 @@ def test_the_screen_confirms_in_float64_and_counts_what_changed():
 def test_a_users_mistake_in_an_engine_is_not_an_error_of_the_examples():
     with pytest.raises(UserError, match="no such layer"):
         certify({"ibp": {0.1: UserError("no such layer")}}, radii=("0.1",))
+
+
+@pytest.mark.parametrize("refusing", ["ibp", "alpha_crown"])
+def test_a_network_that_a_late_stage_cannot_bound_is_refused_before_any_work(refusing):
+    """Nothing is attacked and nothing bounded first; a crash there is no refusal."""
+    asked = []
+
+    class Refuses(Answers):
+        methods = (refusing, "crown")
+
+        def bounds(self, x, y, threat, methods):
+            asked.append((methods, len(x)))
+            raise UserError("no rule for MaxPool2d")
+
+    class Crashes(Refuses):
+        def bounds(self, x, y, threat, methods):
+            raise RuntimeError("not now")
+
+    net = Sign()
+    calls = []
+    net.register_forward_hook(lambda *_: calls.append(1))
+    early, late = Answers({"crown": {0.1: [1, 1]}}), Refuses({})
+    cascade = CascadeCertifier(["crown", refusing], ["0.1"], early, engines={refusing: late})
+    with pytest.raises(UserError, match="no rule for MaxPool2d"):
+        cascade.certify(net, batch(2))
+    assert (asked, calls) == ([((refusing,), 1)], [])
+    assert [len(rows) for *_, rows in early.asked] == [1]
+    crashing = CascadeCertifier(["crown", refusing], ["0.1"], early, engines={refusing: Crashes({})}, attacks=[])
+    assert status(crashing.certify(Sign(), batch(2)), "0.1") == ["verified", "verified"]
 
 
 def test_an_engine_that_bounds_another_function_is_refused():

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from torch import nn
 
 from certtrain import cli
 from certtrain.certificates import STATUSES, CertificateLog
@@ -51,6 +52,27 @@ def test_the_card_names_the_engine_of_each_stage_and_the_log_its_columns(cascade
     )
     assert (rows.columns["largest_eps"] >= rows.radius).all()
     assert set(rows.columns["decided_by"]) <= {"", "attack", *engines}
+
+
+@pytest.mark.parametrize("settings", [["certifier=cascade"], ["certifier=alpha_crown", "bounds=auto_lirpa"]])
+def test_a_stage_that_cannot_bound_the_network_is_refused_before_anything_is_written(
+    runs, snapshot, monkeypatch, capsys, settings
+):
+    """alpha-CROWN, the last stage, knows no sigmoid: nothing is attacked or bounded for it first."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Sigmoid(), nn.Linear(16, 10)).eval()
+
+    def never(*_, **__):
+        raise AssertionError("work was done first")
+
+    monkeypatch.setattr("certtrain.commands.loading.instantiate", lambda *_, **__: network)
+    monkeypatch.setattr("certtrain.commands.loading.load_weights", lambda *_: None)
+    monkeypatch.setattr("certtrain.certifiers.cascade.strongest", never)
+    before = snapshot(runs)
+    assert cli.main(["certify", "run=bounds", *settings, "radii=[0.02]", "indices=first_5"]) == 2
+    shown = capsys.readouterr().err
+    assert "2 (Sigmoid" in shown
+    assert "certifier.cascade.stages=[ibp,crown_ibp,crown]" in shown
+    assert snapshot(runs) == before
 
 
 def test_it_proves_at_least_the_union_of_the_bounds_alone(cascade):
