@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
     tables, collection = build(options)
     text = render(tables, options.format)
     if options.output:
-        print(f"wrote {write_text_atomic(options.output, text if isinstance(text, str) else plain_text(text))}")
+        print(write_table(Path(options.output), text if isinstance(text, str) else plain_text(text)))
     elif isinstance(text, str):
         print(text, end="")
     else:
@@ -117,6 +117,36 @@ def plain_text(renderable: Any) -> str:
     file = io.StringIO()
     Console(file=file, width=WIDTH).print(renderable)
     return file.getvalue()
+
+
+def write_table(path: Path, text: str) -> str:
+    """Write the table in place of nothing or of an earlier one. Returns what was done, in words.
+
+    An earlier one begins with the same two lines, which name the papers, or the columns of a CSV.
+
+    Raises:
+        UserError: another file; a place that cannot be written.
+    """
+    before = ""
+    try:
+        before = path.read_text(encoding="utf-8") if path.exists() else ""
+        ours = not before.strip() or _head(before) == _head(text)
+    except UnicodeDecodeError:
+        ours = False
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}", where="--output", fix="another name") from error
+    if not ours:
+        raise UserError(
+            f"{path} exists and is not this table in the same format: it is left as it is",
+            where="--output",
+            fix="another name, or move the file away",
+        )
+    write_text_atomic(path, text)
+    return f"wrote {path}" + (" in place of the earlier table" if before.strip() else "")
+
+
+def _head(text: str) -> list[str]:
+    return text.split("\n")[: 1 if text.startswith("paper,") else 2]
 
 
 def report(collection: Collection) -> int:

@@ -39,6 +39,26 @@ def test_output_goes_to_a_file(papers, capsys):
     assert "certified@0.3 IBP" in (papers / "table.txt").read_text()
 
 
+@pytest.mark.parametrize("form", ["rich", "markdown", "latex", "csv", "brief"])
+def test_output_replaces_an_earlier_table_and_no_other_file(papers, capsys, form):
+    words = ["table", "experiments/one", "--format", form, "--output", "table.txt"]
+    assert main(words) == 0
+    first = (papers / "table.txt").read_text()
+    make_run(papers / "runs", "one/small", 2)
+    assert main(words) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "wrote table.txt in place of the earlier table"
+    assert (papers / "table.txt").read_text() != first
+    others = ("my notes\n", f"X{first}", "\udcff")
+    for other in others:
+        content = other.encode("utf-8", "surrogateescape")
+        (papers / "table.txt").write_bytes(content)
+        assert main(words) == 2
+        shown = capsys.readouterr().err
+        assert "table.txt exists and is not this table" in shown
+        assert "another name, or move the file away" in shown
+        assert (papers / "table.txt").read_bytes() == content
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
