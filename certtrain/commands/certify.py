@@ -79,6 +79,7 @@ def run(config: Any) -> int:
     from certtrain.commands.loading import load_run
     from certtrain.commands.processes import ProcessDied
     from certtrain.commands.several import certify_run
+    from certtrain.commands.stage import Job
     from certtrain.commands.standing_check import FALSIFIED_STATUS
     from certtrain.reporting import terminal
 
@@ -94,7 +95,8 @@ def run(config: Any) -> int:
     data = build_data({**loaded.config, "data": config_of_data})
     try:
         with loaded.run, SignalFlag() as flag:
-            found = certify_run(loaded, data, resolved, shard, processes, console, flag)
+            job = Job(loaded, data, {**resolved, "run": str(loaded.run.path)}, console, flag)
+            found = certify_run(job, shard, processes)
     except Interrupted as interrupted:
         console.print(f"[yellow]{interrupted}: the same command goes on from here")
         return interrupted.exit_status

@@ -14,15 +14,16 @@ import tempfile
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import IO, Any
-
-from rich.console import Console
+from typing import IO, TYPE_CHECKING, Any
 
 from certtrain import environment
 from certtrain.callbacks.signals import SignalFlag
 from certtrain.commands.bar import Bar
 from certtrain.errors import UserError
 from certtrain.parts import Share
+
+if TYPE_CHECKING:
+    from certtrain.commands.stage import Job
 
 WORKER = ("-m", "certtrain.commands.shares")  # Python's arguments
 GRACE_SECONDS = 30.0  # of the others, when one has died, to finish the batch that they are at
@@ -40,15 +41,7 @@ class _Worker:
     refusal: dict[str, Any] | None = field(default=None)
 
 
-def certify_in_processes(
-    config: dict[str, Any],
-    shard: Share,
-    count: int,
-    locks: tuple[int, ...],
-    console: Console,
-    flag: SignalFlag,
-    total: int,
-) -> None:
+def certify_in_processes(job: Job, shard: Share, count: int, total: int) -> None:
     """Certify a machine's share in `count` processes, each into parts of its own. Returns when all are done.
 
     Process i gets accelerator i where there are several, and a CPU's threads are shared out unless OMP_NUM_THREADS says
@@ -56,12 +49,10 @@ def certify_in_processes(
     noticed.
 
     Args:
-        config: resolved, of the certify command, with its run.
+        job: of the certify command, with its run in the configuration; at a signal the processes stop after the batch
+            that they are at.
         shard: of the machines.
         count: processes.
-        locks: `RunDirectory.lock_descriptors`.
-        console: for the bar.
-        flag: set by signals; the processes then stop after the batch that they are at.
         total: rows, for the bar.
 
     Raises:
@@ -69,17 +60,18 @@ def certify_in_processes(
         ProcessDied: one was killed or crashed.
         Interrupted: at a signal.
     """
-    workers = [_start(config, shard, Share(number, count), locks) for number in range(1, count + 1)]
+    locks = job.loaded.run.lock_descriptors
+    workers = [_start(job.config, shard, Share(number, count), locks) for number in range(1, count + 1)]
     try:
-        with Bar(console, f"certify in {count} processes", total) as bar:
-            _watch(workers, bar, flag)
+        with Bar(job.console, f"certify in {count} processes", total) as bar:
+            _watch(workers, bar, job.flag)
     finally:
         for worker in workers:
             if worker.process.poll() is None:
                 worker.process.kill()
             worker.process.wait()
             worker.errors.close()
-    flag.raise_if_set()
+    job.flag.raise_if_set()
 
 
 def _start(config: dict[str, Any], shard: Share, share: Share, locks: tuple[int, ...]) -> _Worker:

@@ -10,11 +10,8 @@ from certtrain.parts import Place, Share, done_anywhere
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from certtrain.callbacks.signals import SignalFlag
     from certtrain.certificates import Certificates
-    from certtrain.commands.loading import LoadedRun
-    from certtrain.commands.stage import Stage
-    from certtrain.data import DataModule
+    from certtrain.commands.stage import Job, Stage
 
 
 def check_several(config: dict[str, Any]) -> tuple[Share, int]:
@@ -33,19 +30,11 @@ def check_several(config: dict[str, Any]) -> tuple[Share, int]:
     return Share() if config["shard"] is None else Share.parse(config["shard"]), count
 
 
-def certify_run(
-    loaded: LoadedRun,
-    data: DataModule,
-    config: dict[str, Any],
-    shard: Share,
-    processes: int,
-    console: Console,
-    flag: SignalFlag,
-) -> dict[str, Any]:
-    """Certify what a configuration asks for, or this machine's shard of it. The caller closes `loaded.run`.
+def certify_run(job: Job, shard: Share, processes: int) -> dict[str, Any]:
+    """Certify what a configuration asks for, or this machine's shard of it. The caller closes `job.loaded.run`.
 
     Args:
-        loaded, data, config, console, flag: as for `certify_stage`.
+        job: of the certify command, with its run in the configuration.
         shard: of the machines.
         processes: of this machine.
 
@@ -59,41 +48,32 @@ def certify_run(
     from certtrain.commands.processes import certify_in_processes
     from certtrain.commands.stage import certify_stage
 
-    config = {**config, "run": str(loaded.run.path)}
     if shard.of > 1:
-        return _certify_shard(loaded, data, config, shard, processes, console, flag)
+        return _certify_shard(job, shard, processes)
 
     def helpers(stage: Stage, blocks: int) -> None:
-        count = _useful(processes, blocks, console)
+        count = _useful(processes, blocks, job.console)
         if count > 1:
-            total = len(stage.examples.indices) * len(stage.certifiers)
-            certify_in_processes(config, shard, count, loaded.run.lock_descriptors, console, flag, total)
+            certify_in_processes(job, shard, count, len(stage.examples.indices) * len(stage.certifiers))
 
-    loaded.run.lock()
-    return certify_stage(loaded, data, config, console, flag, helpers if processes > 1 else None)
+    job.loaded.run.lock()
+    return certify_stage(job, helpers if processes > 1 else None)
 
 
-def _certify_shard(
-    loaded: LoadedRun,
-    data: DataModule,
-    config: dict[str, Any],
-    shard: Share,
-    processes: int,
-    console: Console,
-    flag: SignalFlag,
-) -> dict[str, Any]:
+def _certify_shard(job: Job, shard: Share, processes: int) -> dict[str, Any]:
     from certtrain.commands.bar import Bar
     from certtrain.commands.processes import certify_in_processes
     from certtrain.commands.shares import certify_place
     from certtrain.commands.stage import certify_stage, prepare_stage
 
-    loaded.run.lock(shard=f"{shard.number}-of-{shard.of}")
-    stage = prepare_stage(loaded, data, config)
+    run, console = job.loaded.run, job.console
+    run.lock(shard=f"{shard.number}-of-{shard.of}")
+    stage = prepare_stage(job.loaded, job.data, job.config)
     blocks = max(len(place_blocks(stage, name, Place(shard))) for name in stage.certifiers)
     count = _useful(processes, blocks, console)
     total = -(-len(stage.examples.indices) // shard.of) * len(stage.certifiers)
     if count > 1:
-        certify_in_processes(config, shard, count, loaded.run.lock_descriptors, console, flag, total)
+        certify_in_processes(job, shard, count, total)
     else:
         with Bar(console, f"certify shard {shard}", total) as bar:
             rows = 0
@@ -103,10 +83,10 @@ def _certify_shard(
                 rows += len(new)
                 bar.update(rows)
 
-            certify_place(stage, Place(shard), progress, flag.raise_if_set)
-    loaded.run.close()
+            certify_place(stage, Place(shard), progress, job.flag.raise_if_set)
+    run.close()
     try:
-        loaded.run.lock()
+        run.lock()
     except UserError:  # those still at work will merge
         console.print(f"shard {shard} is done; the one that ends last merges", highlight=False, soft_wrap=True)
         return {}
@@ -118,7 +98,7 @@ def _certify_shard(
             soft_wrap=True,
         )
         return {}
-    return certify_stage(loaded, data, config, console, flag)
+    return certify_stage(job)
 
 
 def place_blocks(stage: Stage, name: str, place: Place) -> list[list[int]]:

@@ -39,6 +39,25 @@ SPLITS = ("test", "val", "train")
 LOG_ROWS = {"deterministic": 256, "probabilistic": 16, "anytime": 64}
 
 
+@dataclass(frozen=True)
+class Job:
+    """What to certify, and whom to tell.
+
+    Attributes:
+        loaded: the network and its run.
+        data: of the run.
+        config: of the certify command, or of a run with `certify_test=true`.
+        console: for what happens.
+        flag: set by signals.
+    """
+
+    loaded: LoadedRun
+    data: DataModule
+    config: dict[str, Any]
+    console: Console
+    flag: SignalFlag
+
+
 @dataclass
 class Stage:
     """What certifying comes down to, after the checks: a network on its device, examples, certifiers.
@@ -108,24 +127,13 @@ def prepare_stage(loaded: LoadedRun, data: DataModule, config: dict[str, Any], n
     return Stage(loaded, config, examples, rule, network, device, certifiers, card)
 
 
-def certify_stage(
-    loaded: LoadedRun,
-    data: DataModule,
-    config: dict[str, Any],
-    console: Console,
-    flag: SignalFlag,
-    helpers: Callable[[Stage, int], None] | None = None,
-) -> dict[str, Any]:
+def certify_stage(job: Job, helpers: Callable[[Stage, int], None] | None = None) -> dict[str, Any]:
     """Certify with every configured certifier, and record each as `result.json`'s `test[<name>]` when it is done.
 
     What a certifier issued is attacked as `falsify` says; entries that fell have `falsified` true.
 
     Args:
-        loaded: the network and its run.
-        data: of the run.
-        config: as for `prepare_stage`.
-        console: for what happens.
-        flag: set by signals.
+        job: what to certify.
         helpers: called once all logs are begun, with the stage and the most blocks of one log that remain, so that
             other processes certify into parts of the logs. What they leave is certified here.
 
@@ -133,8 +141,9 @@ def certify_stage(
         UserError: the data does not fit the network's contract; an unknown split; `falsify` makes no sense.
         Interrupted: at a signal, between two batches; the logs keep what was done.
     """
-    options = FalsifyOptions.parse(config["falsify"])
-    stage = prepare_stage(loaded, data, config)
+    loaded, console, flag = job.loaded, job.console, job.flag
+    options = FalsifyOptions.parse(job.config["falsify"])
+    stage = prepare_stage(loaded, job.data, job.config)
     examples, device, rule = stage.examples, stage.device, stage.rule
     for warning in stage.card["warnings"]:
         console.print(f"[yellow]warning: {warning}", highlight=False, soft_wrap=True)

@@ -287,9 +287,9 @@ class _Session:
     def certify(self, console: Console, flag: SignalFlag) -> dict[str, Any]:
         from certtrain.commands.build import build_data
         from certtrain.commands.loading import load_run
-        from certtrain.commands.stage import certify_stage
+        from certtrain.commands.stage import Job, certify_stage
 
-        return certify_stage(load_run(self.directory.path), build_data(self.config), self.config, console, flag)
+        return certify_stage(Job(load_run(self.directory.path), build_data(self.config), self.config, console, flag))
 
     def record(self, **fields: Any) -> None:
         """Bring `result.json` up to date; what is in it stays unless it is given."""

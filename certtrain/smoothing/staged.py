@@ -121,14 +121,21 @@ def check_streams(purposes: tuple[Purpose, Purpose]) -> None:
         )
 
 
+def sensible_n0(n: object) -> int:
+    """Draws that choose the class well enough beside n that estimate: the field's 100, of fewer than 1,000 a tenth."""
+    return max(1, min(100, n // 10)) if isinstance(n, int) else 100
+
+
 def check_draw_counts(n0: int, n: int, alpha: float) -> None:
     """Refuse numbers of draws and a confidence that make no certificate.
 
     Raises:
         UserError: n0 or n not a whole number >= 1, alpha outside (0, 1).
     """
-    for name, value in (("n0", n0), ("n", n)):
+    for name, value, such_as in (("n", n, 1000), ("n0", n0, sensible_n0(n))):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise UserError(f"{name} = {value!r} draws", where=name, fix=f"a whole number >= 1, such as {name}=1000")
+            raise UserError(
+                f"{name} = {value!r} draws", where=name, fix=f"a whole number >= 1, such as {name}={such_as}"
+            )
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 < alpha < 1:
         raise UserError(f"alpha = {alpha!r} is not in (0, 1)", where="alpha", fix="alpha=0.001")

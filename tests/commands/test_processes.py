@@ -11,9 +11,12 @@ from rich.console import Console
 
 from certtrain.callbacks.signals import Interrupted, SignalFlag
 from certtrain.commands import processes
+from certtrain.commands.loading import LoadedRun
 from certtrain.commands.processes import ProcessDied, certify_in_processes
+from certtrain.commands.stage import Job
 from certtrain.errors import UserError
 from certtrain.parts import Share
+from certtrain.runs import RunDirectory
 
 START = """
 import json, os, signal, sys, time
@@ -32,9 +35,9 @@ def workers(in_tmp, monkeypatch):
         monkeypatch.setattr(processes, "WORKER", ("-c", START + textwrap.dedent(script)))
         start = time.monotonic()
         try:
-            certify_in_processes(
-                config or {}, Share(), count, (), Console(file=io.StringIO()), flag or SignalFlag(), 30
-            )
+            loaded = LoadedRun(RunDirectory("a-run"), {}, None, None, None)
+            job = Job(loaded, None, config or {}, Console(file=io.StringIO()), flag or SignalFlag())
+            certify_in_processes(job, Share(), count, 30)
         finally:
             run.seconds = time.monotonic() - start
         return run.seconds

@@ -11,6 +11,7 @@ from torch import nn
 from certtrain.errors import UserError
 from certtrain.smoothing.anytime import StageSchedule
 from certtrain.smoothing.classifier import ABSTAIN, SmoothedClassifier
+from certtrain.smoothing.staged import check_draw_counts
 
 
 @pytest.fixture
@@ -86,6 +87,15 @@ def test_bad_calls(pixels, schedule, x):
         g.certify_targets(x, torch.arange(len(x)), schedule, purposes=("select", "select"))
     with pytest.raises(UserError, match="n0 = 0"):
         g.certify_targets(x, torch.arange(len(x)), schedule, n0=0)
+
+
+@pytest.mark.parametrize(("n", "such_as"), [(100_000, 100), (1000, 100), (200, 20), (5, 1)])
+def test_the_n0_that_a_message_suggests_goes_with_n(n, such_as):
+    with pytest.raises(UserError, match="n0 = 0 draws") as caught:
+        check_draw_counts(0, n, 0.001)
+    assert caught.value.fix.endswith(f"such as n0={such_as}")
+    with pytest.raises(UserError, match="n = 0 draws"):
+        check_draw_counts(0, 0, 0.001)
 
 
 def test_targets_are_exact(pixels):
