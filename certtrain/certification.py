@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from certtrain.certificates import CertificateLog, Certificates, read_card, write_card
 from certtrain.certifiers.base import Certifier
 from certtrain.data.batch import Batch
+from certtrain.data.hashing import inputs_sha256
 from certtrain.data.split import Inputs
 from certtrain.errors import UserError
 from certtrain.parts import Place, collect, cut, done_anywhere, part_log, refuse_other, remove_parts
@@ -39,6 +41,11 @@ class Examples:
         """Hash of the chosen positions, one decimal number per line."""
         text = "".join(f"{index}\n" for index in self.indices.tolist())
         return hashlib.sha256(text.encode()).hexdigest()
+
+    @cached_property
+    def inputs_sha256(self) -> str:
+        """Hash of the chosen inputs and classes themselves."""
+        return inputs_sha256(self.x, self.y, self.indices)
 
 
 def choose_indices(rule: str, n: int) -> Tensor:
@@ -216,6 +223,8 @@ def begin(
     parts = collect(log_path, identity)
     started = before["start"] if before else min((part["start"] for part in parts), default=_now())
     full_card = {**identity, **card, "status": "running", "start": started, "n": len(examples.indices)}
+    if before is not None and "inputs_sha256" not in before:  # its rows were made before inputs were hashed
+        del full_card["inputs_sha256"]
     if earlier := [*(before or {}).get("parts", []), *parts]:
         full_card["parts"] = earlier
     if before and (before.get("falsification") or {}).get("failed"):  # certificates that fell stay fallen
@@ -264,6 +273,7 @@ def _identity(certifier: Certifier, examples: Examples, card: dict[str, Any]) ->
         "dataset": examples.dataset,
         "split": examples.split,
         "indices_sha256": examples.sha256,
+        "inputs_sha256": examples.inputs_sha256,
         "checkpoint_sha256": card["checkpoint_sha256"],
     }
 

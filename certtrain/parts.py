@@ -142,7 +142,7 @@ def remove_parts(log_path: Path) -> None:
 
 
 def refuse_other(before: Mapping[str, Any] | None, identity: Mapping[str, Any], log_path: Path) -> None:
-    """Refuse a log whose card is about other settings, examples or weights, or that has none.
+    """Refuse a log whose card is about other settings, examples, inputs or weights, or that has none.
 
     Args:
         before: the card of the log; None for none.
@@ -156,13 +156,22 @@ def refuse_other(before: Mapping[str, Any] | None, identity: Mapping[str, Any], 
         if log_path.exists():
             raise UserError(f"{log_path} has no card", where="the certificate log", fix="give another name=NAME")
         return
-    different = config_differences({key: before.get(key) for key in identity}, identity)
+    wanted = {key: value for key, value in identity.items() if key != "inputs_sha256"}
+    different = config_differences({key: before.get(key) for key in wanted}, wanted)
     if different:
         lines = "; ".join(f"{key}: {_short(then)} then, {_short(now)} now" for key, then, now in different)
         raise UserError(
             f"{log_path} was made with other settings ({lines})",
             where="the certificate log",
             fix="give this one another name with name=NAME",
+        )
+    inputs = identity.get("inputs_sha256")
+    if before.get("inputs_sha256", inputs) != inputs:  # cards of earlier versions have none
+        raise UserError(
+            f"{log_path} is about other inputs or classes than {identity['dataset']} {identity['split']} holds now at "
+            f"the same positions (inputs_sha256: {str(before['inputs_sha256'])[:12]}... then, {inputs[:12]}... now)",
+            where="the certificate log",
+            fix="certify the data that the log is about (data_dir=), or give this one another name with name=NAME",
         )
 
 

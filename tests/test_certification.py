@@ -125,6 +125,41 @@ def test_other_settings_weights_or_examples_under_the_same_name_are_refused(othe
     assert ((tmp_path / "a.tsv").read_bytes(), (tmp_path / "a.json").read_bytes()) == before
 
 
+def test_other_inputs_at_the_same_positions_are_refused(tmp_path):
+    """A data set of the same name, size and labels with one pixel changed: no row is added, none is attacked."""
+    log, ours = tmp_path / "a.tsv", examples()
+    run(bounds(), log)
+    card = json.loads((tmp_path / "a.json").read_text())
+    assert card["inputs_sha256"] == ours.inputs_sha256 == examples().inputs_sha256
+    before = log.read_bytes(), (tmp_path / "a.json").read_bytes()
+    x = ours.x.clone()
+    x[29, 3] += 1e-7
+    assert (x[29, 3] != ours.x[29, 3]).all()
+    with pytest.raises(UserError, match="is about other inputs or classes than made test holds now") as caught:
+        run(bounds(), log, chosen=Examples(x, ours.y, ours.indices, "test", "made"))
+    assert "data_dir=" in caught.value.fix
+    assert (log.read_bytes(), (tmp_path / "a.json").read_bytes()) == before
+    part = examples(step=2)
+    run(bounds(), tmp_path / "b.tsv", chosen=part)  # positions that leave the changed one out
+    run(bounds(), tmp_path / "b.tsv", chosen=Examples(x, ours.y, part.indices, "test", "made"))
+
+
+def test_a_log_from_before_inputs_were_hashed_goes_on_without_a_hash(tmp_path):
+    """Nobody knows what its first rows were about."""
+    log, path = tmp_path / "a.tsv", tmp_path / "a.json"
+    with pytest.raises(InterruptedError):
+        run(bounds(), log, progress=lambda done, new: (_ for _ in ()).throw(InterruptedError) if done else None)
+    assert len(CertificateLog(log).done_indices()) == 7
+    card = json.loads(path.read_text())
+    del card["inputs_sha256"]
+    path.write_text(json.dumps(card))
+    run(bounds(), log)
+    card = json.loads(path.read_text())
+    assert card["status"] == "complete"
+    assert "inputs_sha256" not in card
+    run(bounds(), log)
+
+
 def test_a_complete_log_that_was_changed_is_refused(tmp_path):
     log = tmp_path / "log.tsv"
     run(bounds(), log)
@@ -142,6 +177,11 @@ def test_other_data_under_the_same_name_is_refused(tmp_path):
     run(bounds(), tmp_path / "log.tsv")
     whole = examples()
     changed = Examples(whole.x, (whole.y + 1) % 3, whole.indices, whole.split, whole.dataset)
+    with pytest.raises(UserError, match="other inputs or classes than made test holds now"):
+        run(bounds(), tmp_path / "log.tsv", chosen=changed)
+    card = json.loads((tmp_path / "log.json").read_text())
+    del card["inputs_sha256"]  # as in cards of earlier versions
+    (tmp_path / "log.json").write_text(json.dumps(card))
     with pytest.raises(UserError, match="has other labels than made test now, such as those of the examples 0, 1, 2"):
         run(bounds(), tmp_path / "log.tsv", changed)
 

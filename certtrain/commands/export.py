@@ -58,6 +58,7 @@ def build_export(loaded: LoadedRun, resolved: dict[str, Any]) -> Export:
     from certtrain.commands.build import build_data
     from certtrain.commands.checks import refuse_stochastic
     from certtrain.commands.stage import chosen_examples
+    from certtrain.data.hashing import inputs_sha256
     from certtrain.export import Claims, Export, read_claims
     from certtrain.models.contract import InputContract
     from certtrain.runs import sha256_file
@@ -78,7 +79,13 @@ def build_export(loaded: LoadedRun, resolved: dict[str, Any]) -> Export:
         contract.check(x, y)
         about |= {"dataset": data.name, "split": split_name, "indices": str(resolved["indices"])}
         folder = loaded.run.certificates
-        claims = read_claims(folder, checkpoint_sha256=sha256, dataset=data.name, split=split_name)
+        claims = read_claims(
+            folder,
+            checkpoint_sha256=sha256,
+            dataset=data.name,
+            split=split_name,
+            hash_of=lambda rows: inputs_sha256(examples.x, examples.y, torch.from_numpy(rows)),
+        )
     return Export(
         network=loaded.network,
         name=loaded.run.name,

@@ -101,10 +101,17 @@ def _source(evidence: Evidence, options: argparse.Namespace, run: RunDirectory) 
     def labels(split: str, index: NDArray[np.int64]) -> NDArray[np.int64]:
         return getattr(data, split).y.numpy()[index]
 
+    def hash_of(split: str, index: NDArray[np.int64]) -> str:
+        import torch
+
+        from certtrain.data.hashing import inputs_sha256
+
+        return inputs_sha256(getattr(data, split).x, getattr(data, split).y, torch.from_numpy(index))
+
     sizes = {split: len(getattr(data, split)) for split in ("train", "val", "test")}
     names = (getattr(data, "class_names", None), data.feature_names)
     attack = None if options.no_attack else Refinder(run, data)
-    return Source(data.name, inputs, labels, sizes, *names, attack=attack), ""
+    return Source(data.name, inputs, labels, sizes, *names, hash_of=hash_of, attack=attack), ""
 
 
 def _data(config: Mapping[str, Any], data_dir: str | None) -> Any:

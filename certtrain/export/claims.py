@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from certtrain.certificates import VERIFIED, CertificateLog, Certificates, read_card
 from certtrain.threat import parse_radius, radius_text
@@ -45,10 +48,18 @@ class Claims:
         return found
 
 
-def read_claims(folder: str | Path, *, checkpoint_sha256: str, dataset: str, split: str) -> Claims:
+def read_claims(
+    folder: str | Path,
+    *,
+    checkpoint_sha256: str,
+    dataset: str,
+    split: str,
+    hash_of: Callable[[NDArray[np.int64]], str] | None = None,
+) -> Claims:
     """The deterministic l-inf logs in a run's folder of certificates about these weights and this split.
 
-    Not those that an attack broke, nor those proved in float32.
+    Not those that an attack broke, nor those proved in float32, nor those about other inputs than `hash_of` finds at
+    the positions of their rows (`data.hashing.inputs_sha256`; cards of earlier versions have no such hash).
 
     Raises:
         UserError: a card or a log that cannot be read.
@@ -65,7 +76,11 @@ def read_claims(folder: str | Path, *, checkpoint_sha256: str, dataset: str, spl
         about = (card.get("checkpoint_sha256"), card.get("dataset"), card.get("split"), card.get("norm"))
         if about != (checkpoint_sha256, dataset, split, "linf"):
             continue
-        rows = CertificateLog(path).read()
+        rows = CertificateLog(path, read_only=True).read()
+        certified = card.get("inputs_sha256")
+        whole = card.get("status") == "complete"  # of a part of the examples nobody knows the hash
+        if whole and certified and hash_of is not None and hash_of(np.sort(rows.index)) != certified:
+            continue
         radii = tuple(_radii(rows.columns))
         if radii:
             logs.append(_Log(name, radii, rows, {int(i): row for row, i in enumerate(rows.index)}))

@@ -51,6 +51,17 @@ def test_logs_that_prove_nothing_claim_nothing(tmp_path):
     assert claims(tmp_path) == [("stands", "verified", "0.1")]
 
 
+def test_logs_about_other_inputs_claim_nothing(tmp_path):
+    write(tmp_path, "log", {"0.1": "verified"}, inputs_sha256="ours", status="complete")
+    write(tmp_path, "old", {"0.1": "unknown"}, status="complete")  # of a version that did not hash inputs
+    about = {"checkpoint_sha256": "a", "dataset": "d", "split": "test"}
+    seen = []
+    for sha, names in {"ours": ["log", "old"], "others": ["old"]}.items():
+        found = read_claims(tmp_path, **about, hash_of=lambda rows, sha=sha: seen.append(rows.tolist()) or sha)
+        assert [claim["log"] for claim in found.at(7, Fraction("0.1"))] == names
+    assert seen == [[7], [7]]
+
+
 def test_packed_logs_are_read(tmp_path):
     write(tmp_path, "log", {"0.1": "verified"})
     packed = gzip.compress((tmp_path / "log.tsv").read_bytes())

@@ -37,6 +37,7 @@ class Source:
         labels: likewise the classes (m,).
         sizes: examples by split.
         class_names, feature_names: where the data set has them.
+        hash_of: likewise the hash of inputs and classes, as cards hold it.
         attack: of a certificate, indices and a radius for each, finds inputs within it that change the class.
     """
 
@@ -46,6 +47,7 @@ class Source:
     sizes: dict[str, int]
     class_names: Sequence[str] | None = None
     feature_names: Sequence[str] | None = None
+    hash_of: Callable[[str, NDArray[np.int64]], str] | None = None
     attack: Callable[[Certified, NDArray[np.int64], Sequence[Fraction]], dict[int, Hit]] | None = None
 
     def refusal(self, certificate: Certified) -> str | None:
@@ -60,6 +62,10 @@ class Source:
             return f"the log has positions that the split {split} has not"
         if not np.array_equal(self.labels(split, rows.index), rows.label):
             return "the data have other labels than the log"
+        certified = certificate.card.get("inputs_sha256")
+        whole = certificate.card.get("status") == "complete"  # of a part of the examples nobody knows the hash
+        if whole and certified and self.hash_of and self.hash_of(split, np.sort(rows.index)) != certified:
+            return "the data are not those that were certified: their hash is not inputs_sha256 of the card"
         return None
 
 

@@ -65,12 +65,14 @@ def test_tables_where_there_are_no_images():
 
 def test_data_that_are_not_those_of_the_log_are_refused():
     rows = bound_rows(n=40)
-    good, found = source(rows), certificate(rows)
+    good, found = source(rows, hash_of=lambda s, i: "ours"), certificate(rows, inputs_sha256="ours")
     assert good.refusal(found) is None
+    assert replace(good, hash_of=lambda s, i: "other").refusal(certificate(rows)) is None  # a card that has no hash
     others = {
         "the card is about toy": Source("mnist", good.inputs, good.labels, good.sizes),
         "positions that the split": Source("toy", good.inputs, good.labels, {"test": 39}),
         "other labels": Source("toy", good.inputs, lambda s, i: 1 - rows.label[i], good.sizes),
+        "not those that were certified": replace(good, hash_of=lambda s, i: "other"),
     }
     for message, other in others.items():
         assert message in other.refusal(found)
