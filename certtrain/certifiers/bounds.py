@@ -19,6 +19,7 @@ from certtrain.certificates import Certificates
 from certtrain.certifiers.base import frozen
 from certtrain.certifiers.checks import check_inputs, check_same, try_engine
 from certtrain.certifiers.falsify import falsify_bounds
+from certtrain.certifiers.pieces import MOST, Failure, Sizes
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError, nearest
 from certtrain.falsification import Falsification, Progress, silent
@@ -43,7 +44,7 @@ class BoundCertifier:
             box (final certificates); `float32` is for validation during training.
         attack_steps: PGD steps on unproved examples; 0 attacks nothing.
         attack_restarts: random restarts beside the one at the input itself.
-        batch_size: examples bounded at once.
+        batch_size: examples bounded and attacked at once; None: bounded as many as memory allows, attacked 256.
 
     Raises:
         UserError: an unknown method, or one that the engine does not have; an empty grid.
@@ -60,7 +61,7 @@ class BoundCertifier:
         precision: Precision = "float64",
         attack_steps: int = 40,
         attack_restarts: int = 1,
-        batch_size: int = 256,
+        batch_size: int | None = None,
     ) -> None:
         for method in methods:
             if method not in METHODS:
@@ -71,7 +72,7 @@ class BoundCertifier:
         self.threat = ThreatModel(norm=norm, outward=precision == "float64")
         self.norm, self.make_engine, self.precision = norm, engine, precision
         self.attack_steps, self.attack_restarts = attack_steps, attack_restarts
-        self.batch_size = batch_size
+        self.sizes, self.attacked_at_once = Sizes(batch_size), batch_size or MOST
         self.name = "+".join(self.methods)
         self._prepared: tuple[weakref.ref[nn.Module], nn.Module, BoundEngine] | None = None
 
@@ -143,7 +144,7 @@ class BoundCertifier:
             correct = (predict == y) & torch.isfinite(logits).all(1)
             table = _Table(len(y), self.radii)
             table.status[~correct.cpu().numpy(), :] = "misclassified"
-            self._prove(engine, x, y, logits, correct, table)
+            self._prove(network, engine, x, y, logits, correct, table)
             self._attack(own, x, y, table)
         seconds = (time.perf_counter() - start) / max(1, len(y))
         return table.certificates(batch, predict, correct, seconds)
@@ -152,31 +153,38 @@ class BoundCertifier:
         self, network: nn.Module, batch: Batch, certificates: Certificates, *, steps: int, progress: Progress = silent
     ) -> Falsification:
         """Attack certified examples at their radius; see `falsify_bounds`."""
-        options = {"norm": self.norm, "steps": steps, "batch_size": self.batch_size, "progress": progress}
+        options = {"norm": self.norm, "steps": steps, "batch_size": self.attacked_at_once, "progress": progress}
         return falsify_bounds(network, batch, certificates, **options)
 
-    def _prove(self, engine: BoundEngine, x: Tensor, y: Tensor, logits: Tensor, correct: Tensor, table: _Table) -> None:
-        remaining = correct.nonzero().flatten()
+    def _prove(
+        self,
+        network: nn.Module,
+        engine: BoundEngine,
+        x: Tensor,
+        y: Tensor,
+        logits: Tensor,
+        correct: Tensor,
+        table: _Table,
+    ) -> None:
+        pieces, remaining = self.sizes.of("bounds", network, x), correct.nonzero().flatten()
         for column in reversed(range(len(self.radii))):
             threat = self.threat.at(self.radii[column])
+
+            def margins(part: Tensor, threat: ThreatModel = threat) -> dict[str, Tensor]:
+                with torch.no_grad():
+                    bounds = engine.bounds(x[part], y[part], threat, self.methods)
+                check_same(bounds.clean, logits[part])
+                return bounds.margins
+
             still: list[Tensor] = []
-            for part in _parts(remaining, self.batch_size):
-                try:
-                    with torch.no_grad():
-                        bounds = engine.bounds(x[part], y[part], threat, self.methods)
-                    margins = bounds.margins
-                    check_same(bounds.clean, logits[part])
-                except UserError:
-                    raise
-                except Exception as error:  # a crash is neither a proof nor a failure to prove: it gets its own status
-                    table.status[part.cpu().numpy(), column] = "error"
-                    table.reason[part.cpu().numpy()] = f"{type(error).__name__}: {error}".replace("\t", " ").split(
-                        "\n"
-                    )[0]
+            for piece in pieces.run(remaining, margins):
+                part, found = piece.rows, piece.result
+                if isinstance(found, Failure):  # neither a proof nor a failure to prove: it gets its own status
+                    table.failed(part, column, found.reason)
                     still.append(part)
                     continue
-                least = torch.stack([margins[m].min(1).values for m in self.methods])  # (methods, B); min keeps NaN
-                finite = torch.stack([torch.isfinite(margins[m]).all(1) for m in self.methods])
+                least = torch.stack([found[m].min(1).values for m in self.methods])  # (methods, B); min keeps NaN
+                finite = torch.stack([torch.isfinite(found[m]).all(1) for m in self.methods])
                 proved = finite & (least > 0)
                 table.record(part, column, least, finite, proved, self.methods)
                 still.append(part[~proved.any(0)])
@@ -191,7 +199,7 @@ class BoundCertifier:
             open_ = ~np.isin(table.status[:, column], ("verified", "misclassified"))
             table.status[open_ & fallen, column] = "falsified"
             todo = torch.as_tensor(np.flatnonzero(open_ & ~fallen), device=x.device)
-            for part in _parts(todo, self.batch_size):
+            for part in _parts(todo, self.attacked_at_once):
                 # The exact ball, without the outward rounding; in float64 not even a rounding of eps leaves it.
                 threat = ThreatModel(self.norm, inside(radius) if self.precision == "float64" else radius)
                 attack = pgd_margins(
@@ -217,6 +225,10 @@ class _Table:
         self.decided_by = np.full(n, "", dtype=object)
         self.margin = np.full(n, np.nan)
         self.radius = np.zeros(n)
+
+    def failed(self, part: Tensor, column: int, reason: str) -> None:
+        self.status[part.cpu().numpy(), column] = "error"
+        self.reason[part.cpu().numpy()] = reason
 
     def record(
         self, part: Tensor, column: int, least: Tensor, finite: Tensor, proved: Tensor, methods: tuple[str, ...]

@@ -22,7 +22,7 @@ from certtrain.certifiers.bisection import float_down, largest_proved
 from certtrain.certifiers.checks import check_inputs
 from certtrain.certifiers.falsify import falsify_bounds
 from certtrain.certifiers.ledger import Ledger
-from certtrain.certifiers.pieces import Failure, Pieces
+from certtrain.certifiers.pieces import MOST, Failure, Sizes
 from certtrain.certifiers.prover import MakeEngine, Prover, check_has
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError, nearest
@@ -65,7 +65,7 @@ class CascadeCertifier:
         screen: bound in float32 first, and only what that does not rule out in float64.
         bisect: the tolerance of the largest certified radius, in input units; None leaves the grid as it is.
         bisect_up_to: how far beyond the grid is searched; None: not beyond.
-        batch_size: examples bounded at once.
+        batch_size: examples bounded and attacked at once; None: bounded as many as memory allows, attacked 256.
 
     Raises:
         UserError: an unknown stage or attack, an engine for a stage that is none, no stage, an empty grid, a tolerance
@@ -88,7 +88,7 @@ class CascadeCertifier:
         screen: bool = False,
         bisect: object = None,
         bisect_up_to: object = None,
-        batch_size: int = 256,
+        batch_size: int | None = None,
     ) -> None:
         if isinstance(stages, str) or not stages or len(set(stages)) < len(stages):
             raise UserError(f"stages = {stages!r}", where="certifier.stages", fix="stages=[ibp,crown_ibp], each once")
@@ -101,7 +101,7 @@ class CascadeCertifier:
         for key, number, least in (
             ("attack_steps", attack_steps, 0),
             ("attack_restarts", attack_restarts, 0),
-            ("batch_size", batch_size, 1),
+            ("batch_size", MOST if batch_size is None else batch_size, 1),
         ):
             if isinstance(number, bool) or not isinstance(number, int) or number < least:
                 raise UserError(
@@ -118,7 +118,8 @@ class CascadeCertifier:
         self.norm, self.threat = norm, ThreatModel(norm)
         self.attacks = check_attacks(attacks, where="certifier.attacks") if attack_steps > 0 else ()
         self.attack_steps, self.attack_restarts = attack_steps, attack_restarts
-        self.screen, self.batch_size = screen, batch_size
+        self.screen = screen
+        self.sizes, self.attack_sizes = Sizes(batch_size), Sizes(batch_size or MOST)
         self._bounds: weakref.ref[nn.Module] | None = None  # the network that every stage is known to bound
         self.bisect = None if bisect is None else parse_radius(bisect, where="certifier.bisect")
         if self.bisect is not None and self.bisect <= 0:
@@ -178,7 +179,7 @@ class CascadeCertifier:
         if self.screen:
             networks[torch.float32] = copy.deepcopy(network).float()
         with frozen(own), frozen(networks.get(torch.float32, own)):
-            work = _Work(self, networks, batch)
+            work = _Work(self, network, networks, batch)
             work.attack_first(self.attacks[:1])
             work.prove()
             work.attack(self.attacks)
@@ -193,14 +194,16 @@ class CascadeCertifier:
         self, network: nn.Module, batch: Batch, certificates: Certificates, *, steps: int, progress: Progress = silent
     ) -> Falsification:
         """Attack certified examples at their radius; see `falsify_bounds`."""
-        options = {"norm": self.norm, "steps": steps, "batch_size": self.batch_size, "progress": progress}
+        options = {"norm": self.norm, "steps": steps, "batch_size": self.attack_sizes.size, "progress": progress}
         return falsify_bounds(network, batch, certificates, **options)
 
 
 class _Work:
     """A cascade on one batch."""
 
-    def __init__(self, cascade: CascadeCertifier, networks: dict[torch.dtype, nn.Module], batch: Batch) -> None:
+    def __init__(
+        self, cascade: CascadeCertifier, network: nn.Module, networks: dict[torch.dtype, nn.Module], batch: Batch
+    ) -> None:
         self.cascade, self.own = cascade, networks[torch.float64]
         self.x, self.y = batch.x.double(), batch.y
         with torch.no_grad():
@@ -209,7 +212,9 @@ class _Work:
         names = ((ATTACK,) if cascade.attacks else ()) + cascade.stages
         self.ledger = Ledger(correct.cpu().numpy(), cascade.radii, names)
         self.provers = [Prover(s, make, networks, cascade.norm) for s, make in cascade.engines.items()]
-        self.pieces = {name: Pieces(cascade.batch_size) for name in names}
+        self.pieces = {stage: cascade.sizes.of(stage, network, self.x) for stage in cascade.stages}
+        # The random starts of an attack depend on the place in its batch, so that memory must not decide that one.
+        self.pieces[ATTACK] = cascade.attack_sizes.of(ATTACK, network, self.x)
 
     def attack_first(self, names: tuple[str, ...]) -> None:
         """From the largest radius down: what stands there hardly falls in a smaller ball, which it holds."""

@@ -1,15 +1,18 @@
-"""Evaluates examples in pieces, smaller ones once memory runs out."""
+"""Evaluates examples in pieces: as large as memory allows, smaller ones once it runs out."""
 
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from certtrain.certifiers.memory import Peak, budget
 from certtrain.errors import UserError
 
 T = TypeVar("T")
@@ -32,15 +35,28 @@ class Piece(Generic[T]):
     seconds: float
 
 
+# Rows of the first piece whose memory is measured, how many times as many the next may have, and the most of all: on a
+# processor larger pieces gain nothing, and a log is written after as many rows.
+FIRST, GROWTH, MOST = 4, 4, 256
+
+
 class Pieces:
-    """Evaluates rows in pieces of at most `size`.
+    """Evaluates rows in pieces.
 
     A piece that runs out of memory is tried again in halves, and later pieces are no larger. One row that still runs
     out of memory, and a piece whose evaluation raises anything else, is a `Failure`; the rest goes on.
+
+    Where no size is given, pieces grow from 4 rows to 256, fourfold at most, while what the last one took at its peak
+    says that the next will fit: on a host, memory that runs out is no exception but the end of the process.
+
+    Args:
+        size: rows of a piece at most; None: by memory.
+        free: bytes that a piece may take on a device, None where unknown; `budget` by default.
     """
 
-    def __init__(self, size: int) -> None:
-        self.size = size
+    def __init__(self, size: int | None, free: Callable[[torch.device], int | None] | None = None) -> None:
+        self.size = FIRST if size is None else size
+        self._grows, self._free = size is None, free or budget
 
     def run(self, rows: Tensor, evaluate: Callable[[Tensor], T]) -> Iterator[Piece[T]]:
         """The pieces of the rows, in their order.
@@ -51,13 +67,44 @@ class Pieces:
         at, began = 0, time.perf_counter()
         while at < len(rows):
             part = rows[at : at + self.size]
-            result = _attempt(evaluate, part)
+            measured = self._grows and len(part) == self.size
+            with Peak() if measured else nullcontext() as peak:
+                result = _attempt(evaluate, part)
             if isinstance(result, Failure) and result.out_of_memory and len(part) > 1:
-                self.size = len(part) // 2
+                self.size, self._grows = len(part) // 2, False
                 _release()
                 continue
+            if peak is not None and not isinstance(result, Failure):
+                self._grow(peak.most, rows.device)
             yield Piece(part, result, time.perf_counter() - began)
             at, began = at + len(part), time.perf_counter()
+
+    def _grow(self, taken: int, device: torch.device) -> None:
+        """The next size: what a row takes falls with their number, as some of it is all rows' together."""
+        free = self._free(device)
+        fit = MOST if free is None else self.size * free // max(1, taken)
+        self._grows = fit >= GROWTH * self.size < MOST
+        self.size = max(1, min(fit, GROWTH * self.size, MOST))
+
+
+class Sizes:
+    """The pieces of several kinds of work, such as a cascade's stages, whose sizes are found once for each network.
+
+    Args:
+        size: as of `Pieces`.
+    """
+
+    def __init__(self, size: int | None) -> None:
+        self.size = size
+        self._network: weakref.ref[nn.Module] | None = None
+        self._known: dict[tuple[str, torch.Size, torch.dtype, torch.device], Pieces] = {}
+
+    def of(self, work: str, network: nn.Module, x: Tensor) -> Pieces:
+        """The pieces of some work on inputs like x of a network."""
+        if self._network is None or self._network() is not network:
+            self._network, self._known = weakref.ref(network), {}
+        key = (work, x.shape[1:], x.dtype, x.device)
+        return self._known.setdefault(key, Pieces(self.size))
 
 
 def _attempt(evaluate: Callable[[Tensor], T], part: Tensor) -> T | Failure:

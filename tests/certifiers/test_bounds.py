@@ -57,7 +57,7 @@ def batch(n: int, wrong: tuple[int, ...] = ()) -> Batch:
 
 def certify(table, n=4, wrong=(), radii=("0.1", "0.2", "0.3"), **options):
     engine = Answers(table)
-    certifier = BoundCertifier(["ibp"], radii, engine, attack_steps=0, **options)
+    certifier = BoundCertifier(["ibp"], radii, engine, attack_steps=0, **{"batch_size": 256, **options})
     return certifier.certify(Sign(), batch(n, wrong)), engine
 
 
@@ -280,3 +280,38 @@ def test_an_engine_that_bounds_another_function_is_refused(precision):
     certifier = BoundCertifier(["ibp"], ["0.1"], engine, precision=precision, attack_steps=0)
     with pytest.raises(UserError, match="logits are not those"):
         certifier.certify(net, data)
+
+
+@pytest.mark.parametrize("free", [None, 100_000, 0])
+def test_certificates_do_not_depend_on_how_many_examples_are_bounded_at_once(monkeypatch, free):
+    monkeypatch.setattr("certtrain.certifiers.pieces.budget", lambda device: free)
+    torch.manual_seed(3)
+    net = nn.Sequential(nn.Linear(4, 12), nn.ReLU(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3))
+    with torch.no_grad():
+        net[0].bias.copy_(-net[0].weight.sum(1) / 2)
+        net[2].bias.zero_()
+        net[4].bias.zero_()
+    x = torch.rand(23, 4)
+    data, radii = Batch(x, net(x).argmax(1), torch.arange(23)), ["0.003", "0.03", "0.1"]
+    found = {
+        size: BoundCertifier(["ibp", "crown"], radii, NativeEngine, batch_size=size).certify(net, data)
+        for size in (23, 1, 5, None)
+    }
+    assert len(set(found[23].radius)) > 1
+    for other in found.values():
+        assert np.array_equal(other.radius, found[23].radius)
+        assert np.array_equal(other.columns["decided_by"], found[23].columns["decided_by"])
+        assert np.allclose(other.columns["margin"], found[23].columns["margin"], rtol=1e-9, equal_nan=True)
+
+
+def test_a_piece_that_runs_out_of_memory_is_halved():
+    class Greedy(Answers):
+        def bounds(self, x, y, threat, methods):
+            if len(x) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return super().bounds(x, y, threat, methods)
+
+    engine = Greedy({"0.1": [1, 1, -1, 1, 1]})
+    found = BoundCertifier(["ibp"], ["0.1"], engine, attack_steps=0, batch_size=5).certify(Sign(), batch(5))
+    assert list(found.columns["status@0.1"]) == ["verified", "verified", "unknown", "verified", "verified"]
+    assert [rows for _, rows in engine.asked] == [2, 2, 1]

@@ -62,7 +62,7 @@ class Answers:
 
 def certify(table, n=4, wrong=(), radii=("0.1", "0.2", "0.3"), **options):
     engine = Answers(table)
-    options = {"attacks": [], **options}
+    options = {"attacks": [], "batch_size": 256, **options}
     cascade = CascadeCertifier(tuple(table), radii, engine, **options)
     net, data = Sign(), batch(n, wrong)
     cascade.check_network(net, data)  # asks every engine about the first example
@@ -404,3 +404,21 @@ def test_an_attack_that_crashes_is_an_error_where_no_bound_decides(monkeypatch):
     found, _ = certify({"ibp": {0.1: [1, -1]}}, n=2, radii=("0.1",), attacks=["pgd_ce"])
     assert status(found, "0.1") == ["verified", "error"]
     assert found.columns["reason"][1] == "attack at 0.1: ValueError: no gradient"
+
+
+@pytest.mark.parametrize("free", [None, 200_000, 0])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_certificates_do_not_depend_on_how_many_examples_are_bounded_at_once(monkeypatch, norm, free):
+    monkeypatch.setattr("certtrain.certifiers.pieces.budget", lambda device: free)
+    net, data = network(0), examples(0, 23)
+    options = {"norm": norm, "attacks": [], "bisect": "0.01"}
+    stages = ["ibp", "crown_ibp", "crown"]
+    found = CascadeCertifier(stages, RADII, NativeEngine, batch_size=23, **options).certify(net, data)
+    assert len(set(found.columns[f"status@{RADII[0]}"])) > 1
+    for size in (1, 5, None):
+        other = CascadeCertifier(stages, RADII, NativeEngine, batch_size=size, **options).certify(net, data)
+        for name in ("radius", "correct", "predict"):
+            assert np.array_equal(getattr(other, name), getattr(found, name))
+        for name in ("decided_by", "largest_eps", *(f"status@{radius}" for radius in RADII)):
+            assert np.array_equal(other.columns[name], found.columns[name])
+        assert np.allclose(other.columns["margin"], found.columns["margin"], rtol=1e-9, equal_nan=True)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from certtrain.certifiers.pieces import Failure, Pieces
+from certtrain.certifiers.pieces import Failure, Pieces, Sizes
 from certtrain.errors import UserError
 
 CPU = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate"
@@ -61,3 +61,63 @@ def test_a_users_mistake_is_no_failure():
 
 def test_nothing_is_no_piece():
     assert sizes(Pieces(2), 0, len) == []
+
+
+def taking(each, together=0):
+    """An evaluation that takes so many bytes a row, and so many whatever their number; it gives the number of rows."""
+
+    def evaluate(part):
+        assert torch.empty(len(part) * each + together, dtype=torch.uint8).numel() >= 0
+        return len(part)
+
+    return evaluate
+
+
+@pytest.mark.parametrize(
+    ("free", "found"),
+    [
+        (None, [4, 16, 64, 256, 256, 104]),  # nobody knows: up to the most
+        (10**9, [4, 16, 64, 256, 256, 104]),
+        (100 * 1000, [4, 16, 64, *[100] * 6, 16]),
+        (20 * 1000, [4, 16, *[20] * 34]),
+        (3 * 1000, [4, *[3] * 232]),
+        (5, [4, *[1] * 696]),
+    ],
+)
+def test_pieces_grow_while_they_fit(free, found):
+    pieces = Pieces(None, free=lambda device: free)
+    assert [rows for rows, _ in sizes(pieces, 700, taking(1000))] == found
+    assert [rows for rows, _ in sizes(pieces, 3, taking(1000))] == ([3] if free != 5 else [1] * 3)  # it is known now
+
+
+def test_what_all_rows_take_together_is_learned_by_and_by():
+    found = [rows for rows, _ in sizes(Pieces(None, free=lambda device: 50_000), 300, taking(100, together=20_000))]
+    assert found[:3] == [4, 9, 9]  # 20.4 kB seem to be 5.1 kB a row
+    found = [rows for rows, _ in sizes(Pieces(None, free=lambda device: 400_000), 300, taking(100, together=20_000))]
+    assert found == [4, 16, 64, 216]
+
+
+def test_a_size_of_the_users_is_not_measured():
+    pieces = Pieces(50, free=lambda device: 1)
+    assert [rows for rows, _ in sizes(pieces, 120, taking(1000))] == [50, 50, 20]
+
+
+def test_pieces_that_ran_out_of_memory_grow_no_more():
+    def evaluate(part):
+        if len(part) > 20:
+            raise MemoryError
+        return len(part)
+
+    assert [rows for rows, _ in sizes(Pieces(None, free=lambda device: None), 120, evaluate)] == [4, 16] + [16] * 6 + [
+        4
+    ]
+
+
+def test_sizes_are_those_of_the_work_the_network_and_the_kind_of_input():
+    found, network, x = Sizes(None), torch.nn.Identity(), torch.zeros(2, 3)
+    pieces = found.of("ibp", network, x)
+    assert found.of("ibp", network, torch.zeros(5, 3)) is pieces
+    assert found.of("crown", network, x) is not pieces
+    assert found.of("ibp", network, x.double()) is not pieces
+    assert found.of("ibp", network, torch.zeros(2, 4)) is not pieces
+    assert found.of("ibp", torch.nn.Identity(), x) is not pieces
