@@ -160,6 +160,8 @@ def test_every_status_of_a_cascade_follows_from_the_table(block, monkeypatch):
         certifier = CascadeCertifier(
             table.methods, radii, table.engine, attack_steps=steps, screen=screen, batch_size=size, **bisect
         )
+        certifier.check_network(table.network, table.batch)
+        table.seen.clear()  # of that look at one example nothing is kept
         found = certifier.certify(table.network, table.batch)
         for example, status, row in rows_of(table, found):
             top = check_proofs(table, found, torch.float64, example, status, row)
