@@ -13,6 +13,8 @@ from certtrain.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from certtrain.scales import Scales
+
 Norm = Literal["linf", "l2"]
 NORMS: tuple[str, ...] = ("linf", "l2")
 NORM_NAMES = {"linf": "l-inf", "l2": "l2"}  # as they are printed
@@ -94,11 +96,15 @@ def float_up(value: Fraction) -> float:
 # Float32 numbers in [0, 1] are at most 2^-24 apart, so an 8-bit value k/255 and its float32 image differ by at most
 # 2^-25. Widening a box by 2^-24 therefore covers the rounding of both the centre and of any true neighbour.
 OUTWARD = 2.0**-24
+# Float64 products eps w_i in [0, 1] and corners x -+ eps w_i are off by less than 2^-51 together.
+INWARD = 2.0**-50
 
 
 @dataclass(frozen=True)
 class ThreatModel:
     """The set of perturbed inputs: `{x' : ||x' - x||_norm <= eps}`, for l-inf also `lower <= x' <= upper`.
+
+    With scales, a box of another size for each feature: `{x' : |x'_i - x_i| <= eps w_i}`.
 
     Args:
         norm: `linf` or `l2`.
@@ -106,7 +112,11 @@ class ThreatModel:
         lower: smallest admissible input value; None for no limit.
         upper: largest admissible input value; None for no limit.
         outward: make the box a superset in float64: eps rounded up, and 2^-24 added on each side, so that it holds the
-            float32 image of every true 8-bit neighbour. Asked for by final certificates, never in training.
+            float32 image of every true 8-bit neighbour. Asked for by final certificates, never in training. Features of
+            scale 0 are exempt: every admissible input has their very value, and so the same float32 image.
+        inward: make the box of scales a subset in float64, for attacks. Of a box without scales
+            `certtrain.attacks.inside` does that to eps.
+        scales: sizes w_i of the features, for l-inf; None: 1 for all.
 
     The l2 ball is not intersected with the input range (a sound superset).
     """
@@ -116,27 +126,55 @@ class ThreatModel:
     lower: float | None = 0.0
     upper: float | None = 1.0
     outward: bool = False
+    inward: bool = False
+    scales: Scales | None = None
 
     def __post_init__(self) -> None:
         if self.norm not in NORMS:
             raise UserError(f"unknown norm {self.norm!r}", where="threat model", fix=f"one of {', '.join(NORMS)}")
         if isinstance(self.eps, (int, float, Fraction)) and not self.eps >= 0:
             raise UserError(f"eps = {self.eps} is negative or not a number", where="threat model", fix="eps >= 0")
+        if self.scales is not None and self.norm != "linf":
+            raise UserError(
+                f"scales with norm={self.norm}: sizes per feature are those of a box, and the {NORM_NAMES[self.norm]} "
+                "ball is the same in all directions",
+                where="threat model",
+                fix="norm=linf, or scales=null",
+            )
 
     def at(self, eps: Fraction | float | Tensor) -> ThreatModel:
         """The same threat model at another radius."""
         return replace(self, eps=eps)
 
     def eps_tensor(self, x: Tensor) -> Tensor:
-        """eps in x's dtype and device, shaped () or (B, 1, ..., 1) so that it broadcasts against x."""
+        """eps in x's dtype and device, so that it broadcasts against x: () or (B, 1, ..., 1); with scales eps w_i,
+        shaped (B or 1, ...)."""
         import torch
 
         eps = self.eps
         if isinstance(eps, torch.Tensor):
             eps = eps.to(dtype=x.dtype, device=x.device)
-            return eps.reshape(-1, *([1] * (x.dim() - 1))) if eps.dim() else eps
+            eps = eps.reshape(-1, *([1] * (x.dim() - 1))) if eps.dim() else eps
+            return eps if self.scales is None else self._scaled(eps, self.scales, x)
+        if self.scales is not None:
+            if isinstance(eps, Fraction) and not self.inward:
+                return self.scales.tensor(x, eps, up=self.outward)
+            return self._scaled(torch.tensor(float(eps), dtype=x.dtype, device=x.device), self.scales, x)
         value = float_up(eps) if isinstance(eps, Fraction) and self.outward else float(eps)
         return torch.tensor(value, dtype=x.dtype, device=x.device)
+
+    def _scaled(self, eps: Tensor, scales: Scales, x: Tensor) -> Tensor:
+        """eps w_i, rounded as the box is; by 1 and by 0 it is multiplied exactly."""
+        import torch
+
+        scale = scales.tensor(x, up=self.outward)
+        radius = eps * scale
+        if self.outward:
+            wider = torch.nextafter(radius, torch.full_like(radius, math.inf))
+            return torch.where((scale == 1) | (scale == 0), radius, wider)
+        if self.inward:
+            return torch.where(scale == 1, radius, (radius - INWARD).clamp_min(0))
+        return radius
 
     def box(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Lower and upper corner of the l-inf box around x, both shaped like x.
@@ -155,6 +193,9 @@ class ThreatModel:
                 raise ValueError("an outward-rounded box needs a float64 input")
             lower = torch.nextafter(lower - OUTWARD, torch.full_like(lower, -math.inf))
             upper = torch.nextafter(upper + OUTWARD, torch.full_like(upper, math.inf))
+            if self.scales is not None and self.scales.immutable:
+                still = self.scales.tensor(x, up=True) == 0
+                lower, upper = torch.where(still, x, lower), torch.where(still, x, upper)
         if self.lower is not None:
             lower, upper = lower.clamp_min(self.lower), upper.clamp_min(self.lower)
         if self.upper is not None:

@@ -18,7 +18,19 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
 # The rooms of certtrain from the ground up: a room imports itself and those before it.
 FLOORS = (
     {"errors"},
-    {"allocator", "threat", "files", "environment", "evaluation", "schedules", "randomness", "claims"},
+    {
+        "allocator",
+        "threat",
+        "scales",
+        "scale_request",
+        "features",
+        "files",
+        "environment",
+        "evaluation",
+        "schedules",
+        "randomness",
+        "claims",
+    },
     {"bounds", "smoothing", "models", "data", "attacks", "certificates", "falsification", "summary", "metrics", "runs"},
     {"certifiers", "methods", "sweeps", "export"},
     {"reporting"},
@@ -31,6 +43,8 @@ FLOORS = (
 )
 LIBRARY = {
     "threat",
+    "scales",
+    "features",
     "schedules",
     "bounds",
     "smoothing",

@@ -1,7 +1,7 @@
 """Attacks: upper bounds of robust accuracy, and the test that every certificate must stand."""
 
 from certtrain.attacks.apgd import apgd_margins
-from certtrain.attacks.ball import inside
+from certtrain.attacks.ball import inner, inside
 from certtrain.attacks.losses import dlr, margin
 from certtrain.attacks.pgd import pgd_margins
 from certtrain.attacks.search import Attack
@@ -13,6 +13,7 @@ __all__ = [
     "apgd_margins",
     "check_attacks",
     "dlr",
+    "inner",
     "inside",
     "margin",
     "pgd_margins",

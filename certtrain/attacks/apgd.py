@@ -51,7 +51,8 @@ def apgd_margins(
     check_loss(loss)
     check_budget(steps, restarts)
     with attacking(network, x, y) as (x, y):
-        ball, search = Ball(x, threat), Search(network, x, y, loss)
+        ball = Ball(x, threat)
+        search = Search(network, x, y, loss, ball.admissible)
         if not (steps and restarts):
             search.look(x)
         for restart in range(restarts if steps else 0):
@@ -73,7 +74,8 @@ def checkpoints(steps: int) -> list[int]:
 
 def _descend(ball: Ball, search: Search, point: Tensor, steps: int) -> None:
     n, judged = len(point), set(checkpoints(steps))
-    eta = (2 * ball.eps).expand(n, *([1] * (point.dim() - 1))).clone()
+    eta = 2 * ball.eps
+    eta = eta.expand(n, *(eta.shape[1:] if eta.dim() else [1] * (point.dim() - 1))).clone()
     loss, gradient = search.descend(point)
     best, best_loss, best_gradient, before = point, loss, gradient, point
     improved, since = torch.zeros(n, device=point.device), 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 
 import torch
@@ -22,12 +24,17 @@ def inside(radius: Fraction | float) -> float:
     return float(max(Fraction(radius) - ROUNDING, Fraction(0)))
 
 
+def inner(threat: ThreatModel, eps: Fraction | float | Tensor) -> ThreatModel:
+    """The threat model of an attack in float64: at eps, a radius from `inside`, its box of scales rounded inward."""
+    return replace(threat, eps=eps, outward=False, inward=True)
+
+
 class Ball:
     """The admissible inputs around x. Points stay in it exactly, as floating point numbers.
 
     Args:
         x: (B, ...) inputs.
-        threat: norm, eps (scalar or (B,)) and input range, to which the l2 ball is clipped, too.
+        threat: norm, eps (scalar or (B,)), scales and input range, to which the l2 ball is clipped, too.
     """
 
     def __init__(self, x: Tensor, threat: ThreatModel) -> None:
@@ -54,6 +61,14 @@ class Ball:
         point = self.x + offset * (self.inner / self._norms(offset)).clamp_max(1)
         # x is in the range: clipping to it brings no coordinate further from x.
         return point.clamp(self.threat.lower, self.threat.upper) if self._bounded else point
+
+    @property
+    def admissible(self) -> Callable[[Tensor], Tensor] | None:
+        """Of whole-numbered features only whole numbers count: maps a point to the nearest that does; None: all do."""
+        scales = self.threat.scales
+        if scales is None or not any(scales.whole):
+            return None
+        return lambda point: scales.admissible(point, self.x, self.eps)
 
     def start(self, restart: int, seed: int) -> Tensor:
         """Where a start begins: the first at x, the others at random, uniform (l-inf) or of random length (l2)."""

@@ -28,7 +28,8 @@ def pgd_margins(
 
     Every point on the way is looked at, so more steps or restarts never find less. Steps are `eps/4` at first, half as
     long after every 10; along the sign of the gradient (l-inf) or the gradient (l2). Points stay in the ball exactly as
-    floating point numbers: l-inf inside `threat.box(x)`, l2 inside the ball and the input range.
+    floating point numbers: l-inf inside `threat.box(x)`, l2 inside the ball and the input range. Of features that
+    change by whole numbers only points on these count (`Scales.admissible`).
 
     Evaluates the network in eval mode and leaves its modes, `.grad` and the global random generators as they were.
     Works under `no_grad` and inference mode.
@@ -37,7 +38,7 @@ def pgd_margins(
         network: (B, ...) inputs to (B, K) logits, K >= 2.
         x: (B, ...) inputs.
         y: (B,) classes.
-        threat: norm, eps (scalar or (B,)) and input range.
+        threat: norm, eps (scalar or (B,)), scales and input range.
         steps: gradient steps of each start.
         restarts: starts: the first from x, the others from random points of the ball.
         step_size: constant length of a step in input units instead.
@@ -50,7 +51,8 @@ def pgd_margins(
     check_loss(loss)
     check_budget(steps, restarts)
     with attacking(network, x, y) as (x, y):
-        ball, search = Ball(x, threat), Search(network, x, y, loss)
+        ball = Ball(x, threat)
+        search = Search(network, x, y, loss, ball.admissible)
         for restart in range(max(restarts, 1)):
             point = ball.start(restart, generator_seed)
             for step in range(steps if restarts else 0):

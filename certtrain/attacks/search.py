@@ -35,15 +35,24 @@ class Search:
         network: to be attacked, in the state of `attacking`.
         x, y: inputs and classes.
         loss: what is descended.
+        admissible: maps points of the ball to those that count, where not all do; the search may pass between them.
     """
 
-    def __init__(self, network: nn.Module, x: Tensor, y: Tensor, loss: str) -> None:
-        self.network, self.y, self.loss = network, y, loss
+    def __init__(
+        self,
+        network: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        loss: str,
+        admissible: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self.network, self.y, self.loss, self.admissible = network, y, loss, admissible
         self.best = Attack(x.new_full((len(x),), math.inf), x)
 
     def look(self, point: Tensor) -> Tensor:
         """(B,) the loss at points of the ball, which are remembered when they are the best."""
         with torch.no_grad():
+            point = point if self.admissible is None else self.admissible(point)
             logits = self.network(point)
             self._remember(logits, point)
             return descended(self.loss, logits, self.y)
@@ -52,7 +61,10 @@ class Search:
         """(B,) the loss at points of the ball, and its gradient there, (B, ...)."""
         point = point.detach().requires_grad_()
         logits = self.network(point)
-        self._remember(logits, point)
+        if self.admissible is None:
+            self._remember(logits, point)
+        else:
+            self.look(point.detach())
         loss = descended(self.loss, logits, self.y)
         (gradient,) = torch.autograd.grad(loss.sum(), point)
         return loss.detach(), gradient

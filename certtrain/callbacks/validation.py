@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -47,6 +48,8 @@ class CertifyValidation(L.Callback):
     ) -> None:
         self.certifier, self.batch = certifier, batch
         self.every_n_epochs, self.attack_steps = max(1, every_n_epochs), attack_steps
+        stated = getattr(certifier, "threat", ThreatModel(norm=certifier.norm))
+        self.threat = ThreatModel(norm=certifier.norm, scales=stated.scales)
         self.watched = self.certifier.radii[-1] if watched is None else watched
         self.certificates: Certificates | None = None
         self.summary: dict[str, Any] | None = None
@@ -95,7 +98,7 @@ class CertifyValidation(L.Callback):
         radius_of = torch.as_tensor(self.certificates.radius, device=batch.x.device)
         for radius in self.certifier.radii:
             with frozen(module.network):
-                threat = ThreatModel(norm=self.certifier.norm, eps=radius)
+                threat = replace(self.threat, eps=radius)
                 attack = pgd_margins(module.network, batch.x, batch.y, threat, steps=self.attack_steps, restarts=1)
                 scale = module.network(batch.x).abs().amax(1).detach()
             certified = correct & (radius_of >= float(radius))

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from certtrain.attacks import inside, pgd_margins
+from certtrain.attacks import inner, inside, pgd_margins
 from certtrain.bounds.base import METHODS, BoundEngine
 from certtrain.certificates import Certificates
 from certtrain.certifiers.base import frozen
@@ -23,6 +23,7 @@ from certtrain.certifiers.pieces import MOST, Failure, Sizes
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError, nearest
 from certtrain.falsification import Falsification, Progress, silent
+from certtrain.scales import Scales
 from certtrain.threat import Norm, ThreatModel, parse_radii, radius_text
 
 Precision = Literal["float64", "float32"]
@@ -45,9 +46,10 @@ class BoundCertifier:
         attack_steps: PGD steps on unproved examples; 0 attacks nothing.
         attack_restarts: random restarts beside the one at the input itself.
         batch_size: examples bounded and attacked at once; None: bounded as many as memory allows, attacked 256.
+        scales: sizes of the features of a table, of which the radii are multiples; None: 1 for all inputs.
 
     Raises:
-        UserError: an unknown method, or one that the engine does not have; an empty grid.
+        UserError: an unknown method, or one that the engine does not have; an empty grid; scales of an l2 ball.
     """
 
     certificate = "deterministic"
@@ -62,6 +64,7 @@ class BoundCertifier:
         attack_steps: int = 40,
         attack_restarts: int = 1,
         batch_size: int | None = None,
+        scales: Scales | None = None,
     ) -> None:
         for method in methods:
             if method not in METHODS:
@@ -69,7 +72,7 @@ class BoundCertifier:
         if precision not in ("float64", "float32"):
             raise UserError(f"unknown precision {precision!r}", where="certifier.precision", fix="float64 or float32")
         self.methods, self.radii = tuple(methods), parse_radii(radii, where="certifier.radii")
-        self.threat = ThreatModel(norm=norm, outward=precision == "float64")
+        self.threat = ThreatModel(norm=norm, outward=precision == "float64", scales=scales)
         self.norm, self.make_engine, self.precision = norm, engine, precision
         self.attack_steps, self.attack_restarts = attack_steps, attack_restarts
         self.sizes, self.attacked_at_once = Sizes(batch_size), batch_size or MOST
@@ -82,6 +85,7 @@ class BoundCertifier:
 
     def settings(self) -> dict[str, Any]:
         """Plain values for the card: all that decides the outcome."""
+        scales = {} if self.threat.scales is None else {"scales": self.threat.scales.to_dict()}
         return {
             "methods": list(self.methods),
             "precision": self.precision,
@@ -89,6 +93,7 @@ class BoundCertifier:
             "input_range": [self.threat.lower, self.threat.upper] if self.norm == "linf" else None,
             "attack": {"name": "PGD on the margin", "steps": self.attack_steps, "restarts": self.attack_restarts},
             "engine": getattr(getattr(self.make_engine, "func", self.make_engine), "name", "unnamed"),
+            **scales,
         }
 
     def prepare(self, network: nn.Module) -> tuple[nn.Module, BoundEngine]:
@@ -153,8 +158,8 @@ class BoundCertifier:
         self, network: nn.Module, batch: Batch, certificates: Certificates, *, steps: int, progress: Progress = silent
     ) -> Falsification:
         """Attack certified examples at their radius; see `falsify_bounds`."""
-        options = {"norm": self.norm, "steps": steps, "batch_size": self.attacked_at_once, "progress": progress}
-        return falsify_bounds(network, batch, certificates, **options)
+        options = {"steps": steps, "batch_size": self.attacked_at_once, "progress": progress}
+        return falsify_bounds(network, batch, certificates, threat=self.threat, **options)
 
     def _prove(
         self,
@@ -201,7 +206,8 @@ class BoundCertifier:
             todo = torch.as_tensor(np.flatnonzero(open_ & ~fallen), device=x.device)
             for part in _parts(todo, self.attacked_at_once):
                 # The exact ball, without the outward rounding; in float64 not even a rounding of eps leaves it.
-                threat = ThreatModel(self.norm, inside(radius) if self.precision == "float64" else radius)
+                exact = self.precision == "float64"
+                threat = inner(self.threat, inside(radius)) if exact else self.threat.at(radius)
                 attack = pgd_margins(
                     own, x[part], y[part], threat, steps=self.attack_steps, restarts=self.attack_restarts + 1
                 )

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from certtrain.attacks import check_attacks, inside, strongest
+from certtrain.attacks import check_attacks, inner, inside, strongest
 from certtrain.bounds.base import METHODS
 from certtrain.certificates import Certificates
 from certtrain.certifiers.base import frozen
@@ -27,6 +27,7 @@ from certtrain.certifiers.prover import MakeEngine, Prover, check_has
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError, nearest
 from certtrain.falsification import Falsification, Progress, silent
+from certtrain.scales import Scales
 from certtrain.summary import ATTACK
 from certtrain.threat import Norm, ThreatModel, float_up, parse_radii, parse_radius, radius_text
 
@@ -66,6 +67,7 @@ class CascadeCertifier:
         bisect: the tolerance of the largest certified radius, in input units; None leaves the grid as it is.
         bisect_up_to: how far beyond the grid is searched; None: not beyond.
         batch_size: examples bounded and attacked at once; None: bounded as many as memory allows, attacked 256.
+        scales: sizes of the features of a table, of which the radii are multiples; None: 1 for all inputs.
 
     Raises:
         UserError: an unknown stage or attack, an engine for a stage that is none, no stage, an empty grid, a tolerance
@@ -89,6 +91,7 @@ class CascadeCertifier:
         bisect: object = None,
         bisect_up_to: object = None,
         batch_size: int | None = None,
+        scales: Scales | None = None,
     ) -> None:
         if isinstance(stages, str) or not stages or len(set(stages)) < len(stages):
             raise UserError(f"stages = {stages!r}", where="certifier.stages", fix="stages=[ibp,crown_ibp], each once")
@@ -115,7 +118,7 @@ class CascadeCertifier:
         for stage, make in self.engines.items():
             if hasattr(kind := getattr(make, "func", make), "methods"):  # a class that says so before it has a network
                 check_has(kind, stage)
-        self.norm, self.threat = norm, ThreatModel(norm)
+        self.norm, self.threat = norm, ThreatModel(norm, scales=scales)
         self.attacks = check_attacks(attacks, where="certifier.attacks") if attack_steps > 0 else ()
         self.attack_steps, self.attack_restarts = attack_steps, attack_restarts
         self.screen = screen
@@ -134,6 +137,7 @@ class CascadeCertifier:
 
     def settings(self) -> dict[str, Any]:
         """Plain values for the card: all that decides the outcome."""
+        scales = {} if self.threat.scales is None else {"scales": self.threat.scales.to_dict()}
         return {
             "stages": [{"bound": stage, "engine": _engine_name(make)} for stage, make in self.engines.items()],
             "precision": "float64",
@@ -149,6 +153,7 @@ class CascadeCertifier:
             },
             "bisect": None if self.bisect is None else radius_text(self.bisect),
             "bisect_up_to": None if self.up_to is None else radius_text(self.up_to),
+            **scales,
         }
 
     def check_network(self, network: nn.Module, batch: Batch) -> None:
@@ -159,7 +164,7 @@ class CascadeCertifier:
         """
         own = copy.deepcopy(network).double()
         for stage, make in self.engines.items():
-            prover = Prover(stage, make, {torch.float64: own}, self.norm)
+            prover = Prover(stage, make, {torch.float64: own}, self.threat)
             prover.try_on(batch.x[:1].double(), batch.y[:1], self.radii[-1])
         self._bounds = weakref.ref(network)
 
@@ -194,8 +199,8 @@ class CascadeCertifier:
         self, network: nn.Module, batch: Batch, certificates: Certificates, *, steps: int, progress: Progress = silent
     ) -> Falsification:
         """Attack certified examples at their radius; see `falsify_bounds`."""
-        options = {"norm": self.norm, "steps": steps, "batch_size": self.attack_sizes.size, "progress": progress}
-        return falsify_bounds(network, batch, certificates, **options)
+        options = {"steps": steps, "batch_size": self.attack_sizes.size, "progress": progress}
+        return falsify_bounds(network, batch, certificates, threat=self.threat, **options)
 
 
 class _Work:
@@ -211,7 +216,7 @@ class _Work:
         correct = (self.logits.argmax(1) == self.y) & torch.isfinite(self.logits).all(1)
         names = ((ATTACK,) if cascade.attacks else ()) + cascade.stages
         self.ledger = Ledger(correct.cpu().numpy(), cascade.radii, names)
-        self.provers = [Prover(s, make, networks, cascade.norm) for s, make in cascade.engines.items()]
+        self.provers = [Prover(s, make, networks, cascade.threat) for s, make in cascade.engines.items()]
         self.pieces = {stage: cascade.sizes.of(stage, network, self.x) for stage in cascade.stages}
         # The random starts of an attack depend on the place in its batch, so that memory must not decide that one.
         self.pieces[ATTACK] = cascade.attack_sizes.of(ATTACK, network, self.x)
@@ -230,7 +235,7 @@ class _Work:
 
     def _attack(self, names: tuple[str, ...], rows: NDArray[np.intp], column: int, starts: int) -> None:
         ledger, cascade = self.ledger, self.cascade
-        threat = cascade.threat.at(inside(cascade.radii[column]))
+        threat = inner(cascade.threat, inside(cascade.radii[column]))
         options = {"steps": cascade.attack_steps, "restarts": starts}
         for piece in self.pieces[ATTACK].run(
             self._rows(rows),

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from certtrain.attacks import ATTACKS, inside, strongest
+from certtrain.attacks import ATTACKS, inner, inside, strongest
 from certtrain.certificates import Certificates
 from certtrain.certifiers.base import frozen
 from certtrain.data.batch import Batch
 from certtrain.falsification import Counterexample, Falsification, Progress, silent
-from certtrain.threat import Norm, ThreatModel
+from certtrain.threat import ThreatModel
 
 RESTARTS = 2  # per attack: from the input itself, and from a random point
 SEED = 1  # not the certifier's own attack once more
@@ -24,7 +24,7 @@ def falsify_bounds(
     batch: Batch,
     certificates: Certificates,
     *,
-    norm: Norm,
+    threat: ThreatModel,
     steps: int,
     batch_size: int,
     progress: Progress = silent,
@@ -38,7 +38,7 @@ def falsify_bounds(
         network: (B, ...) inputs to (B, K) logits; not changed.
         batch: the examples.
         certificates: their rows, in the batch's order; those without a certificate are passed over.
-        norm: of the radii.
+        threat: norm and scales of the radii.
         steps: of each start.
         batch_size: examples attacked at once.
         progress: told how many certified examples have been attacked.
@@ -58,14 +58,14 @@ def falsify_bounds(
             where = torch.as_tensor(part, device=batch.y.device)
             radii = np.maximum(claimed, certificates.radius)[part]
             x, y = batch.x[where].double(), batch.y[where]
-            threat = ThreatModel(norm, torch.tensor([inside(radius) for radius in radii.tolist()], dtype=torch.float64))
+            ball = inner(threat, torch.tensor([inside(radius) for radius in radii.tolist()], dtype=torch.float64))
             options = {"steps": steps, "restarts": RESTARTS, "generator_seed": SEED}
-            worst = strongest(tuple(ATTACKS), own, x, y, threat, **options)
+            worst = strongest(tuple(ATTACKS), own, x, y, ball, **options)
             fallen = ~(worst.margin > 0)
             if bool(fallen.any()):
                 with torch.no_grad():
                     predict = own(worst.x).argmax(1)
-                distance = _distance(worst.x - x, norm)
+                distance = ball_distance(worst.x - x, threat)
                 for i in fallen.nonzero().flatten().tolist():
                     point = worst.x[i].cpu().numpy()
                     label, index = int(y[i]), int(certificates.index[part[i]])
@@ -82,5 +82,8 @@ def falsify_bounds(
     return Falsification(len(rows), tuple(hits), 0, settings)
 
 
-def _distance(offset: Tensor, norm: Norm) -> Tensor:
-    return offset.flatten(1).norm(p=2 if norm == "l2" else float("inf"), dim=1)
+def ball_distance(offset: Tensor, threat: ThreatModel) -> Tensor:
+    """(B,) the least radius whose ball holds each offset."""
+    if threat.scales is not None:
+        return threat.scales.distance(offset)
+    return offset.flatten(1).norm(p=2 if threat.norm == "l2" else float("inf"), dim=1)

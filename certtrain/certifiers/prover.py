@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from certtrain.bounds.base import BoundEngine
 from certtrain.certifiers.base import frozen
 from certtrain.certifiers.checks import check_same, try_engine
 from certtrain.errors import UserError, nearest
-from certtrain.threat import Norm, ThreatModel
+from certtrain.threat import ThreatModel
 
 MakeEngine = Callable[[nn.Module], BoundEngine]
 # A float32 margin that is below 0 by more than this share of the largest logit is not tried in float64.
@@ -37,16 +38,16 @@ class Prover:
         method: `ibp`, `crown_ibp`, `crown` or `alpha_crown`.
         make_engine: of a network.
         networks: the same network by dtype: float64, which proves, and float32 for the screen or none.
-        norm: `linf` or `l2`.
+        threat: norm and scales; its eps and rounding are set for each piece.
 
     Raises:
         UserError: the engine cannot be made, or lacks the method.
     """
 
     def __init__(
-        self, method: str, make_engine: MakeEngine, networks: Mapping[torch.dtype, nn.Module], norm: Norm
+        self, method: str, make_engine: MakeEngine, networks: Mapping[torch.dtype, nn.Module], threat: ThreatModel
     ) -> None:
-        self.method, self.norm = method, norm
+        self.method, self.threat = method, threat
         self._make, self._networks = make_engine, networks
         self._engines: dict[torch.dtype, BoundEngine] = {}
         self._engine(torch.float64)  # so that one that is not installed is refused before anything is computed
@@ -58,7 +59,7 @@ class Prover:
             UserError: the engine lacks an operation of the network.
         """
         with frozen(self._networks[torch.float64]):
-            threat = ThreatModel(self.norm, eps, outward=True)
+            threat = replace(self.threat, eps=eps, outward=True)
             try_engine(self._engine(torch.float64), self.method, x, y, threat)
 
     def bound(self, x: Tensor, y: Tensor, logits: Tensor, eps: Fraction | Tensor) -> Found:
@@ -89,7 +90,7 @@ class Prover:
         return Found(*_arrays(least), changed.cpu().numpy())
 
     def _least(self, dtype: torch.dtype, x: Tensor, y: Tensor, logits: Tensor, eps: Fraction | Tensor) -> Tensor:
-        threat = ThreatModel(self.norm, eps, outward=dtype == torch.float64)
+        threat = replace(self.threat, eps=eps, outward=dtype == torch.float64)
         with torch.no_grad():
             bounds = self._engine(dtype).bounds(x.to(dtype), y, threat, (self.method,))
         check_same(bounds.clean, logits.to(dtype))

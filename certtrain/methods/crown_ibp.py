@@ -11,6 +11,7 @@ from certtrain.data.batch import Batch
 from certtrain.methods.ibp import IBP, Init
 from certtrain.methods.losses import proved_share, robust_cross_entropy
 from certtrain.methods.regularisers import ShiRegulariser
+from certtrain.scales import Scales
 from certtrain.schedules import Ramp, Weight
 from certtrain.threat import Norm, ThreatModel
 
@@ -34,7 +35,7 @@ class CrownIBP(IBP):
     the tighter one, neither in the value nor in the gradient.
 
     Args:
-        train_eps, ramp, norm, l1, regulariser, init, lower, upper: see `IBP`.
+        train_eps, ramp, norm, l1, regulariser, init, lower, upper, scales: see `IBP`.
         kappa: weight of the clean loss. Theirs: from 1 to 0.5 by eps, or 0 throughout.
         beta: weight of CROWN-IBP. Theirs: from 1 to 0 by eps; 1 throughout for small radii such as 2/255.
         loss_fusion: bound the loss instead of the margins. There is then no bound of single margins to count examples
@@ -57,8 +58,9 @@ class CrownIBP(IBP):
         lower: float | None = 0.0,
         upper: float | None = 1.0,
         loss_fusion: bool = False,
+        scales: Scales | None = None,
     ) -> None:
-        super().__init__(train_eps, ramp, norm, kappa, l1, regulariser, init, lower, upper)
+        super().__init__(train_eps, ramp, norm, kappa, l1, regulariser, init, lower, upper, scales)
         self.beta, self.loss_fusion = beta, loss_fusion
 
     def scheduled(self, step: int) -> dict[str, float]:

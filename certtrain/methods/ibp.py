@@ -17,6 +17,7 @@ from certtrain.methods.losses import accuracy, add_l1, proved_share, robust_cros
 from certtrain.methods.regularisers import MIN_EPS, ShiRegulariser, normalised_radius
 from certtrain.methods.standard import natural_objective
 from certtrain.methods.statistics import unstable_share
+from certtrain.scales import Scales
 from certtrain.schedules import Ramp, Weight
 from certtrain.threat import Norm, ThreatModel, parse_radius
 
@@ -42,9 +43,10 @@ class IBP(Method):
         init: `default` keeps the network's weights, `ibp` draws those of Shi et al.
         lower: smallest admissible input value; None for no limit.
         upper: largest admissible input value; None for no limit.
+        scales: sizes of the features of a table, which eps multiplies; None: 1 for all inputs.
 
     Raises:
-        UserError: train_eps or l1 negative, an unknown norm or init, the regulariser with an l2 ball.
+        UserError: train_eps or l1 negative, an unknown norm or init, the regulariser or scales with an l2 ball.
     """
 
     needs_engine: ClassVar[bool] = True
@@ -60,6 +62,7 @@ class IBP(Method):
         init: Init = "default",
         lower: float | None = 0.0,
         upper: float | None = 1.0,
+        scales: Scales | None = None,
     ) -> None:
         if init not in get_args(Init):
             raise UserError(f"unknown init {init!r}", where="method.init", fix=nearest(str(init), get_args(Init)))
@@ -70,7 +73,7 @@ class IBP(Method):
                 fix="method.regulariser=0 or norm=linf",
             )
         self.train_eps = float(parse_radius(train_eps, where="train_eps"))
-        self.threat = ThreatModel(norm=norm, eps=self.train_eps, lower=lower, upper=upper)
+        self.threat = ThreatModel(norm=norm, eps=self.train_eps, lower=lower, upper=upper, scales=scales)
         self.ramp, self.kappa, self.regulariser, self.init = ramp, kappa, regulariser, init
         self.l1 = non_negative(l1, "method.l1")
 

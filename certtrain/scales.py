@@ -1,0 +1,162 @@
+"""Per-feature sizes of an l-inf ball: the box `|x'_i - x_i| <= r w_i` of a table's features, w_i >= 0 exact.
+
+The radius r stays one number: at r = 1 every feature may change by what was asked for, at r = 1/2 by half of that, all
+of them at once. w_i = 0 is an immutable feature, whose coordinate is exact in every box: its value, and so the float32
+number that the network sees, is the same for every admissible input, and no rounding has to be covered.
+
+Features whose changes are whole numbers keep a real box for proofs, which holds every whole number of it (sound);
+attacks move them by whole numbers only, so that a counterexample is one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from certtrain.threat import NORM_NAMES, float_up, parse_radius, radius_text
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# A radius that is too small by this share still reaches the whole number that it reaches exactly.
+WHOLE_SLACK = 2.0**-44
+
+
+@dataclass(frozen=True)
+class Scales:
+    """The sizes w_i of a ball of radius 1, in shares of the input range [0, 1].
+
+    Attributes:
+        names: (d) of the features, in the order of the inputs.
+        values: (d) w_i.
+        whole: (d) of a feature that changes by whole numbers only, how many of them its range holds; else 0.
+        name: of the threat model, for cards and tables.
+    """
+
+    names: tuple[str, ...]
+    values: tuple[Fraction, ...]
+    whole: tuple[int, ...]
+    name: str = "scaled"
+
+    def __post_init__(self) -> None:
+        if not len(self.names) == len(self.values) == len(self.whole) == len(set(self.names)):
+            raise ValueError("one value and one count for each feature, each named once")
+        if any(value < 0 for value in self.values) or not any(self.values):
+            raise ValueError("scales are >= 0, and not all are 0")
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of names, sizes and whole numbers; not of the threat model's name."""
+        text = json.dumps([[*row] for row in zip(self.names, map(radius_text, self.values), self.whole)])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def immutable(self) -> tuple[str, ...]:
+        """The features that do not change."""
+        return tuple(name for name, value in zip(self.names, self.values) if not value)
+
+    @property
+    def label(self) -> str:
+        """Name and hash, short enough for a table: `measurement (1f0c9a2b)`."""
+        return f"{self.name} ({self.sha256[:8]})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """What stands in a certificate's settings."""
+        whole = {name: count for name, count in zip(self.names, self.whole) if count}
+        sizes = {name: radius_text(value) for name, value in zip(self.names, self.values)}
+        return {"name": self.name, "sha256": self.sha256, "features": sizes, "whole": whole}
+
+    @classmethod
+    def from_dict(cls, stated: Mapping[str, Any]) -> Scales:
+        """The inverse of `to_dict`; the hash is computed anew.
+
+        Raises:
+            KeyError, TypeError, ValueError, UserError: it states no scales.
+        """
+        features, whole = stated["features"], stated["whole"]
+        values = tuple(parse_radius(value, where="scales") for value in features.values())
+        counts = tuple(int(whole.get(name, 0)) for name in features)
+        return cls(tuple(features), values, counts, str(stated.get("name", "scaled")))
+
+    def tensor(self, x: Tensor, factor: Fraction | None = None, *, up: bool = False) -> Tensor:
+        """(1, ...) w_i, or exactly `factor w_i`, shaped like one of the inputs x; rounded up or to nearest.
+
+        Raises:
+            ValueError: inputs of another size.
+        """
+        import torch
+
+        if x[0].numel() != len(self.values):
+            raise ValueError(f"{len(self.values)} scales for inputs of shape {tuple(x.shape[1:])}")
+        exact = self.values if factor is None else tuple(factor * value for value in self.values)
+        numbers = [float_up(value) if up else float(value) for value in exact]
+        return torch.tensor(numbers, dtype=torch.float64, device=x.device).to(x.dtype).reshape(1, *x.shape[1:])
+
+    def distance(self, offset: Tensor) -> Tensor:
+        """(B,) the least radius whose box holds `x + offset`; infinite where an immutable feature changed.
+
+        Whole numbers are counted as such: a value's rounding to float32 is no distance.
+        """
+        import torch
+
+        scale, counts = self.tensor(offset), self._counts(offset)
+        size = torch.where(counts > 0, (offset.abs() * counts).round() / counts.clamp_min(1), offset.abs())
+        changed = torch.where(size > 0, torch.inf, 0.0).to(size)
+        return torch.where(scale > 0, size / scale.clamp_min(torch.finfo(size.dtype).tiny), changed).flatten(1).amax(1)
+
+    def admissible(self, point: Tensor, x: Tensor, radius: Tensor) -> Tensor:
+        """Points of the box with their whole-numbered features moved onto whole numbers, at most `radius` from x.
+
+        Such a value is the float32 image of a whole number, as data modules scale it.
+
+        Args:
+            point: (B, ...) inside the box.
+            x: (B, ...) its centre, whose values of these features are whole numbers.
+            radius: (B or 1, ...) of the box.
+        """
+        import torch
+
+        if not any(self.whole):
+            return point
+        counts, start = self._counts(x).double(), x.double()
+        safe = counts.clamp_min(1)
+        here, most = (start * safe).round(), (radius.double() * safe * (1 + WHOLE_SLACK)).floor()
+        moved = ((point.double() - start) * safe).round().clamp(-most, most)
+        number = (here + moved).clamp_min(0).minimum(safe)
+        image = (number / safe).float().to(x.dtype)
+        # What is no whole number itself, as a row that the training part knew nothing of may be, is left where it is.
+        stays = (number == here) | ((start * safe - here).abs() > safe * 2.0**-24)
+        return torch.where(counts > 0, torch.where(stays, x, image), point)
+
+    def _counts(self, x: Tensor) -> Tensor:
+        import torch
+
+        return torch.tensor(self.whole, dtype=x.dtype, device=x.device).reshape(1, *x.shape[1:])
+
+
+def ball_of(stated: Mapping[str, Any]) -> str:
+    """What radii are radii of: the norm, and the features' sizes where there are any: `linf scaled by NAME (HASH)`.
+
+    Certificates of two balls never stand in one table or on one axis.
+
+    Args:
+        stated: an entry of `result.json` or a card: `norm`, and `settings` with `scales`.
+    """
+    norm, scales = str(stated.get("norm", "")), (stated.get("settings") or {}).get("scales")
+    return f"{norm} scaled by {scales['name']} ({scales['sha256'][:8]})" if scales else norm
+
+
+def ball_text(ball: str) -> str:
+    """A ball as it is printed: `l-inf`, `l-inf scaled by NAME (HASH)`."""
+    norm, *rest = ball.split(" ", 1)
+    return " ".join([NORM_NAMES.get(norm, norm), *rest])
+
+
+def radius_axis(ball: str) -> str | None:
+    """The label of an axis of radii of scaled features; None for others."""
+    return f"radius, in multiples of {ball.split(' scaled by ')[1]}" if " scaled by " in ball else None

@@ -1,0 +1,92 @@
+"""What a user writes under `scales`: sizes in own units, spreads and shares of the range, and everything refused."""
+
+import re
+from fractions import Fraction
+
+import pytest
+
+from certtrain.errors import UserError
+from certtrain.features import Feature
+from certtrain.scale_request import read_request, request_text, resolve_scales
+
+FEATURES = (
+    Feature("age", 18.0, 90.0, 12.0, whole=True),
+    Feature("income", 0.0, 1e5, 2e4),
+    Feature("sex=f", 0.0, 1.0, 0.5, whole=True, one_hot="sex"),
+    Feature("sex=m", 0.0, 1.0, 0.5, whole=True, one_hot="sex"),
+)
+
+
+def resolve(**asked):
+    return resolve_scales(asked, FEATURES)
+
+
+def test_sizes_in_own_units_spreads_and_shares():
+    found = resolve(name="measured", units={"age": 2}, spread={"income": "0.1"}, immutable=["sex"], integers=["age"])
+    assert found.values[0] == Fraction(-(-2 * 10**12 // 72), 10**12)  # 2 of 72 years, rounded up to 12 decimals
+    assert 0 <= found.values[0] - Fraction(2, 72) < Fraction(1, 10**12)
+    assert found.values[1:] == (Fraction(2, 100), Fraction(0), Fraction(0))
+    assert (found.name, found.whole, found.names[2]) == ("measured", (72, 0, 0, 0), "sex=f")
+
+
+@pytest.mark.parametrize(
+    ("others", "income"), [(0, "0"), (0.25, "0.25"), ({"range": "1/3"}, "1/3"), ({"spread": 0.5}, "0.1")]
+)
+def test_others(others, income):
+    assert resolve(units={"age": 1}, others=others, immutable=["sex"]).values[1] == Fraction(income)
+
+
+def test_text_is_read_as_the_mapping_that_it_is():
+    asked = {"units": {"age: at (first) visit": 2}, "others": 0}
+    assert read_request(request_text(asked)) == read_request(asked)
+    assert read_request("units: {age: 1e-3}")["units"] == {"age": "1e-3"}
+    assert read_request(None) is read_request("null") is request_text(None) is None
+    assert resolve_scales(None, None) is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ("{", "scales is no YAML"),
+        (3, "scales = 3 does not say what may change"),
+        ({"unit": {"age": 1}}, "scales has no key 'unit'"),
+        ({"units": ["age"]}, r"scales.units = \['age'\] is no mapping"),
+        ({"immutable": "sex"}, "scales.immutable = 'sex' is no list"),
+        ({"units": {"age": -1}}, "scales.units.age = -1 is negative"),
+        ({"units": {"age": float("nan")}}, "scales.units.age = nan is not a finite number"),
+        ({"units": {"age": float("inf")}}, "scales.units.age = inf is not a finite number"),
+        ({"range": {"age": True}}, "scales.range.age = True is not a finite number"),
+        ({"range": {"age": "much"}}, "scales.range.age = 'much' is not a finite number"),
+        ({"others": {"units": 2}}, "is not one size"),
+        ({"others": {"spread": 1, "range": 1}}, "is not one size"),
+        ({"others": -0.5}, "scales.others = -0.5 is negative"),
+    ],
+)
+def test_forms_that_are_refused(asked, message):
+    with pytest.raises(UserError, match=message):
+        read_request(asked)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message", "fix"),
+    [
+        ({"units": {"agee": 1}, "others": 0}, "there is no feature 'agee'", "did you mean age"),
+        ({"immutable": ["sexe"], "others": 1}, "there is no feature 'sexe'", "sex"),
+        ({"units": {"age": 1}, "immutable": ["age"], "others": 0}, "names the feature 'age' twice", "one size"),
+        ({"units": {"age": 1}}, "does not say how income, sex=f, sex=m may change", "others: 0"),
+        ({"others": 1}, "'sex=f' is one value of the column 'sex', 0 or 1: no box", r"immutable: \[sex\]"),
+        ({"others": 0}, "every feature is immutable: the radius would mean nothing", "at least one"),
+        ({"units": {"age": 0}, "others": 0}, "every feature is immutable", "at least one"),
+        ({"others": 0, "units": {"age": 1}, "integers": ["income"]}, "'income' has fractions", "leave income out"),
+        ({"others": 0, "units": {"age": 1}, "integers": ["incom"]}, "there is no feature 'incom'", "income"),
+    ],
+)
+def test_names_that_are_refused(asked, message, fix):
+    with pytest.raises(UserError, match=message) as error:
+        resolve_scales(asked, FEATURES)
+    assert re.search(fix, error.value.fix)
+
+
+def test_data_without_named_features_are_refused():
+    with pytest.raises(UserError, match="sizes of the named features of a table, and data=digits has none"):
+        resolve_scales({"others": 1}, None, data="data=digits")
