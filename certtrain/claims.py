@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 EACH = "alpha for each example"
 
 
@@ -31,10 +34,29 @@ def smoothing_claim(*, shared: bool) -> str:
     )
 
 
-def bounds_claim(precision: str) -> str:
-    """The claim of a certificate from bounds that were computed in a precision."""
+def scaled_claim(settings: Mapping[str, Any]) -> dict[str, bool]:
+    """What `bounds_claim` needs to know of a certificate's scales."""
+    stated = settings.get("scales")
+    return {} if stated is None else {"scaled": True, "whole": bool(stated.get("whole"))}
+
+
+def bounds_claim(precision: str, *, scaled: bool = False, whole: bool = False) -> str:
+    """The claim of a certificate from bounds that were computed in a precision.
+
+    Args:
+        precision: of the bounds.
+        scaled: the radius multiplies sizes of the features, the settings' `scales`.
+        whole: some of them change by whole numbers only.
+    """
+    ball = "ball"
+    if scaled:
+        ball = (
+            "box (radius times the sizes in settings.scales, of all features at once, within [0, 1]; features of size "
+            "0 keep their value)"
+        )
+    real = " It holds for every real value of the box, and so for the whole numbers in it." if whole else ""
     return (
-        "The network in real arithmetic, with the given float32 weights, classifies every input of the stated ball as "
-        f"the label. Proved by bounds computed in {precision} with rounding to nearest: not a proof about float32 "
-        "inference."
+        f"The network in real arithmetic, with the given float32 weights, classifies every input of the stated {ball} "
+        f"as the label.{real} Proved by bounds computed in {precision} with rounding to nearest: not a proof about "
+        "float32 inference."
     )

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from certtrain.errors import UserError, nearest
-from certtrain.threat import NORMS, parse_radii, parse_radius, radius_key, radius_text
+from certtrain.scale_request import read_request
+from certtrain.scales import Scales
+from certtrain.threat import NORMS, ThreatModel, parse_radii, parse_radius, radius_key, radius_text
 
 # The groups a user chooses from; `tuned` is chosen by Hydra from method and data.
 GROUPS = ("data", "model", "method", "optimizer", "bounds", "certifier", "trainer", "logger", "experiment", "sweep")
@@ -121,7 +123,7 @@ def check(config: Any) -> dict[str, Any]:
     resolved = plain(config)
     for key in ("eps", "train_eps"):
         eps = parse_radius(resolved[key], where=f"configuration key {key}")
-        if eps > 1 and resolved["norm"] == "linf":
+        if eps > 1 and resolved["norm"] == "linf" and resolved.get("scales") is None:
             raise UserError(
                 f"{key} = {radius_text(eps)} is wider than the input range [0, 1]",
                 where=f"configuration key {key}",
@@ -146,7 +148,29 @@ def check(config: Any) -> dict[str, Any]:
                 where=f"configuration key {key}",
                 fix=f"one of {', '.join(allowed)}",
             )
+    check_scales(resolved)
     return resolved
+
+
+def check_scales(resolved: dict[str, Any]) -> None:
+    """Refuse scales whose form is wrong, or that the norm or a certifier has no use for. What they name is the data's.
+
+    Raises:
+        UserError: with what to change.
+    """
+    asked = read_request(resolved.get("scales"))
+    if asked is None:
+        return
+    if resolved["norm"] != "linf":
+        ThreatModel(resolved["norm"], scales=Scales(("x",), (Fraction(1),), (0,)))  # which says why not
+    for name in resolved.get("certifier") or ():
+        if name in SMOOTHING:
+            raise UserError(
+                f"scales with certifier={name}: Gaussian noise is the same in all directions, and so is the l2 ball of "
+                "its radii",
+                where="configuration key scales",
+                fix="scales=null; sizes per feature are certified by bounds: certifier=crown norm=linf",
+            )
 
 
 def _at(config: dict[str, Any], key: str) -> Any:

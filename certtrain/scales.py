@@ -157,6 +157,6 @@ def ball_text(ball: str) -> str:
     return " ".join([NORM_NAMES.get(norm, norm), *rest])
 
 
-def radius_axis(ball: str) -> str | None:
+def multiples(ball: str) -> str | None:
     """The label of an axis of radii of scaled features; None for others."""
     return f"radius, in multiples of {ball.split(' scaled by ')[1]}" if " scaled by " in ball else None

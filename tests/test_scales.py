@@ -7,7 +7,7 @@ import torch
 
 from certtrain.attacks import inner, inside
 from certtrain.errors import UserError
-from certtrain.scales import Scales, ball_of, ball_text, radius_axis
+from certtrain.scales import Scales, ball_of, ball_text, multiples
 from certtrain.threat import OUTWARD, ThreatModel
 
 SCALES = Scales(
@@ -94,8 +94,8 @@ def test_balls_are_named_by_norm_and_scales():
     entry = {"norm": "linf", "settings": {"scales": SCALES.to_dict()}}
     assert ball_of(entry) == f"linf scaled by scaled ({SCALES.sha256[:8]})"
     assert ball_text(ball_of(entry)) == f"l-inf scaled by {SCALES.label}"
-    assert radius_axis(ball_of(entry)) == f"radius, in multiples of {SCALES.label}"
-    assert (ball_text(ball_of({"norm": "l2"})), radius_axis("l2")) == ("l2", None)
+    assert multiples(ball_of(entry)) == f"radius, in multiples of {SCALES.label}"
+    assert (ball_text(ball_of({"norm": "l2"})), multiples("l2")) == ("l2", None)
 
 
 def test_what_makes_no_box_is_refused():

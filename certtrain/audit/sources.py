@@ -13,6 +13,7 @@ from certtrain.certificates import CertificateLog, read_card
 from certtrain.errors import UserError
 from certtrain.reporting.curve_figures import Line
 from certtrain.reporting.curves import outcomes
+from certtrain.scales import ball_of
 from certtrain.summary import is_smoothing, is_staged
 from certtrain.threat import NORMS
 
@@ -61,4 +62,4 @@ def _of_log(path: Path, card: dict[str, Any], norm: str | None) -> Line:
         raise UserError(f"no card beside {path} says the norm", where="--norm", fix=f"--norm {' or '.join(NORMS)}")
     stem = path.name.removesuffix(".gz").removesuffix(".tsv")
     label = f"{card['run']}, {stem}" if "run" in card else stem
-    return Line(label, outcomes(rows), norm, is_staged(rows), not is_smoothing(rows))
+    return Line(label, outcomes(rows), ball_of({**card, "norm": norm}), is_staged(rows), not is_smoothing(rows))

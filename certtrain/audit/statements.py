@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from certtrain.audit.findings import Audit, rows_text
 from certtrain.certificates import Certificates
-from certtrain.claims import abstention_rule, bounds_claim, shared_budget, smoothing_claim
+from certtrain.claims import abstention_rule, bounds_claim, scaled_claim, shared_budget, smoothing_claim
+from certtrain.errors import UserError
+from certtrain.features import features_from_list
+from certtrain.scale_request import resolve_scales
+from certtrain.scales import Scales
 from certtrain.summary import is_smoothing
 from certtrain.threat import parse_radii, radius_text
 
@@ -26,8 +30,34 @@ def audit_statements(audit: Audit, rows: Certificates, card: dict[str, Any]) -> 
     audit.compare("certifier of the settings", card["certifier"], name)
     if "input_range" in settings:
         audit.compare("norm of the input range", card["norm"], "l2" if settings["input_range"] is None else "linf")
+    if "scales" in settings:
+        _audit_scales(audit, card, settings["scales"])
     if "claim" in card:
-        audit.compare("claim", card["claim"], bounds_claim(settings.get("precision", "float64")))
+        scaled = scaled_claim(settings)
+        audit.compare("claim", card["claim"], bounds_claim(settings.get("precision", "float64"), **scaled))
+
+
+def _audit_scales(audit: Audit, card: dict[str, Any], stated: Mapping[str, Any]) -> None:
+    """The sizes are those that their hash is of, of the network's features, and follow from what was asked for."""
+    try:
+        scales = Scales.from_dict(stated)
+    except (KeyError, TypeError, ValueError, UserError) as error:
+        audit.differs(f"scales: no sizes of features: {type(error).__name__}: {error}")
+        return
+    audit.compare("sha256 of the scales", stated.get("sha256"), scales.sha256)
+    audit.compare("norm of scales", card["norm"], "linf")
+    listed = card.get("input_contract", {}).get("features")
+    if listed is None or "scales_asked" not in card:
+        audit.unchecked("scales: the card does not say the features' ranges, or what was asked for")
+        return
+    try:
+        features = features_from_list(listed)
+        audit.compare("features of the scales", list(scales.names), [feature.name for feature in features])
+        found = resolve_scales(card["scales_asked"], features)
+    except (TypeError, UserError) as error:
+        audit.differs(f"scales: they do not follow from scales_asked: {error}")
+        return
+    audit.expect(found == scales, "scales follow from scales_asked", "scales are not those of scales_asked")
 
 
 def _audit_smoothing(audit: Audit, card: dict[str, Any], settings: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import WandbLogger
 from certtrain.callbacks.scalars import test_scalars
 from certtrain.errors import UserError
 from certtrain.files import plain
+from certtrain.scales import ball_of
 
 
 def make_wandb(
@@ -108,7 +109,7 @@ class WandbMetrics(WandbLogger):
         logged: dict[str, Any] = {"test/certified_accuracy": table, **test_scalars(test)}
         for name, entry in test.items():
             for radius, fraction in entry["certified"].items():
-                table.add_data(name, entry["certifier"], entry["norm"], radius, fraction, entry["n"])
+                table.add_data(name, entry["certifier"], ball_of(entry), radius, fraction, entry["n"])
         if figure is not None:
             logged["test/certified_accuracy_plot"] = wandb.Image(str(figure))
         self.run.log(logged)

@@ -24,6 +24,7 @@ from certtrain.evaluation import frozen
 from certtrain.methods.base import KeyedNoise, Method
 from certtrain.models.contract import InputContract
 from certtrain.reporting.collected import hardware_text
+from certtrain.scales import Scales
 from certtrain.training import TrainerSettings
 
 TIMED_STEPS, UNTIMED_STEPS = 20, 2
@@ -87,7 +88,8 @@ def estimate(config: dict[str, Any], certify: dict[str, Any], done: int = 0) -> 
     if settings.channels_last:
         network = network.to(memory_format=torch.channels_last)
     per_epoch = data.steps_per_epoch(settings.accumulate_grad_batches)
-    method = build.build_method(config, per_epoch)
+    scales = build.build_scales(config, InputContract.of(data), f"data={data.name}")
+    method = build.build_method(config, per_epoch, scales)
     with torch.random.fork_rng():
         torch.manual_seed(config["seed"])
         method.initialise(network)
@@ -105,7 +107,7 @@ def estimate(config: dict[str, Any], certify: dict[str, Any], done: int = 0) -> 
             optimizer.zero_grad()
 
         phases.append(Phase(name, count, *_timed(work, device)))
-    certified = _certify_phases(network, data, certify, device)
+    certified = _certify_phases(network, data, certify, device, scales)
     parameters = sum(p.numel() for p in network.parameters())
     batch = data.batch_size * settings.accumulate_grad_batches
     return Budget(config["epochs"], per_epoch, batch, parameters, (*phases, *certified))
@@ -145,11 +147,11 @@ def _timed(work: Any, device: torch.device) -> tuple[float, int]:
 
 
 def _certify_phases(
-    network: torch.nn.Module, data: DataModule, config: dict[str, Any], device: torch.device
+    network: torch.nn.Module, data: DataModule, config: dict[str, Any], device: torch.device, scales: Scales | None
 ) -> list[Phase]:
     count = len(choose_indices(str(config["indices"]), len(data.test)))
     phases = []
-    for name, certifier in build.build_certifiers(config).items():
+    for name, certifier in build.build_certifiers(config, scales).items():
         rows, factor, draws = min(TIMED_ROWS, count), 1.0, ""
         if certifier.certificate == "probabilistic":
             rows, whole, draws = 1, certifier.n + certifier.n0, f", n = {certifier.n:,}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,8 @@ from certtrain.errors import UserError
 from certtrain.methods import LearningRate, Method, Ramp, ShiRegulariser, Weight
 from certtrain.models.contract import InputContract
 from certtrain.runs import RunDirectory
+from certtrain.scale_request import resolve_scales
+from certtrain.scales import Scales
 from certtrain.threat import parse_radius
 
 
@@ -74,11 +77,21 @@ class Lengths:
         return round(epochs * self.factor * self.steps_per_epoch)
 
 
-def build_method(config: dict[str, Any], steps_per_epoch: int) -> Method:
+def build_scales(config: dict[str, Any], contract: InputContract, data: str = "the data") -> Scales | None:
+    """The sizes of the features that the configuration asks for; None where it asks for none.
+
+    Raises:
+        UserError: as `resolve_scales`.
+    """
+    return resolve_scales(config.get("scales"), contract.features, data=data)
+
+
+def build_method(config: dict[str, Any], steps_per_epoch: int, scales: Scales | None = None) -> Method:
     """The training method with its schedules in optimiser steps.
 
     Raises:
-        UserError: the warm-up and the ramp are longer than the training; sigma = 0 with smoothing.
+        UserError: the warm-up and the ramp are longer than the training; sigma = 0 with smoothing; scales that the
+            method knows nothing of.
     """
     node = dict(config["method"])
     lengths = Lengths(config, steps_per_epoch)
@@ -102,7 +115,8 @@ def build_method(config: dict[str, Any], steps_per_epoch: int) -> Method:
         node["regulariser"] = ShiRegulariser(weight=weight) if weight else None
         # Hydra would turn dataclasses among its arguments into dictionaries: they are given afterwards.
         objects = {k: node.pop(k) for k in ("ramp", "kappa", "beta", "regulariser") if k in node}
-        return call_partial(instantiate({**node, "_partial_": True}, "method"), "method", **objects)
+        partial = instantiate({**node, "_partial_": True}, "method")
+        return call_partial(partial, "method", **objects, **_taking(scales, partial, "method"))
     return instantiate(node, "method")
 
 
@@ -135,13 +149,41 @@ def build_optimizer(config: dict[str, Any]) -> Callable[[Any], torch.optim.Optim
     return lambda parameters: call_partial(partial, "optimizer", parameters)
 
 
-def build_certifiers(config: dict[str, Any]) -> dict[str, Any]:
-    """The certifiers of the certify stage, by name, in the configured order."""
-    return {name: instantiate(node, f"certifier.{name}") for name, node in config["certifier"].items()}
+def build_certifiers(config: dict[str, Any], scales: Scales | None = None) -> dict[str, Any]:
+    """The certifiers of the certify stage, by name, in the configured order.
+
+    Raises:
+        UserError: a certifier that knows nothing of scales that are given.
+    """
+    if scales is None:
+        return {name: instantiate(node, f"certifier.{name}") for name, node in config["certifier"].items()}
+    made = {}
+    for name, node in config["certifier"].items():  # Hydra would turn scales among its arguments into a dictionary
+        key = f"certifier.{name}"
+        partial = instantiate({**node, "_partial_": True}, key)
+        made[name] = call_partial(partial, key, **_taking(scales, partial, key))
+    return made
+
+
+def _taking(scales: Scales | None, partial: Any, key: str) -> dict[str, Any]:
+    """The argument `scales`, of what knows it."""
+    if scales is None:
+        return {}
+    if "scales" not in inspect.signature(partial).parameters:
+        target = getattr(partial, "func", partial)
+        raise UserError(
+            f"{target.__qualname__} has no argument scales: what it does would be about another threat model",
+            where=f"configuration keys scales and {key}",
+            fix="scales=null, or a ThreatModel(scales=...) in it",
+        )
+    return {"scales": scales}
 
 
 def build_validation(
-    config: dict[str, Any], data: DataModule, make_engine: Callable[[nn.Module], BoundEngine]
+    config: dict[str, Any],
+    data: DataModule,
+    make_engine: Callable[[nn.Module], BoundEngine],
+    scales: Scales | None = None,
 ) -> CertifyValidation | None:
     """What certifies the pinned validation examples in training; None when nothing was held out."""
     if not len(data.val):
@@ -167,6 +209,7 @@ def build_validation(
             norm=config["norm"],
             precision="float32",
             attack_steps=0,
+            scales=scales,
         )
     batch = Batch(data.val.x[index], data.val.y[index], index)
     every, watched = options["every_n_epochs"], watched_radius(config)

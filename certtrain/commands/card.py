@@ -6,8 +6,9 @@ from typing import Any
 
 from certtrain import __version__, environment
 from certtrain.certifiers.base import Certifier
-from certtrain.claims import bounds_claim, smoothing_claim
+from certtrain.claims import bounds_claim, scaled_claim, smoothing_claim
 from certtrain.config import SMOOTHING
+from certtrain.scale_request import read_request, request_text
 from certtrain.threat import parse_radius, radius_text
 
 
@@ -48,7 +49,8 @@ def claim(certifier: Certifier) -> str:
     """What the certificate says, in words, for the card."""
     if certifier.certificate == "probabilistic":
         return smoothing_claim(shared=certifier.budget == "dataset")
-    return bounds_claim(certifier.settings().get("precision", "float64"))
+    settings = certifier.settings()
+    return bounds_claim(settings.get("precision", "float64"), **scaled_claim(settings))
 
 
 def training_recipe(config: dict[str, Any]) -> dict[str, Any]:
@@ -56,7 +58,13 @@ def training_recipe(config: dict[str, Any]) -> dict[str, Any]:
     if "source" in config:
         return {"trained": "elsewhere", **config["source"]}
     keys = ("choices", "seed", "epochs", "norm", "eps", "train_eps", "sigma", "schedule", "method", "optimizer")
-    return {key: config[key] for key in keys if key in config}
+    scales = {} if config.get("scales") is None else {"scales": config["scales"]}
+    return {key: config[key] for key in keys if key in config} | scales
+
+
+def _scales(config: dict[str, Any]) -> str:
+    asked = read_request(config.get("scales"))
+    return "a ball without scales" if asked is None else f"scales {request_text(asked)}"
 
 
 def trained_with_warnings(trained: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -76,6 +84,8 @@ def trained_with_warnings(trained: dict[str, Any], now: dict[str, Any]) -> list[
         eps = parse_radius(trained["eps"])
         if eps not in {parse_radius(r) for r in now["radii"]} and not smoothed:
             warnings.append(f"trained for eps {radius_text(eps)}, certified up to {radius_text(largest)}")
+        if read_request(trained.get("scales")) != read_request(now.get("scales")) and not smoothed:
+            warnings.append(f"trained for {_scales(trained)}, certified for {_scales(now)}")
         if trained["norm"] != now["norm"] and not smoothed:
             warnings.append(f"trained for norm {trained['norm']}, certified in norm {now['norm']}")
     return warnings

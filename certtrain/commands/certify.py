@@ -13,12 +13,13 @@ from typing import Any
 from certtrain.commands import elsewhere
 from certtrain.commands.checks import refuse_norm
 from certtrain.commands.compose import quoted
-from certtrain.config import resolve_radii
+from certtrain.config import check_scales, resolve_radii
 from certtrain.errors import UserError
 from certtrain.runs import find_run
+from certtrain.scale_request import request_text
 
 # What a run's configuration says and the certify command takes over unless it is given.
-INHERITED = ("radii", "norm", "sigma", "n0", "n", "alpha", "budget", "seed", "data_dir")
+INHERITED = ("radii", "norm", "scales", "sigma", "n0", "n", "alpha", "budget", "seed", "data_dir")
 
 
 def prepare(arguments: list[str], command: str = "certify", inherited: Sequence[str] = INHERITED) -> list[str]:
@@ -58,6 +59,8 @@ def taken_over(config: dict[str, Any], given: Collection[str], inherited: Sequen
 
 
 def _override(key: str, value: Any) -> str:
+    if key == "scales" and value is not None:  # names of columns may hold what means something to Hydra
+        value = request_text(value)
     if isinstance(value, str):
         return quoted(key, value)
     return f"{key}={json.dumps(value)}"
@@ -69,6 +72,7 @@ def run(config: Any) -> int:
 
     resolved = plain(config)
     resolve_radii(resolved)
+    check_scales(resolved)
     if not resolved.get("certifier"):
         raise UserError("which certifier?", where="the command line", fix="certifier=crown")
     from certtrain.commands.several import check_several

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 IDENTITY = ("data", "model", "source")
 MAY_DIFFER = ("data.data_dir", "data.seed", "data.batch_size", "data.eval_batch_size", "data.download")
 MAY_DIFFER += ("source.file", "source.notes")
-RECIPE = ("seed", "norm", "radii", "sigma", "n0", "n", "alpha", "budget", "data_dir", "val_size")
+RECIPE = ("seed", "norm", "scales", "radii", "sigma", "n0", "n", "alpha", "budget", "data_dir", "val_size")
 
 
 def asked_for(given: Mapping[str, str]) -> bool:
@@ -132,12 +132,13 @@ def _refuse_before_anything_is_written(
 ) -> None:
     import torch
 
-    from certtrain.commands.build import build_certifiers
+    from certtrain.commands.build import build_certifiers, build_scales
     from certtrain.commands.checks import before_certifying
     from certtrain.commands.stage import chosen_examples
+    from certtrain.models.contract import InputContract
 
     examples = chosen_examples(data, resolved)
-    certifiers = build_certifiers(resolved)
+    certifiers = build_certifiers(resolved, build_scales(resolved, InputContract.of(data), f"data={data.name}"))
     before_certifying(network, examples, certifiers, config, resolved, torch.device("cpu"), asked=True)
 
 

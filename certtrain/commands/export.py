@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from certtrain.commands import certify
-from certtrain.config import SMOOTHING, resolve_radii
+from certtrain.config import SMOOTHING, check_scales, resolve_radii
 from certtrain.errors import UserError
 
 if TYPE_CHECKING:
     from certtrain.commands.loading import LoadedRun
     from certtrain.export import Export
 
-INHERITED = ("radii", "norm", "data_dir")
+INHERITED = ("radii", "norm", "scales", "data_dir")
 
 
 def prepare(arguments: list[str]) -> list[str]:
@@ -38,6 +38,7 @@ def run(config: Any) -> int:
     loaded = load_run(resolved["run"], resolved["checkpoint"], resolved["runs_dir"])
     if resolved["vnnlib"]:
         _refuse_what_no_box_says(loaded.config, resolved["norm"])
+        check_scales(resolved)
     folder = Path(resolved["output"] or loaded.run.path / "export")
     found = write_export(folder, build_export(loaded, resolved))
     console = terminal.console()
@@ -55,7 +56,7 @@ def build_export(loaded: LoadedRun, resolved: dict[str, Any]) -> Export:
     """
     import torch
 
-    from certtrain.commands.build import build_data
+    from certtrain.commands.build import build_data, build_scales
     from certtrain.commands.checks import refuse_stochastic
     from certtrain.commands.stage import chosen_examples
     from certtrain.data.hashing import inputs_sha256
@@ -65,7 +66,7 @@ def build_export(loaded: LoadedRun, resolved: dict[str, Any]) -> Export:
 
     sha256, split_name, timeout = sha256_file(loaded.checkpoint), resolved["split"], resolved["timeout"]
     about = {"run": loaded.run.name, "checkpoint": loaded.checkpoint.name, "checkpoint_sha256": sha256}
-    contract, index = loaded.contract, torch.zeros(0, dtype=torch.int64)
+    contract, index, scales = loaded.contract, torch.zeros(0, dtype=torch.int64), None
     x, y, claims = torch.zeros(0, *contract.shape), index, Claims(())
     refuse_stochastic(loaded.network, torch.full((2, *contract.shape), 0.5))
     if resolved["vnnlib"]:
@@ -79,11 +80,13 @@ def build_export(loaded: LoadedRun, resolved: dict[str, Any]) -> Export:
         contract.check(x, y)
         about |= {"dataset": data.name, "split": split_name, "indices": str(resolved["indices"])}
         folder = loaded.run.certificates
+        scales = build_scales(resolved, contract if contract.features else InputContract.of(data), f"data={data.name}")
         claims = read_claims(
             folder,
             checkpoint_sha256=sha256,
             dataset=data.name,
             split=split_name,
+            scales=scales,
             hash_of=lambda rows: inputs_sha256(examples.x, examples.y, torch.from_numpy(rows)),
         )
     return Export(
@@ -98,6 +101,7 @@ def build_export(loaded: LoadedRun, resolved: dict[str, Any]) -> Export:
         claims=claims,
         timeout=timeout,
         about=about,
+        scales=scales,
     )
 
 

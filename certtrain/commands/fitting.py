@@ -56,7 +56,8 @@ def fit_run(
     if settings.channels_last:
         network = network.to(memory_format=torch.channels_last)
     steps = data.steps_per_epoch(settings.accumulate_grad_batches)
-    method = build.build_method(config, steps)
+    scales = build.build_scales(config, contract, f"data={data.name}")
+    method = build.build_method(config, steps, scales)
     make_engine = build.build_engine(config)
     resume_from = directory.last if state == "resume" and directory.last.exists() else None
     done = 0
@@ -80,7 +81,7 @@ def fit_run(
         seed=config["seed"],
         record={"contract": contract.to_dict(), "config": config},
     )
-    validation = build.build_validation(config, data, make_engine)
+    validation = build.build_validation(config, data, make_engine, scales)
     checkpoints = Checkpoints(
         directory.checkpoints,
         config["checkpoint"]["monitor"] or default_monitor(config),

@@ -100,7 +100,9 @@ def _compare(lines: list[Line], options: argparse.Namespace) -> Figure:
     first, second = lines
     if first.norm != second.norm:
         raise UserError(
-            f"radii in {first.norm} and in {second.norm} are not comparable", where="--compare", fix="logs of one norm"
+            f"radii in {first.norm} and in {second.norm} are not comparable",
+            where="--compare",
+            fix="logs of one norm, and of the same scales",
         )
     if first.deterministic != second.deterministic:
         raise UserError(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from certtrain.commands import certify
 from certtrain.commands.compose import quoted
+from certtrain.commands.rows import allowed_changes, read_row
+from certtrain.config import check_scales
 from certtrain.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,12 +33,13 @@ def run(config: Any) -> int:
     from certtrain.config import plain
 
     resolved = plain(config)
-    from certtrain.commands.build import build_certifiers
+    from certtrain.commands.build import build_certifiers, build_scales
     from certtrain.commands.checks import refuse_stochastic
     from certtrain.commands.loading import load_run
     from certtrain.data import Batch
     from certtrain.reporting import terminal
 
+    check_scales(resolved)
     loaded = load_run(resolved["run"], resolved["checkpoint"], resolved["runs_dir"])
     x = read_input(Path(resolved["input"]), loaded.contract)
     import torch
@@ -45,12 +49,17 @@ def run(config: Any) -> int:
     with torch.no_grad():
         label = loaded.network(x).argmax(1)
     console = terminal.console()
-    for name, certifier in build_certifiers(resolved).items():
+    scales = build_scales(resolved, loaded.contract, f"the run {loaded.run.name}")
+    for name, certifier in build_certifiers(resolved, scales).items():
         if certifier.certificate == "probabilistic":
             certifier.split = "predict"
             certifier.spread_over(1)
         found = certifier.certify(loaded.network, Batch(x, label, torch.tensor([content_index(x)])))
-        console.print(describe(name, certifier, found), highlight=False, soft_wrap=True)
+        console.print(describe(name, certifier, found, loaded.contract.class_names), highlight=False, soft_wrap=True)
+        if scales is not None and found.radius[0] > 0:
+            radius = next(radius for radius in certifier.radii if float(radius) == found.radius[0])
+            for line in allowed_changes(x, radius, scales, loaded.contract.features or ()):
+                console.print(line, highlight=False, markup=False, soft_wrap=True)
     return 0
 
 
@@ -65,27 +74,33 @@ def content_index(x: Tensor) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def describe(name: str, certifier: Any, found: Certificates) -> str:
+def describe(name: str, certifier: Any, found: Certificates, class_names: Sequence[str] | None = None) -> str:
     """The certificate in words."""
     from certtrain.reporting.entries import floored
+    from certtrain.scales import ball_of
 
     if int(found.predict[0]) < 0:
         return f"{name}: abstains; more draws (n=...) may decide"
     norm = {"linf": "l-inf", "l2": "l2"}[certifier.norm]
     radius = floored(float(found.radius[0]), 4)
     least = "at least " if certifier.name == "anytime" else ""
-    words = f"{name}: class {int(found.predict[0])}, certified {norm} radius {least}{radius} (inputs in [0, 1])"
+    label = f"class {int(found.predict[0])}"
+    label += f" ({class_names[int(found.predict[0])]})" if class_names else ""
+    words = f"{name}: {label}, certified {norm} radius {least}{radius} (inputs in [0, 1])"
     if certifier.certificate == "probabilistic":
         settings = certifier.settings()
         draws = int(found.columns["n"][0])
         return f"{words}; sigma {settings['sigma']:g}, n {draws:,}, confidence {1 - settings['alpha']:g}"
     if found.radius[0] == 0:
-        return f"{name}: class {int(found.predict[0])}, not certified at any of the radii"
+        return f"{name}: {label}, not certified at any of the radii"
+    ball = ball_of({"norm": certifier.norm, "settings": certifier.settings()}).split(" scaled by ")
+    if len(ball) == 2:
+        words = f"{name}: {label}, certified for {radius} times the changes of {ball[1]}, all at once"
     return f"{words}; deterministic, the largest of the grid that is proved"
 
 
 def read_input(path: Path, contract: InputContract) -> Tensor:
-    """(1, ...) float32 in [0, 1] from an image file or a .npy array.
+    """(1, ...) float32 in [0, 1] from an image file, a .npy array, or a CSV file of one row in its own units.
 
     Raises:
         UserError: no such file, not an image, or of another size than the network's input.
@@ -95,8 +110,12 @@ def read_input(path: Path, contract: InputContract) -> Tensor:
 
     where = f"input={path}"
     if not path.is_file():
-        raise UserError(f"there is no file {path}", where=where, fix="input=PATH of an image or a .npy array")
+        raise UserError(
+            f"there is no file {path}", where=where, fix="input=PATH of an image, a .npy array or a CSV row"
+        )
     shape = tuple(contract.shape)
+    if path.suffix == ".csv":
+        return read_row(path, contract.features)
     if path.suffix == ".npy":
         try:
             array = np.load(path, allow_pickle=False).astype(np.float32)

@@ -7,6 +7,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from certtrain.errors import UserError
+from certtrain.scales import Scales
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -33,6 +36,7 @@ class Refinder:
     def __init__(self, run: RunDirectory, data: DataModule) -> None:
         self.run, self.data = run, data
         self._found: dict[tuple[str, str, str, int, Fraction], Hit | None] = {}
+        self._scales: dict[str, Scales | None] = {}
 
     def __call__(self, certificate: Certified, index: NDArray[np.int64], radii: Sequence[Fraction]) -> dict[int, Hit]:
         """By index the inputs found within each example's radius; those that resist now are left out."""
@@ -44,7 +48,12 @@ class Refinder:
         sha = sha256_file(path)
         if sha != certificate.card.get("checkpoint_sha256"):
             return {}
-        keys = [(sha, certificate.norm, certificate.split, i, r) for i, r in zip(index.tolist(), radii)]
+        stated = certificate.settings.get("scales")
+        try:
+            self._scales[certificate.ball] = None if stated is None else Scales.from_dict(stated)
+        except (KeyError, TypeError, ValueError, UserError):  # a card that does not say what it is about
+            return {}
+        keys = [(sha, certificate.ball, certificate.split, i, r) for i, r in zip(index.tolist(), radii)]
         new = [key for key in keys if key not in self._found]
         self._found.update(dict.fromkeys(new))
         if new:
@@ -57,23 +66,25 @@ class Refinder:
     def _attack(self, path: Path, keys: Sequence[tuple[str, str, str, int, Fraction]]) -> None:
         import torch
 
-        from certtrain.attacks import ATTACKS, inside, strongest
+        from certtrain.attacks import ATTACKS, inner, inside, strongest
+        from certtrain.certifiers.falsify import ball_distance
         from certtrain.commands.loading import load_run
         from certtrain.evaluation import frozen
         from certtrain.reporting.page.hits import Hit
         from certtrain.threat import ThreatModel
 
         network = load_run(self.run.path, path.stem).network.double()
-        norm, split = keys[0][1], getattr(self.data, keys[0][2])
+        ball, split = keys[0][1], getattr(self.data, keys[0][2])
+        threat = ThreatModel(ball.split(" ")[0], scales=self._scales[ball])  # type: ignore[arg-type]
         where = torch.tensor([key[3] for key in keys])
         x, y = split.x[where].double(), split.y[where]
         eps = torch.tensor([inside(key[4]) for key in keys], dtype=torch.float64)
         with frozen(network):
             options = {"steps": STEPS, "restarts": RESTARTS, "generator_seed": SEED}
-            worst = strongest(tuple(ATTACKS), network, x, y, ThreatModel(norm, eps), **options)  # type: ignore[arg-type]
+            worst = strongest(tuple(ATTACKS), network, x, y, inner(threat, eps), **options)
             with torch.no_grad():
                 predict = network(worst.x).argmax(1)
-        distance = (worst.x - x).flatten(1).norm(p=2 if norm == "l2" else float("inf"), dim=1)
+        distance = ball_distance(worst.x - x, threat)
         for i, key in enumerate(keys):
             if predict[i] != y[i] and distance[i] <= float(key[4]):
                 facts = (int(y[i]), int(predict[i]), float(key[4]), float(distance[i]))

@@ -111,7 +111,8 @@ def _source(evidence: Evidence, options: argparse.Namespace, run: RunDirectory) 
     sizes = {split: len(getattr(data, split)) for split in ("train", "val", "test")}
     names = (getattr(data, "class_names", None), data.feature_names)
     attack = None if options.no_attack else Refinder(run, data)
-    return Source(data.name, inputs, labels, sizes, *names, hash_of=hash_of, attack=attack), ""
+    more = {"hash_of": hash_of, "attack": attack, "features": getattr(data, "features", None)}
+    return Source(data.name, inputs, labels, sizes, *names, **more), ""
 
 
 def _data(config: Mapping[str, Any], data_dir: str | None) -> Any:

@@ -17,7 +17,7 @@ from certtrain.certificates import CertificateLog, Certificates, read_card
 from certtrain.certification import Examples, accelerator, begin, certify_examples, choose_indices
 from certtrain.certifiers.base import Certifier
 from certtrain.commands.bar import Bar
-from certtrain.commands.build import build_certifiers
+from certtrain.commands.build import build_certifiers, build_scales
 from certtrain.commands.card import claim, engine, stages, trained_with_warnings, training_recipe, where_and_how
 from certtrain.commands.checks import before_certifying, chance_level
 from certtrain.commands.loading import LoadedRun
@@ -30,6 +30,7 @@ from certtrain.parts import Place
 from certtrain.reporting.plots import certified_accuracy_plot
 from certtrain.reporting.tables import result_tables
 from certtrain.runs import RunDirectory, config_hash, sha256_file
+from certtrain.scale_request import read_request
 from certtrain.smoothing.selftest import check_noise
 from certtrain.summary import held_radii
 
@@ -106,7 +107,9 @@ def prepare_stage(loaded: LoadedRun, data: DataModule, config: dict[str, Any], n
     examples = chosen_examples(data, config)
     device = accelerator(loaded.config["trainer"]["accelerator"], number)
     network = loaded.network.to(device)
-    certifiers = build_certifiers(config)
+    contract = loaded.contract if loaded.contract.features else InputContract.of(data)
+    scales = build_scales(config, contract, f"data={data.name}")
+    certifiers = build_certifiers(config, scales)
     warnings = trained_with_warnings(loaded.config, config)
     warnings += before_certifying(network, examples, certifiers, loaded.config, config, device)
     if "source" in loaded.config:
@@ -121,6 +124,7 @@ def prepare_stage(loaded: LoadedRun, data: DataModule, config: dict[str, Any], n
         "indices": rule,
         "input_contract": loaded.contract.to_dict(),
         "training": training_recipe(loaded.config),
+        **({} if scales is None else {"scales_asked": read_request(config["scales"])}),
         **where_and_how(),
         "device": str(device),
     }

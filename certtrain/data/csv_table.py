@@ -15,6 +15,7 @@ from certtrain.data.module import DataModule, Part
 from certtrain.data.sklearn_sets import held_out, min_max
 from certtrain.data.split import validation_count
 from certtrain.errors import UserError, nearest
+from certtrain.features import describe_features
 
 
 class CSVTable(DataModule):
@@ -99,6 +100,8 @@ class CSVTable(DataModule):
                 raise UserError(f"{self.test_path} has no column {lacking[0]!r}", where="data.test_file")
             train, y_train = x, y
             test, y_test = self._numbers(self.test_path, rows)
+        words = {f"{column}={word}": column for column in self._words for word in self._words[column]}
+        self.features = describe_features(self.feature_names, train, words)
         train, test, self.clipped_values = min_max(train, test)
         return (train, y_train), (test, y_test)
 

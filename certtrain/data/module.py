@@ -23,6 +23,7 @@ from certtrain.data.split import (
     validation_count,
 )
 from certtrain.errors import UserError
+from certtrain.features import Feature
 
 Part = tuple[Inputs, Tensor]
 
@@ -51,6 +52,8 @@ class DataModule(L.LightningDataModule):
         certify_index: (k,) int64 positions in `val`, spread evenly.
         certify_index_sha256: `index_sha256` of their positions in the published training part.
         feature_names: names of a tabular set's features, else None.
+        features: their ranges and kinds, in their own units, else None.
+        class_names: names of the classes, else None.
 
     Raises:
         UserError: an option that makes no sense, or data that does not fit its declaration.
@@ -65,6 +68,8 @@ class DataModule(L.LightningDataModule):
     augment_type: ClassVar[type[Augment]] = Augment
     loader_type: ClassVar[type[TensorLoader]] = TensorLoader
     feature_names: list[str] | None = None
+    features: Sequence[Feature] | None = None
+    class_names: Sequence[str] | None = None
     train: Split
     val: Split
     test: Split

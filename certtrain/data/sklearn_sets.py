@@ -9,6 +9,7 @@ from torch import Tensor
 
 from certtrain.data.module import DataModule, Part
 from certtrain.data.split import stratified_positions
+from certtrain.features import describe_features
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class BreastCancer(DataModule):
     name = "breast_cancer"
     input_shape = (30,)
     num_classes = 2
+    class_names = ("malignant", "benign")
     clipped_values: int
 
     def load(self) -> tuple[Part, Part]:
@@ -54,6 +56,7 @@ class BreastCancer(DataModule):
         data = load_breast_cancer()
         self.feature_names = [str(name) for name in data.feature_names]
         (train, y), (test, y_test) = held_out(torch.from_numpy(data.data), torch.from_numpy(data.target).long(), 114)
+        self.features = describe_features(self.feature_names, train)
         train, test, self.clipped_values = min_max(train, test)
         log.info("breast_cancer: %d of %d test values clipped to [0, 1]", self.clipped_values, test.numel())
         return (train, y), (test, y_test)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certtrain.certificates import VERIFIED, CertificateLog, Certificates, read_card
+from certtrain.scales import Scales
 from certtrain.threat import parse_radius, radius_text
 
 
@@ -54,9 +55,10 @@ def read_claims(
     checkpoint_sha256: str,
     dataset: str,
     split: str,
+    scales: Scales | None = None,
     hash_of: Callable[[NDArray[np.int64]], str] | None = None,
 ) -> Claims:
-    """The deterministic l-inf logs in a run's folder of certificates about these weights and this split.
+    """The deterministic l-inf logs in a run's folder of certificates about these weights, this split and these scales.
 
     Not those that an attack broke, nor those proved in float32, nor those about other inputs than `hash_of` finds at
     the positions of their rows (`data.hashing.inputs_sha256`; cards of earlier versions have no such hash).
@@ -76,6 +78,8 @@ def read_claims(
         about = (card.get("checkpoint_sha256"), card.get("dataset"), card.get("split"), card.get("norm"))
         if about != (checkpoint_sha256, dataset, split, "linf"):
             continue
+        if card.get("settings", {}).get("scales", {}).get("sha256") != (scales and scales.sha256):
+            continue  # about boxes of other sizes
         rows = CertificateLog(path, read_only=True).read()
         certified = card.get("inputs_sha256")
         whole = card.get("status") == "complete"  # of a part of the examples nobody knows the hash

@@ -19,7 +19,13 @@ from certtrain.export.claims import Claims
 from certtrain.export.onnx import INPUT, OPSET, OUTPUT, onnx_bytes
 from certtrain.export.vnnlib import PLACES, decimal_box, property_text
 from certtrain.files import write_json_atomic, write_text_atomic
+from certtrain.scales import Scales
 from certtrain.threat import radius_key, radius_text
+
+SCALED = (
+    "The ball is a box of another size for each feature: radius times its size in properties.json, scales.features.",
+    "A feature of size 0 is the same number at both ends, with all its digits and nothing added.",
+)
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,7 @@ class Export:
         claims: what our logs say.
         timeout: seconds that an instance is given.
         about: what stands in properties.json besides: run, checkpoint, data set, split.
+        scales: sizes of the features, of which the radii are multiples; None: 1 for all.
     """
 
     network: nn.Module
@@ -51,6 +58,7 @@ class Export:
     claims: Claims = field(default_factory=lambda: Claims(()))
     timeout: float = 300
     about: dict[str, Any] = field(default_factory=dict)
+    scales: Scales | None = None
 
 
 def write_export(folder: str | Path, export: Export) -> dict[str, Any]:
@@ -94,6 +102,7 @@ def _write(part: Path, export: Export, network: bytes) -> dict[str, Any]:
             "input": {"name": INPUT, "shape": [1, *export.shape], "range": [0, 1], "normalised": "by the network"},
             "output": {"name": OUTPUT, "shape": [1, export.num_classes], "what": "logits"},
         },
+        **({} if export.scales is None else {"scales": export.scales.to_dict()}),
         "properties": [],
     }
     if len(export.index):
@@ -115,10 +124,11 @@ def _property(part: Path, export: Export, x: Tensor, y: int, index: int, radius:
     said = "; ".join(f"{claim['status']} ({claim['log']})" for claim in claims) or "nothing is claimed"
     about = f"example {index}" + (f" of {export.about['dataset']} {export.about['split']}" if export.about else "")
     comment = [
-        f"{about}, label {y}, l-inf radius {radius_text(radius)}",
+        f"{about}, label {y}, l-inf radius {radius_text(radius)}"
+        + ("" if export.scales is None else f" of the features' scales {export.scales.label}"),
         f"unsat: every input of the ball gets the label; certtrain: {said}",
     ]
-    box = decimal_box(x, radius)
+    box = decimal_box(x, radius, scales=export.scales)
     write_text_atomic(part / file, property_text(box, y, export.num_classes, comment))
     return {"file": file, "index": index, "label": y, "radius": radius_text(radius), "claims": claims}
 
@@ -151,6 +161,7 @@ def readme(found: dict[str, Any]) -> str:
             "A property is satisfiable when an input of the box gets another class at least as large a logit.",
             f"The box holds the exact l-inf ball within [0, 1]: rounded outward to {PLACES} decimals, after 2^-25 was",
             "added on each side, so that it still holds the ball when its numbers are read as float32.",
+            *(SCALED if "scales" in found else ()),
             "  unsat   proves the claim about the ball; sat where we say verified: one of the two is wrong",
             "  sat     a counterexample, unless it lies in the added 2^-25; unsat where we say falsified: likewise",
             "",

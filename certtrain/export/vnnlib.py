@@ -7,10 +7,12 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from certtrain.export.onnx import INPUT, OUTPUT
-from certtrain.threat import OUTWARD
+from certtrain.threat import OUTWARD, radius_text
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from certtrain.scales import Scales
 
 # Numbers in [0, 1] read as float32 move by at most 2^-25: wider by that, a box still holds the whole ball when a
 # verifier reads it in single precision. It is half of what `ThreatModel(outward=True)` adds: our proofs cover the box.
@@ -20,8 +22,10 @@ PLACES = 12
 Box = list[tuple[Fraction, Fraction]]
 
 
-def decimal_box(x: Tensor, radius: Fraction, *, lower: int = 0, upper: int = 1) -> Box:
+def decimal_box(x: Tensor, radius: Fraction, *, lower: int = 0, upper: int = 1, scales: Scales | None = None) -> Box:
     """The l-inf ball `{x' : |x' - x| <= radius} ∩ [lower, upper]^d` in decimals, rounded outward.
+
+    With scales `|x'_i - x_i| <= radius w_i`; where w_i = 0 both ends are the value itself, in full.
 
     With B the exact ball and P the box that `ThreatModel(outward=True)` proves over: B ⊆ box ⊆ P. Hence `unsat` of any
     verifier implies the claim about B, and a certificate of ours implies `unsat`.
@@ -30,13 +34,17 @@ def decimal_box(x: Tensor, radius: Fraction, *, lower: int = 0, upper: int = 1) 
         x: one input, float32; its numbers are taken as they are, exactly.
         radius: exact.
         lower, upper: the input range.
+        scales: sizes of the features; None: 1 for all.
 
     Returns:
         (lower, upper) of each input in row-major order, multiples of 10^-12.
     """
-    unit, wide = 10**PLACES, radius + WIDENING
-    box = []
-    for value in x.flatten().tolist():
+    unit, box = 10**PLACES, []
+    for value, scale in zip(x.flatten().tolist(), [Fraction(1)] * x.numel() if scales is None else scales.values):
+        if not scale:
+            box.append((Fraction(value), Fraction(value)))
+            continue
+        wide = radius * scale + WIDENING
         low, high = Fraction(value) - wide, Fraction(value) + wide
         low, high = Fraction(low * unit // 1, unit), Fraction(-(-high * unit // 1), unit)
         box.append((max(low, Fraction(lower)), min(high, Fraction(upper))))
@@ -44,16 +52,15 @@ def decimal_box(x: Tensor, radius: Fraction, *, lower: int = 0, upper: int = 1) 
 
 
 def box_text(value: Fraction) -> str:
-    """A number of the box as a decimal, exactly: `0.123456789012`.
+    """A number of the box as a decimal, exactly: `0.123456789012`; of an immutable feature with all its digits.
 
     Raises:
-        ValueError: it is negative or no multiple of 10^-12.
+        ValueError: it is negative, or no decimal.
     """
-    scaled = value * 10**PLACES
-    if scaled.denominator != 1 or scaled < 0:
-        raise ValueError(f"{value} is no decimal of {PLACES} places")
-    whole, rest = divmod(int(scaled), 10**PLACES)
-    return f"{whole}.{f'{rest:0{PLACES}d}'.rstrip('0') or '0'}"
+    text = radius_text(value)
+    if value < 0 or "/" in text:
+        raise ValueError(f"{value} is no decimal")
+    return text if "." in text else f"{text}.0"
 
 
 def property_text(box: Box, label: int, num_classes: int, comment: Sequence[str] = ()) -> str:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from certtrain.errors import UserError
+from certtrain.features import Feature, features_from_list, features_to_list
 from certtrain.models.normalize import Normalize
 
 
@@ -31,6 +32,8 @@ class InputContract:
         std: likewise.
         lower: smallest input value.
         upper: largest input value.
+        features: of a table, how its columns were scaled to [0, 1]; None: not known, or no table.
+        class_names: of a table; None: not known.
     """
 
     shape: tuple[int, ...]
@@ -39,9 +42,14 @@ class InputContract:
     std: tuple[float, ...]
     lower: float = 0.0
     upper: float = 1.0
+    features: tuple[Feature, ...] | None = None
+    class_names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(int(size) for size in self.shape))
+        for name in ("features", "class_names"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, tuple(getattr(self, name)))
         for name in ("mean", "std"):
             values = tuple(float(value) for value in getattr(self, name))
             object.__setattr__(self, name, values * self.shape[0] if len(values) == 1 else values)
@@ -49,11 +57,16 @@ class InputContract:
     @classmethod
     def of(cls, data: _Data) -> InputContract:
         """What a data module delivers."""
-        return cls(tuple(data.input_shape), data.num_classes, tuple(data.mean), tuple(data.std))
+        features = getattr(data, "features", None)
+        names = None if features is None else getattr(data, "class_names", None)
+        shape, classes = tuple(data.input_shape), data.num_classes
+        return cls(shape, classes, tuple(data.mean), tuple(data.std), features=features, class_names=names)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists and numbers, which `torch.load(weights_only=True)` accepts."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        """Plain lists and numbers, which `torch.load(weights_only=True)` accepts; without what is not known."""
+        values = {name: value for name, value in asdict(self).items() if value is not None}
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        return plain if self.features is None else {**plain, "features": features_to_list(self.features)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> InputContract:
@@ -62,8 +75,9 @@ class InputContract:
         Raises:
             UserError: a field is missing or unknown.
         """
+        stated = values.get("features") if isinstance(values, Mapping) else None
         try:
-            return cls(**values)
+            return cls(**values) if stated is None else cls(**{**values, "features": features_from_list(stated)})
         except TypeError as error:
             raise UserError(
                 f"the input contract has other fields than {', '.join(cls.__dataclass_fields__)}: {sorted(values)}",
@@ -109,6 +123,11 @@ class InputContract:
         ):
             if mine != theirs:
                 raise _mismatch(what, this, mine, that, theirs)
+        if self.features and other.features:
+            for own, its in zip(self.features, other.features, strict=True):
+                mine, theirs = ((f.name, f.minimum, f.maximum) for f in (own, its))
+                if mine != theirs:
+                    raise _mismatch("a feature scaled from name, minimum, maximum =", this, mine, that, theirs)
 
     def check_network(self, network: nn.Module, *, this: str = "the checkpoint", that: str = "the network") -> None:
         """Refuse a network whose first `Normalize` layer is another one than the contract's.

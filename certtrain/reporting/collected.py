@@ -173,13 +173,20 @@ def _marks(earlier: list[Group], run: Run, name: str, entry: Entry) -> tuple[str
     first = peers[0]
     marks = [] if first.runs[0].path == run.path else list(_differences(first.runs[0], run))
     old, new = first.entries[0]["settings"], entry["settings"]
-    marks += [f"{key}={new[key]}" for key in new if key not in ("n", *NO_CLAIM) and old.get(key) != new[key]]
+    marks += [
+        f"{key}={_mark(key, new[key])}" for key in new if key not in ("n", *NO_CLAIM) and old.get(key) != new[key]
+    ]
     same_count = first.entries[0]["n"] == entry["n"]
     if same_count and first.entries[0]["indices_sha256"] != entry["indices_sha256"]:
         marks.append(f"certificate {name}")
     if not marks and same_count and old.get("n") == new.get("n"):
         marks.append(f"run {run.path}")
     return tuple(marks)
+
+
+def _mark(key: str, value: Any) -> Any:
+    """A setting as it is told apart by; sizes of features by their name and hash."""
+    return f"{value['name']} ({value['sha256'][:8]})" if key == "scales" else value
 
 
 def _certificate_key(entry: Entry) -> str:

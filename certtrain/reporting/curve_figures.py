@@ -36,7 +36,7 @@ class Line:
     Attributes:
         label: in the legend.
         examples: of the log.
-        norm: of its radii.
+        norm: of its radii; with sizes of features the ball, as `certtrain.scales.ball_of` names it.
         staged: radii are targets: no ACR.
         deterministic: bounds, which prove right predictions only, at the radii of a grid.
     """

@@ -7,6 +7,7 @@ from decimal import ROUND_DOWN, Decimal
 from fractions import Fraction
 from typing import Any
 
+from certtrain.scales import ball_of
 from certtrain.threat import parse_radius
 
 Entry = Mapping[str, Any]
@@ -44,14 +45,16 @@ def rank(entry: Entry) -> tuple[int, str]:
 
 
 def groups(test: Mapping[str, Entry]) -> list[list[Entry]]:
-    """Entries that may stand side by side: bounds in the same norm on the same examples; each smoothing one alone."""
-    bounds: dict[tuple[str, int, str], list[Entry]] = {}
+    """Entries that may stand side by side: bounds over the same ball on the same examples; each smoothing one alone."""
+    bounds: dict[tuple[str, str | None, int, str], list[Entry]] = {}
     alone: list[list[Entry]] = []
     for entry in test.values():
         if is_smoothing(entry):
             alone.append([entry])
         else:
-            bounds.setdefault((entry["norm"], entry["n"], entry["indices_sha256"]), []).append(entry)
+            scales = (entry.get("settings") or {}).get("scales") or {}
+            key = (ball_of(entry), scales.get("sha256"), entry["n"], entry["indices_sha256"])
+            bounds.setdefault(key, []).append(entry)
     return [sorted(group, key=rank) for group in bounds.values()] + alone
 
 

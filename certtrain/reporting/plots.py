@@ -25,6 +25,7 @@ from certtrain.reporting.entries import (
     upper_bound,
 )
 from certtrain.reporting.palette import BLUE, GREEN, GREY, MARKERS, PURPLE, SKY, VERMILION, radius_axis
+from certtrain.scales import ball_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -74,7 +75,7 @@ def certified_accuracy_plot(
             _smoothing(axes, entry, (radii or {}).get(names[id(entry)]), band)
         else:
             _bounds(axes, panel)
-        axes.set_xlabel(radius_axis(entry["norm"]))
+        axes.set_xlabel(radius_axis(ball_of(entry)))
         axes.set_ylabel("accuracy (%)")
         axes.grid(True, color="#DDDDDD", linewidth=0.6)
         axes.set_axisbelow(True)

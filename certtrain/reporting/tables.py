@@ -27,6 +27,7 @@ from certtrain.reporting.entries import (
 )
 from certtrain.reporting.plots import clopper_pearson, interval_text
 from certtrain.reporting.statuses import status_tables
+from certtrain.scales import ball_of, ball_text
 from certtrain.threat import NORM_NAMES
 
 INTERVAL = "95 % interval\nover images"
@@ -54,7 +55,7 @@ def bounds_table(entries: list[Entry]) -> RenderableType:
     certifier above PGD would be unsound: the table says so.
     """
     table = Table(box=box.SIMPLE_HEAD, show_footer=True, pad_edge=False)
-    title = f"certified accuracy (%), deterministic, {NORM_NAMES.get(entries[0]['norm'], entries[0]['norm'])}"
+    title = f"certified accuracy (%), deterministic, {ball_text(ball_of(entries[0]))}"
     attacked = upper_bound(entries)
     table.add_column("radius", footer="seconds", justify="right", no_wrap=True)
     table.add_column("clean", justify="right", no_wrap=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from certtrain.threat import NORM_NAMES
+from certtrain.scales import ball_of, ball_text
 
 CLEAN = "val/certified_clean"
 
@@ -43,7 +43,7 @@ class Metric:
     def text(self) -> str:
         """`certified at l-inf 2/255 (%)`, `ACR`, `clean (%)`."""
         if self.radius is not None:
-            return f"certified at {NORM_NAMES.get(self.norm, self.norm)} {self.radius} (%)".replace("  ", " ")
+            return f"certified at {ball_text(self.norm)} {self.radius} (%)".replace("  ", " ")
         return {CLEAN: "clean (%)", "val/acr": "ACR", "val/acr_grid": "ACR on the grid"}.get(self.name, self.name)
 
     def of(self, entry: Mapping[str, Any] | None) -> float | None:
@@ -67,7 +67,7 @@ def common_metric(monitors: list[str], entries: list[Mapping[str, Any]]) -> Metr
     """
     from certtrain.threat import parse_radius
 
-    norm = entries[0]["norm"]
+    norm = ball_of(entries[0])
     if len(set(monitors)) == 1 and all(Metric(monitors[0]).of(entry) is not None for entry in entries):
         return Metric(monitors[0], norm)
     if all("acr" in entry for entry in entries):

@@ -22,7 +22,8 @@ FIELDS = ("low", "high", "log", "step", "choices", "times")
 DIGITS = 4  # significant ones of a tried number: short enough to type, finer than any effect
 # What decides how runs are compared or where they lie; a search over it would compare what cannot be compared.
 NOT_TUNABLE = ("seed", "seeds", "name", "runs_dir", "data_dir", "resume", "certify_test", "radii", "norm", "val_size")
-NOT_TUNABLE += ("validation", "checkpoint", "certifier", "data", "experiment", "sweep", "logger", "n0", "n", "alpha")
+NOT_TUNABLE += ("scales", "validation", "checkpoint", "certifier", "data", "experiment", "sweep", "logger")
+NOT_TUNABLE += ("n0", "n", "alpha")
 TUNABLE_PARTS = ("data.batch_size", "data.augment")  # of groups that are not
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from certtrain.errors import UserError
 from certtrain.runs import RunDirectory
+from certtrain.scales import ball_of
 from certtrain.sweeps.metric import Metric, common_metric
 from certtrain.threat import parse_radius
 
@@ -76,7 +77,7 @@ def comparisons(jobs: Sequence[Job]) -> list[Comparison]:
     groups: dict[tuple[Any, ...], list[Job]] = {}
     for job in jobs:
         if entry := job.validation:
-            groups.setdefault(("acr" in entry, entry["norm"], entry["indices_sha256"]), []).append(job)
+            groups.setdefault(("acr" in entry, ball_of(entry), entry["indices_sha256"]), []).append(job)
     found = []
     for group in groups.values():
         metric = common_metric([job.monitor for job in group], [job.result["validation"] for job in group])
@@ -125,7 +126,7 @@ def spreads(entries: Sequence[Mapping[str, Any]]) -> list[Spread]:
     found = [Spread("clean (%)", tuple(entry["clean"] for entry in entries))]
     shared = set.intersection(*(set(entry["certified"]) for entry in entries))
     for radius in sorted(shared, key=parse_radius):
-        metric = Metric.certified(radius, entries[0]["norm"])
+        metric = Metric.certified(radius, ball_of(entries[0]))
         found.append(Spread(metric.text, tuple(entry["certified"][radius] for entry in entries)))
     for key, text in (("acr", "ACR"), ("acr_grid", "ACR on the grid")):
         if all(entry.get(key) is not None for entry in entries):

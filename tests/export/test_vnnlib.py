@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from vnnlib_reader import read_vnnlib
 
 from certtrain.export.vnnlib import box_text, decimal_box, property_text
+from certtrain.scales import Scales
 from certtrain.threat import ThreatModel
 
 pixels = st.lists(
@@ -50,6 +51,25 @@ def test_read_in_single_precision_the_box_still_holds_the_ball(values, radius):
     for (low, high), (least, most) in zip(decimal_box(x, radius), exact_ball(x.tolist(), radius)):
         assert Fraction(float(np.float32(box_text(low)))) <= least
         assert Fraction(float(np.float32(box_text(high)))) >= most
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    pixels, radii, st.lists(st.sampled_from([0, Fraction(1, 7), Fraction(1), Fraction(3, 2)]), min_size=8, max_size=8)
+)
+def test_ball_in_box_in_proof_with_a_size_for_each_feature(values, radius, sizes):
+    sizes = [Fraction(size) for size in sizes[: len(values)]]
+    if not any(sizes):
+        sizes[0] = Fraction(1)
+    scales = Scales(tuple(f"f{i}" for i in range(len(sizes))), tuple(sizes), (0,) * len(sizes))
+    x = torch.tensor(values, dtype=torch.float32)
+    box, _ = read_vnnlib(property_text(decimal_box(x, radius, scales=scales), 0, 2))
+    lower, upper = ThreatModel("linf", radius, outward=True, scales=scales).box(x.double()[None])
+    for value, size, (low, high), a, b in zip(x.tolist(), sizes, box, lower[0].tolist(), upper[0].tolist()):
+        assert Fraction(a) <= low <= max(Fraction(value) - radius * size, 0)
+        assert min(Fraction(value) + radius * size, 1) <= high <= Fraction(b)
+        if not size:
+            assert low == high == Fraction(value)  # in full: nothing to round
 
 
 def test_true_neighbours_of_a_grey_level_are_inside():

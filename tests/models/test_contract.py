@@ -3,6 +3,7 @@ import torch
 
 from certtrain.data import Digits
 from certtrain.errors import UserError
+from certtrain.features import Feature
 from certtrain.models import InputContract, wong_small
 
 CONTRACT = InputContract((3, 4, 4), 10, (0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
@@ -65,3 +66,17 @@ def test_the_network_must_normalise_as_stated():
         contract.check_network(wong_small((1, 8, 8), 10, [0.0], [0.3081]))
     with pytest.raises(UserError, match="Normalize"):
         contract.check_network(torch.nn.Linear(2, 2))
+
+
+def test_a_table_states_how_its_columns_were_scaled(tmp_path):
+    features = (Feature("age", 18.0, 90.0, 12.0, whole=True), Feature("ratio", 0.0, 2.0, 0.5))
+    contract = InputContract((2,), 2, (0.0,), (1.0,), features=features, class_names=("ill", "well"))
+    torch.save(contract.to_dict(), tmp_path / "contract.pt")
+    assert InputContract.from_dict(torch.load(tmp_path / "contract.pt", weights_only=True)) == contract
+    before = InputContract((2,), 2, (0.0,), (1.0,))  # of a checkpoint that does not say
+    assert "features" not in before.to_dict()
+    before.check_same(contract)
+    contract.check_same(before)
+    other = InputContract((2,), 2, (0.0,), (1.0,), features=(Feature("age", 18.0, 91.0, 12.0), features[1]))
+    with pytest.raises(UserError, match=r"a feature scaled from name, minimum, maximum = \['age', 18.0, 90.0\], but"):
+        contract.check_same(other)

@@ -18,8 +18,9 @@ from certtrain.reporting.page.figures import radii_of, share, stated
 from certtrain.reporting.page.gallery import Source, gallery
 from certtrain.reporting.page.markup import Markup, Node, definitions, details, join, section, table, tag
 from certtrain.reporting.page.meaning import meaning
+from certtrain.scales import ball_text
 from certtrain.summary import status_counts
-from certtrain.threat import NORM_NAMES, radius_text
+from certtrain.threat import radius_text
 
 WITHHELD = "withheld: an attack refuted these certificates"
 VERDICTS = {"same": "checks hold", "not checked": "not possible", "warning": "warnings", "DIFFERENT": "differ"}
@@ -72,7 +73,7 @@ def kinds(certificate: Certified) -> list[str]:
     """The certifier, the norm, the kind of claim, and the split where it is not the test split."""
     alpha = certificate.settings.get("alpha")
     kind = "deterministic" if not certificate.smoothing else f"alpha {alpha}" if alpha else "with confidence"
-    told = [certificate.title, NORM_NAMES.get(certificate.norm, certificate.norm), kind]
+    told = [certificate.title, ball_text(certificate.ball), kind]
     told += [f"{certificate.split} split"] if certificate.split != "test" else []
     return [text for text in told if text]
 

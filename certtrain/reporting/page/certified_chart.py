@@ -13,7 +13,8 @@ from certtrain.reporting.page.evidence import Certified
 from certtrain.reporting.page.figures import radii_of, stated
 from certtrain.reporting.page.markup import Markup, Node, tag
 from certtrain.reporting.plots import clopper_pearson
-from certtrain.threat import NORM_NAMES, parse_radius
+from certtrain.scales import ball_text, multiples
+from certtrain.threat import parse_radius
 
 
 def certified_charts(certificates: Sequence[Certified]) -> Markup | None:
@@ -23,7 +24,7 @@ def certified_charts(certificates: Sequence[Certified]) -> Markup | None:
         if certificate.shown and certificate.entry is not None:
             # What an attack leaves standing bounds the certificates of the same examples only.
             examples = None if certificate.smoothing else str(certificate.entry.get("indices_sha256"))
-            kind = (certificate.norm, certificate.smoothing, certificate.split, examples)
+            kind = (certificate.ball, certificate.smoothing, certificate.split, examples)
             panels.setdefault(kind, []).append(certificate)
     if not panels:
         return None
@@ -35,7 +36,7 @@ def certified_charts(certificates: Sequence[Certified]) -> Markup | None:
     return tag("div", tag("div", charts, class_="charts few"), tag("p", note, class_="faint"))
 
 
-def _panel(norm: str, smoothing: bool, split: str, certificates: Sequence[Certified]) -> Node:
+def _panel(ball: str, smoothing: bool, split: str, certificates: Sequence[Certified]) -> Node:
     lines = [_series(certificate) for certificate in certificates]
     bound = upper_bound([c.entry for c in certificates if c.entry is not None])
     if bound:
@@ -45,11 +46,16 @@ def _panel(norm: str, smoothing: bool, split: str, certificates: Sequence[Certif
             Series("left standing by the attack: an upper bound", np.array(x), np.array(y), step="post", upper=True)
         )
     kind = "smoothing" if smoothing else "deterministic"
-    named = NORM_NAMES.get(norm, norm)
+    named = ball_text(ball)
     title = f"Certified accuracy, {named}, {kind}" + ("" if split == "test" else f", {split} split")
     told = "; ".join(f"{c.name}: " + ", ".join(_point(c, i) for i in range(len(radii_of(c)))) for c in certificates)
     return chart(
-        lines, title=title, x_label=f"{named} radius", y_label="certified accuracy (%)", y_range=(0, 100), describe=told
+        lines,
+        title=title,
+        x_label=multiples(ball) or f"{named} radius",
+        y_label="certified accuracy (%)",
+        y_range=(0, 100),
+        describe=told,
     )
 
 

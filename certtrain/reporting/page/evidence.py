@@ -21,6 +21,7 @@ from certtrain.reporting import entries
 from certtrain.reporting.entries import Entry
 from certtrain.reporting.page.hits import Hit, read_hits
 from certtrain.runs import RunDirectory
+from certtrain.scales import ball_of
 from certtrain.summary import is_smoothing, is_staged, summarise
 from certtrain.threat import parse_radii
 
@@ -97,6 +98,11 @@ class Certified:
     def staged(self) -> bool:
         """Whether radii are targets, so that there is no ACR."""
         return self.rows is not None and is_staged(self.rows)
+
+    @property
+    def ball(self) -> str:
+        """Its norm, and the sizes of the features where there are any."""
+        return ball_of(self.entry or self.card)
 
     @property
     def norm(self) -> str:

@@ -22,8 +22,9 @@ RESULT = (
     "checkpoint",
     "checkpoint_chosen",
 )
-CONFIG = ("norm", "eps", "train_eps", "sigma", "radii", "alpha", "n0", "n", "val_size")
-BOUNDS, VOTES = ("norm", "eps", "train_eps"), ("sigma", "alpha", "n0", "n")  # without meaning for the other family
+CONFIG = ("norm", "scales", "eps", "train_eps", "sigma", "radii", "alpha", "n0", "n", "val_size")
+# Without meaning for the other family.
+BOUNDS, VOTES = ("norm", "scales", "eps", "train_eps"), ("sigma", "alpha", "n0", "n")
 
 
 def configuration_section(evidence: Evidence) -> Markup:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certtrain.certificates import ABSTAIN, FALSIFIED, Certificates
+from certtrain.features import Feature
 from certtrain.reporting.entries import floored
 from certtrain.reporting.page.classes import class_name
 from certtrain.reporting.page.evidence import Certified
@@ -38,6 +39,7 @@ class Source:
         sizes: examples by split.
         class_names, feature_names: where the data set has them.
         hash_of: likewise the hash of inputs and classes, as cards hold it.
+        features: of a table, whose values are then told in their own units.
         attack: of a certificate, indices and a radius for each, finds inputs within it that change the class.
     """
 
@@ -49,6 +51,7 @@ class Source:
     feature_names: Sequence[str] | None = None
     hash_of: Callable[[str, NDArray[np.int64]], str] | None = None
     attack: Callable[[Certified, NDArray[np.int64], Sequence[Fraction]], dict[int, Hit]] | None = None
+    features: Sequence[Feature] | None = None
 
     def refusal(self, certificate: Certified) -> str | None:
         """Why its inputs are not those that were certified; None when nothing speaks against it."""
@@ -238,4 +241,7 @@ def _changes(x: NDArray[Any], other: NDArray[Any], source: Source | None) -> str
     before, after = (np.asarray(values, dtype=np.float64).ravel() for values in (x, other))
     names = source.feature_names if source and source.feature_names else [f"input {i}" for i in range(len(before))]
     largest = np.argsort(-np.abs(after - before), kind="stable")[:FEATURES]
+    if source and source.features and len(source.features) == len(before):
+        own = [(f.name, f.own(before[i]), f.own(after[i])) for i in largest.tolist() for f in [source.features[i]]]
+        return "changed most: " + "; ".join(f"{name} {old:.6g} to {new:.6g}" for name, old, new in own)
     return "changed most: " + "; ".join(f"{names[i]} {before[i]:.4f} to {after[i]:.4f}" for i in largest.tolist())

@@ -11,6 +11,11 @@ NORMS = {
     "l2": "A radius r in l2 allows a change whose Euclidean length, taken over all input values on the scale [0, 1], "
     "is at most r: one value may move far, or many a little.",
 }
+SCALED = (
+    "A radius r allows every feature to move by at most r times its own size, all of them at once; sizes stand in the "
+    "card's settings.scales as shares of the feature's range over the training data, and a feature of size 0 keeps its "
+    "value."
+)
 BOUNDS = (
     "It is a proof, not a test: no attack of any kind within the radius changes the class of a verified example.",
     "Unknown is neither safe nor unsafe: the bounds were too loose to prove it, and no attack broke it. Falsified: "
@@ -31,7 +36,12 @@ def meaning(certificate: Certified, *, opened: bool = True) -> Markup:
         return tag(
             "div", tag("p", tag("strong", "Refuted claim: "), str(claim or "none is stated")), class_="claim bad"
         )
-    points = [NORMS.get(certificate.norm), *(_smoothing(certificate) if certificate.smoothing else BOUNDS), *EVERY]
+    scaled = certificate.settings.get("scales") is not None
+    points = [
+        SCALED if scaled else NORMS.get(certificate.norm),
+        *(_smoothing(certificate) if certificate.smoothing else BOUNDS),
+        *EVERY,
+    ]
     said = tag("p", str(claim) if claim else "The card states no claim.")
     listed = tag("ul", [tag("li", point) for point in points if point])
     return tag("div", said, details("In plain words", listed, opened=opened), class_="claim")
