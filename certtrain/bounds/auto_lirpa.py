@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from certtrain.bounds import lirpa_compat
 from certtrain.bounds.base import METHODS, Bounds, FusedLoss, PreActivation, margin_matrix
@@ -139,7 +140,8 @@ class AutoLirpaEngine:
         if key not in self._copies:
             while len(self._copies) >= CACHED_SHAPES:
                 del self._copies[next(iter(self._copies))]
-            self._copies[key] = _Copy(Conversion(self._graph, x.shape[1:]), x, inputs)
+            with _disable_current_modes():  # under which torch's trace of the copy is another one
+                self._copies[key] = _Copy(Conversion(self._graph, x.shape[1:]), x, inputs)
         return self._copies[key]
 
 
@@ -276,14 +278,19 @@ class _Copy:
         """x with its perturbation, for auto_LiRPA."""
         from auto_LiRPA import BoundedTensor, PerturbationLpNorm
 
+        # Under a dispatch mode, such as one that counts memory, torch makes no subclass of a tensor of ours.
+        def bounded(centre: Tensor, perturbation: Any) -> Tensor:
+            with _disable_current_modes():
+                return BoundedTensor(centre, perturbation)
+
         x = x.detach()
         centre, scale = self.normalized(x, threat.norm)
         if threat.norm == "linf":
             lower, upper = (self.normalized(corner, "linf")[0] for corner in threat.box(x))
-            return BoundedTensor(centre, PerturbationLpNorm(norm=float("inf"), x_L=lower, x_U=upper))
+            return bounded(centre, PerturbationLpNorm(norm=float("inf"), x_L=lower, x_U=upper))
         # (B, 1) broadcasts rightly wherever the library multiplies an l2 radius, which it takes for a number.
         eps = (threat.eps_tensor(x).reshape(-1, 1) / scale).expand(len(x), 1)
-        return BoundedTensor(centre, PerturbationLpNorm(norm=2, eps=eps))
+        return bounded(centre, PerturbationLpNorm(norm=2, eps=eps))
 
     def _check(self, clean: Tensor, x: Tensor, norm: str) -> None:
         """The private network must compute what the network does."""

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from certtrain.bounds import lirpa_compat
 from certtrain.bounds.auto_lirpa import CACHED_SHAPES, AutoLirpaEngine
@@ -52,6 +53,22 @@ def test_hand_case():
     (pre,) = bounds.pre_activations
     torch.testing.assert_close(pre.lower, torch.tensor([[-0.2, -0.8]]).double())
     torch.testing.assert_close(pre.upper, torch.tensor([[1.8, 1.2]]).double())
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_under_a_dispatch_mode_the_bounds_are_the_same(network, norm):
+    """Certifiers measure their memory by one, and torch then makes no subclass of a tensor that came through it."""
+
+    class Mode(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            return func(*args, **(kwargs or {}))
+
+    x, y = batch()
+    expected = AutoLirpaEngine(network).bounds(x, y, ThreatModel(norm, 0.02), METHODS).margins
+    with Mode():
+        found = AutoLirpaEngine(network).bounds(x, y, ThreatModel(norm, 0.02), METHODS).margins
+    for method in METHODS:
+        assert torch.equal(found[method], expected[method])
 
 
 def test_batch_sizes_and_examples_do_not_mix(network):
