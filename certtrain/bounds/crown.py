@@ -13,12 +13,14 @@ Several functions at once: coefficients are (N, S, *shape), S functions for each
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from certtrain.bounds.affine import Affine
 from certtrain.bounds.forward import Pass
+from certtrain.bounds.intermediates import Box, narrowed
 from certtrain.bounds.interval import Mixing
 from certtrain.bounds.lines import BoxLines, Lines
 from certtrain.bounds.nonlinear import Nonlinear, Relaxation
@@ -74,27 +76,40 @@ def lower_bounds(
     return least if constant is None else least + constant
 
 
-def refine(run: Pass) -> dict[int, Relaxation]:
+class Refined(NamedTuple):
+    """The lines of all nonlinearities, and the boxes of those that were refined."""
+
+    lines: dict[int, Relaxation]
+    boxes: dict[int, Box]
+
+
+def refine(run: Pass, known: Mapping[int, Box] | None = None) -> Refined:
     """The lines of every nonlinearity from CROWN bounds of its input, in the order of execution.
 
     The bounds come from a backward pass of their own through the refined lines before it, intersected with the
     interval bounds. Only neurons whose lines these bounds leave open are bounded (of a ReLU the unstable ones), each
     with its own example. What reads another nonlinearity straight away is bounded by that one's own refined box.
+
+    Args:
+        run: the interval pass.
+        known: bounds of the same inputs from elsewhere, by step: neurons that they settle are not bounded again.
     """
     lines: dict[int, Relaxation] = {}
+    boxes: dict[int, Box] = {}
     read = {run.steps[index].sources[0] for index in run.boxes}
     after: dict[int, tuple[Tensor, Tensor]] = {}
-    for index, (lower, upper) in run.boxes.items():
+    for index, box in run.boxes.items():
         op, source = run.steps[index].op, run.steps[index].sources[0]
+        lower, upper = narrowed(box, (known or {}).get(index))
         if source in after:
-            lower, upper = torch.maximum(lower, after[source][0]), torch.minimum(upper, after[source][1])
+            lower, upper = boxes[index] = narrowed((lower, upper), after[source])
         elif run.regions[source].mixing is Mixing.MORE:
             open_ = op.unsettled(lower, upper) if isinstance(op, Nonlinear) else (lower < 0) & (upper > 0)
-            lower, upper = _refined(run, lines, source, lower, upper, open_)
+            lower, upper = boxes[index] = _refined(run, lines, source, lower, upper, open_)
         lines[index] = op.lines(lower, upper) if isinstance(op, Nonlinear) else Lines.of(lower, upper)
         if index in read:
             after[index] = op.interval(lower, upper) if isinstance(op, Nonlinear) else (lower.relu(), upper.relu())
-    return lines
+    return Refined(lines, boxes)
 
 
 def _refined(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -13,9 +14,10 @@ import certtrain
 from certtrain.bounds import rules
 from certtrain.bounds.affine import LinearMap
 from certtrain.bounds.base import Bounds, FusedLoss, PreActivation, margin_matrix
-from certtrain.bounds.crown import interval_lines, lower_bounds, refine
+from certtrain.bounds.crown import Refined, interval_lines, lower_bounds, refine
 from certtrain.bounds.forward import Pass, propagate
 from certtrain.bounds.graph import Graph, unsupported
+from certtrain.bounds.intermediates import Box, Intermediates, weights_of
 from certtrain.bounds.interval import InputSet, Mixing
 from certtrain.bounds.loss_fusion import fused_upper_bound
 from certtrain.bounds.nonlinear import Activation
@@ -66,9 +68,34 @@ class NativeEngine:
         """
         for method in methods:
             self._check(method)
-        output = self._propagate(x, y, threat)
-        margins = {method: output.margins(method) for method in methods}
-        return Bounds(output.clean, margins, output.pre_activations())
+        return self._propagate(x, y, threat).bounds(methods)
+
+    def bounds_inside(
+        self,
+        x: Tensor,
+        y: Tensor,
+        threat: ThreatModel,
+        methods: tuple[str, ...] = ("crown",),
+        outer: Intermediates | None = None,
+    ) -> tuple[Bounds, Intermediates]:
+        """As `bounds`, and with them CROWN's bounds of the neurons inside, for balls inside of this one.
+
+        Args:
+            x, y, threat, methods: as of `bounds`.
+            outer: what this method gave for balls that hold these: neurons that are settled there are settled here, and
+                are not bounded again; the others get the intersection.
+
+        Raises:
+            UserError: as `bounds`.
+            ValueError: an `outer` of something else: see `Intermediates.over`.
+        """
+        for method in methods:
+            self._check(method)
+        output, weights = self._propagate(x, y, threat), weights_of(self.graph.network)
+        if outer is not None:
+            output = replace(output, known=outer.over(x, threat, output.clean, weights))
+        found = output.bounds(methods)
+        return found, Intermediates.of(x, threat, output.clean, output.refined.boxes, weights)
 
     def fused_loss(self, x: Tensor, y: Tensor, threat: ThreatModel, method: str = "crown_ibp") -> FusedLoss:
         """Upper bounds of the cross-entropy over the threat model around x; see `BoundEngine.fused_loss`.
@@ -111,6 +138,7 @@ class _Output:
         y: (B,) classes.
         step: index of the last step that is not merged.
         layer: the last linear layer, from that step's output to the logits; None when the step gives the logits.
+        known: see `refine`.
     """
 
     run: Pass
@@ -118,6 +146,16 @@ class _Output:
     y: Tensor
     step: int
     layer: LinearMap | None
+    known: Mapping[int, Box] | None = None
+
+    def bounds(self, methods: tuple[str, ...]) -> Bounds:
+        """What the engine answers."""
+        return Bounds(self.clean, {method: self.margins(method) for method in methods}, self.pre_activations())
+
+    @cached_property
+    def refined(self) -> Refined:
+        """CROWN's lines and boxes."""
+        return refine(self.run, self.known)
 
     @cached_property
     def classes(self) -> Tensor:
@@ -151,7 +189,7 @@ class _Output:
         functions, constant = self._through_layer(functions)
         if method == "ibp":
             return self.run.regions[self.step].range(functions)[0] + constant
-        lines = refine(self.run) if method == "crown" else interval_lines(self.run)
+        lines = self.refined.lines if method == "crown" else interval_lines(self.run)
         return lower_bounds(self.run, lines, self.step, functions) + constant
 
     def _through_layer(self, functions: Tensor) -> tuple[Tensor, Tensor]:

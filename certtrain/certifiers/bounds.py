@@ -20,6 +20,7 @@ from certtrain.certifiers.base import frozen
 from certtrain.certifiers.checks import check_inputs, check_same, try_engine
 from certtrain.certifiers.falsify import falsify_bounds
 from certtrain.certifiers.pieces import MOST, Failure, Sizes
+from certtrain.certifiers.reuse import Reuse
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError, nearest
 from certtrain.falsification import Falsification, Progress, silent
@@ -172,12 +173,13 @@ class BoundCertifier:
         table: _Table,
     ) -> None:
         pieces, remaining = self.sizes.of("bounds", network, x), correct.nonzero().flatten()
+        reuse = Reuse(engine, x, logits, again=len(self.radii) > 1)
         for column in reversed(range(len(self.radii))):
             threat = self.threat.at(self.radii[column])
 
             def margins(part: Tensor, threat: ThreatModel = threat) -> dict[str, Tensor]:
                 with torch.no_grad():
-                    bounds = engine.bounds(x[part], y[part], threat, self.methods)
+                    bounds = reuse.bounds(part, y[part], threat, self.methods)
                 check_same(bounds.clean, logits[part])
                 return bounds.margins
 

@@ -216,7 +216,8 @@ class _Work:
         correct = (self.logits.argmax(1) == self.y) & torch.isfinite(self.logits).all(1)
         names = ((ATTACK,) if cascade.attacks else ()) + cascade.stages
         self.ledger = Ledger(correct.cpu().numpy(), cascade.radii, names)
-        self.provers = [Prover(s, make, networks, cascade.threat) for s, make in cascade.engines.items()]
+        again = len(cascade.radii) > 1 or cascade.bisect is not None
+        self.provers = [Prover(s, make, networks, cascade.threat, again) for s, make in cascade.engines.items()]
         self.pieces = {stage: cascade.sizes.of(stage, network, self.x) for stage in cascade.stages}
         # The random starts of an attack depend on the place in its batch, so that memory must not decide that one.
         self.pieces[ATTACK] = cascade.attack_sizes.of(ATTACK, network, self.x)
@@ -258,7 +259,7 @@ class _Work:
         ledger, radius = self.ledger, self.cascade.radii[column]
         for piece in self.pieces[prover.method].run(
             self._rows(ledger.open(column)),
-            lambda part: prover.bound(self.x[part], self.y[part], self.logits[part], radius),
+            lambda part: prover.bound(self.x, self.y, self.logits, radius, part),
         ):
             rows = piece.rows.cpu().numpy()
             ledger.spend(prover.method, rows, piece.seconds)
@@ -290,7 +291,7 @@ class _Work:
         for prover in self.provers:
             for piece in self.pieces[prover.method].run(
                 self._rows(rows[~won[rows]]),
-                lambda part, p=prover: p.bound(self.x[part], self.y[part], self.logits[part], radii_of[part]),
+                lambda part, p=prover: p.bound(self.x, self.y, self.logits, radii_of, part),
             ):
                 here = piece.rows.cpu().numpy()
                 self.ledger.spend(prover.method, here, piece.seconds)

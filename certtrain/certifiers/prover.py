@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from certtrain.bounds.base import BoundEngine
 from certtrain.certifiers.base import frozen
 from certtrain.certifiers.checks import check_same, try_engine
+from certtrain.certifiers.reuse import Reuse
 from certtrain.errors import UserError, nearest
 from certtrain.threat import ThreatModel
 
@@ -39,17 +40,25 @@ class Prover:
         make_engine: of a network.
         networks: the same network by dtype: float64, which proves, and float32 for the screen or none.
         threat: norm and scales; its eps and rounding are set for each piece.
+        again: examples are bounded at several radii, see `Reuse`.
 
     Raises:
         UserError: the engine cannot be made, or lacks the method.
     """
 
     def __init__(
-        self, method: str, make_engine: MakeEngine, networks: Mapping[torch.dtype, nn.Module], threat: ThreatModel
+        self,
+        method: str,
+        make_engine: MakeEngine,
+        networks: Mapping[torch.dtype, nn.Module],
+        threat: ThreatModel,
+        again: bool = False,
     ) -> None:
         self.method, self.threat = method, threat
         self._make, self._networks = make_engine, networks
         self._engines: dict[torch.dtype, BoundEngine] = {}
+        self._again, self._batch = again, torch.empty(0)
+        self._reuse: dict[torch.dtype, Reuse] = {}
         self._engine(torch.float64)  # so that one that is not installed is refused before anything is computed
 
     def try_on(self, x: Tensor, y: Tensor, eps: Fraction) -> None:
@@ -62,38 +71,46 @@ class Prover:
             threat = replace(self.threat, eps=eps, outward=True)
             try_engine(self._engine(torch.float64), self.method, x, y, threat)
 
-    def bound(self, x: Tensor, y: Tensor, logits: Tensor, eps: Fraction | Tensor) -> Found:
-        """The bounds of a piece.
+    def bound(self, x: Tensor, y: Tensor, logits: Tensor, eps: Fraction | Tensor, rows: Tensor) -> Found:
+        """The bounds of some examples of a batch.
 
         With a screen, examples whose float32 bound is clearly negative stay unproved by it; all others, also those
         without a number, are decided in float64.
 
         Args:
-            x: (B, ...) float64 inputs.
+            x: (B, ...) float64 inputs of the batch.
             y: (B,) classes.
             logits: (B, K) of the network in float64.
             eps: the radius, or (B,) float64 radii rounded up.
+            rows: (N,) which of them.
 
         Raises:
             UserError: the engine lacks the method or an operation, or bounds another function.
         """
         if torch.float32 not in self._networks:
-            least = self._least(torch.float64, x, y, logits, eps)
-            return Found(*_arrays(least), np.zeros(len(x), dtype=bool))
-        rough = self._least(torch.float32, x, y, logits, eps)
+            least = self._least(torch.float64, x, y, logits, eps, rows)
+            return Found(*_arrays(least), np.zeros(len(rows), dtype=bool))
+        rough = self._least(torch.float32, x, y, logits, eps, rows)
         least = rough.double()
-        again = (~(rough < -SLACK * logits.abs().amax(1))).nonzero().flatten()
+        again = (~(rough < -SLACK * logits[rows].abs().amax(1))).nonzero().flatten()
         if len(again):
-            here = eps[again] if isinstance(eps, Tensor) else eps
-            least[again] = self._least(torch.float64, x[again], y[again], logits[again], here)
+            least[again] = self._least(torch.float64, x, y, logits, eps, rows[again])
         changed = ((rough > 0) & rough.isfinite()) != ((least > 0) & least.isfinite())
         return Found(*_arrays(least), changed.cpu().numpy())
 
-    def _least(self, dtype: torch.dtype, x: Tensor, y: Tensor, logits: Tensor, eps: Fraction | Tensor) -> Tensor:
-        threat = replace(self.threat, eps=eps, outward=dtype == torch.float64)
+    def _least(
+        self, dtype: torch.dtype, x: Tensor, y: Tensor, logits: Tensor, eps: Fraction | Tensor, rows: Tensor
+    ) -> Tensor:
+        engine = self._engine(dtype)
+        if self._batch is not x:
+            self._batch, self._reuse = x, {}
+        if dtype not in self._reuse:
+            self._reuse[dtype] = Reuse(engine, x.to(dtype), logits.to(dtype), self._again)
+        here = eps[rows] if isinstance(eps, Tensor) else eps
+        threat = replace(self.threat, eps=here, outward=dtype == torch.float64)
         with torch.no_grad():
-            bounds = self._engine(dtype).bounds(x.to(dtype), y, threat, (self.method,))
-        check_same(bounds.clean, logits.to(dtype))
+            bounds = self._reuse[dtype].bounds(rows, y[rows], threat, (self.method,))
+        check_same(bounds.clean, logits[rows].to(dtype))
         margins = bounds.margins[self.method].detach()
         # A margin of +inf is no bound, either, although the least one may be finite.
         return torch.where(torch.isfinite(margins).all(1), margins.min(1).values, torch.nan)
