@@ -6,13 +6,14 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import ndtr
 from scipy.stats import binom
 
 from certtrain.errors import UserError
 from certtrain.smoothing.anytime import Decisions, StageSchedule, fewest_draws, look_draws, target_level
+from certtrain.smoothing.crossing import crossing_probability, spending_boundary
 from certtrain.threat import parse_radii
 
 HALF = {"sigma": 0.5, "n": 100_000, "alpha": 0.001}
@@ -27,11 +28,19 @@ HALF = {"sigma": 0.5, "n": 100_000, "alpha": 0.001}
     st.sampled_from([0.0, 0.3, 0.9]),
 )
 def test_no_claim_is_false_with_more_than_alpha(targets, sigma, n, alpha, early):
-    assume(2 * fewest_draws(parse_radii(targets)[-1], sigma, alpha) < n)  # fewer draws are refused, see below
+    draws = look_draws(n)
+    spent = [alpha * early * (look + 1) / (len(draws) - 1) for look in range(len(draws) - 1)] + [alpha]
+    least = [spending_boundary(draws, spent, target_level(t, sigma)) for t in parse_radii(["0", *targets])]
+    if least[-1][-1] > n:
+        with pytest.raises(UserError, match=f"{n} draws cannot show a radius"):
+            StageSchedule.plan(targets, sigma=sigma, n=n, alpha=alpha, early=early)
+        return
     schedule = StageSchedule.plan(targets, sigma=sigma, n=n, alpha=alpha, early=early)
     assert schedule.targets[0] == 0
     assert max(schedule.crossing) <= alpha
-    assert min(schedule.crossing) > alpha * 0.15  # and alpha is used, as far as whole numbers of failures allow
+    assert (np.array(schedule.critical) == np.maximum.accumulate(np.array(least), axis=0)).all()
+    for boundary, level in zip(least, schedule.levels):  # alpha is used: one vote less at the last look is too few
+        assert crossing_probability(draws, (*boundary[:-1], boundary[-1] - 1), level) > alpha
     assert (np.diff(np.array(schedule.critical), axis=0) >= 0).all()
     assert schedule.draws[-1] == n
     assert StageSchedule.from_dict(json.loads(json.dumps(schedule.to_dict()))) == schedule
