@@ -87,6 +87,11 @@ def _dispatch(command: str, arguments: list[str]) -> int:
 
     keep_freed_memory()
     environment.remember_command(["certtrain", command, *arguments])
+    started = environment.torchrun()
+    if command == "train" and started is not None and started.number > 0:
+        from certtrain.commands.ranks import follow
+
+        return follow()  # it is told what to train, and where
     module = import_module(f"certtrain.commands.{command}")
     if hasattr(module, "main"):  # composes no configuration of its own
         return module.main(arguments)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 PACKAGES = (
     "certtrain",
@@ -67,6 +67,21 @@ def command_line() -> str:
     words = _typed or sys.argv
     program = Path(words[0]).name if words and words[0] else "python"
     return " ".join([program, *map(shlex.quote, words[1:])])  # a program of two words is a command with its name
+
+
+class Started(NamedTuple):
+    """A process of several that torchrun started: its number from 0, how many, and its number on this machine."""
+
+    number: int
+    of: int
+    local: int
+
+
+def torchrun() -> Started | None:
+    """This process's place when torchrun started it with others; None otherwise."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ or int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return None
+    return Started(*(int(os.environ[key]) for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
 
 
 def package_versions() -> dict[str, str | None]:

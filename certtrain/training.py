@@ -10,18 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
 from rich.console import Console
 
+from certtrain.bounds.batchnorm import whole_batch_norm
 from certtrain.callbacks.checkpoint import Checkpoints
 from certtrain.callbacks.guard import FiniteGuard
 from certtrain.callbacks.progress import TrainingProgress
 from certtrain.callbacks.signals import Interrupted, SignalFlag, StopAtSignal
 from certtrain.callbacks.training_log import TrainingLog
 from certtrain.callbacks.validation import CertifyValidation
-from certtrain.errors import UserError
+from certtrain.errors import UserError, nearest
 from certtrain.methods.module import CertifiedTraining
+from certtrain.ranks import Rank
+
+PRECISIONS = ("32-true", "bf16-mixed")
 
 
 @dataclass(frozen=True)
@@ -29,27 +34,53 @@ class TrainerSettings:
     """What the trainer group configures."""
 
     accelerator: str = "auto"
-    devices: int = 1
+    devices: int | str = 1
+    precision: str = "32-true"
     accumulate_grad_batches: int = 1
     gradient_clip_val: float | None = None
     check_every_n_steps: int = 50
     channels_last: bool = False
 
     def __post_init__(self) -> None:
-        for key, least in (("accumulate_grad_batches", 1), ("check_every_n_steps", 1), ("devices", 1)):
+        for key in ("accumulate_grad_batches", "check_every_n_steps", "devices"):
             value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            if key == "devices" and value == "auto":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise UserError(
-                    f"trainer.{key} = {value!r} is not a whole number >= {least}",
+                    f"trainer.{key} = {value!r} is not a whole number >= 1",
                     where=f"configuration key trainer.{key}",
-                    fix=f"trainer.{key}={least}",
+                    fix=f"trainer.{key}=1",
                 )
-        if self.devices > 1:  # Lightning would start the others with a command line that is not ours, and wait for ever
+        if self.precision not in PRECISIONS:
             raise UserError(
-                f"trainer.devices = {self.devices}: training runs in one process on one device",
-                where="configuration key trainer.devices",
-                fix="trainer.devices=1; seeds and settings side by side are runs of their own",
+                f"trainer.precision = {self.precision!r} is unknown",
+                where="configuration key trainer.precision",
+                fix=nearest(str(self.precision), PRECISIONS),
             )
+
+    @property
+    def device_type(self) -> str:
+        """`cuda` or `cpu`: of several devices. One device may be of another type."""
+        return "cuda" if self.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu"
+
+    def device_count(self) -> int:
+        """How many devices train together; `auto` is all GPUs there are.
+
+        Raises:
+            UserError: more GPUs than there are.
+        """
+        found = torch.cuda.device_count() if self.device_type == "cuda" else None
+        if self.devices == "auto":
+            return max(1, found or 1)
+        assert isinstance(self.devices, int)
+        if found is not None and self.devices > max(1, found):
+            raise UserError(
+                f"trainer.devices = {self.devices}, and torch sees {found} GPU(s)",
+                where="configuration key trainer.devices",
+                fix=f"trainer.devices={max(1, found)}, or trainer.accelerator=cpu",
+            )
+        return self.devices
 
 
 @dataclass(frozen=True)
@@ -79,6 +110,7 @@ def fit(
     resume_from: Path | None = None,
     progress: bool = True,
     more: Sequence[L.Callback] = (),
+    place: Rank | None = None,
 ) -> Outcome:
     """Train until the epochs are done.
 
@@ -96,6 +128,7 @@ def fit(
         resume_from: a checkpoint to continue.
         progress: draw it.
         more: callbacks beside our own, called after checkpoints are written.
+        place: of this process among several that have joined; the others call `fit` at the same time.
 
     Raises:
         Interrupted: a signal came; `last.ckpt` is saved.
@@ -112,6 +145,7 @@ def fit(
     callbacks += [checkpoints, *more, StopAtSignal(flag, checkpoints)]
     trainer = _trainer(
         settings,
+        place,
         max_epochs=epochs,
         callbacks=callbacks,
         logger=list(loggers),
@@ -123,8 +157,10 @@ def fit(
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+    module.apart()
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=str(resume_from) if resume_from else None, weights_only=True)
+        with whole_batch_norm(module.network):
+            trainer.fit(module, datamodule=data, ckpt_path=str(resume_from) if resume_from else None, weights_only=True)
     finally:
         for logger in loggers:
             logger.finalize("success")
@@ -139,11 +175,16 @@ def fit(
     return Outcome(checkpoints.seconds, trainer.global_step, trainer.current_epoch, chosen, because)
 
 
-def _trainer(settings: TrainerSettings, **options: Any) -> L.Trainer:
+def _trainer(settings: TrainerSettings, place: Rank | None, **options: Any) -> L.Trainer:
+    if place is None:
+        options["devices"] = 1
+    else:
+        nodes = place.of // place.local_of
+        options |= {"devices": place.local_of, "num_nodes": nodes, "strategy": place.strategy()}
     try:
         return L.Trainer(
-            accelerator=settings.accelerator,
-            devices=settings.devices,
+            accelerator=settings.accelerator if place is None else settings.device_type,
+            precision=settings.precision,
             accumulate_grad_batches=settings.accumulate_grad_batches,
             gradient_clip_val=settings.gradient_clip_val,
             log_every_n_steps=settings.check_every_n_steps,
@@ -166,6 +207,7 @@ def quiet_lightning() -> None:
         ".*lr_scheduler.step.*optimizer.step.*",
         ".*isinstance.treespec, LeafSpec.*",
         ".*No device id is provided.*",
+        ".*sync_dist=True.*",  # what is logged is the same on all processes already
     ):
         warnings.filterwarnings("ignore", message=message)
 

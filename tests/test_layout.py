@@ -20,6 +20,7 @@ FLOORS = (
     {"errors"},
     {
         "allocator",
+        "collective",
         "threat",
         "scales",
         "scale_request",
@@ -35,6 +36,7 @@ FLOORS = (
     {"certifiers", "methods", "sweeps", "export"},
     {"reporting"},
     {"certification", "parts", "callbacks", "checkpoints", "weights", "audit"},
+    {"ranks"},
     {"training"},
     {"config", "api"},
     {"commands"},
@@ -54,6 +56,7 @@ LIBRARY = {
     "metrics",
     "certificates",
     "summary",
+    "collective",
 }
 KNOW_HYDRA = {"cli", "commands", "config"}
 NO_LIGHTNING = LIBRARY | {

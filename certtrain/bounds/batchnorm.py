@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
 from certtrain.bounds.affine import ScaleShift
 from certtrain.bounds.graph import unsupported
+from certtrain.collective import global_sum, processes
 from certtrain.errors import UserError
 
 
@@ -53,14 +58,13 @@ def batch_norm(name: str, layer: nn.BatchNorm1d | nn.BatchNorm2d, clean: Tensor)
 
 
 def _clean_statistics(name: str, layer: nn.BatchNorm1d | nn.BatchNorm2d, clean: Tensor) -> tuple[Tensor, Tensor]:
-    count = clean.numel() // clean.shape[1]
-    if count < 2:
+    mean, var, count = batch_statistics(clean)
+    if isinstance(count, int) and count < 2:  # several processes have at least one value each
         raise UserError(
             f"{name} is in training mode and sees one value per channel",
             where="batch size",
             fix="use batches of at least two examples, or eval mode",
         )
-    var, mean = torch.var_mean(clean, [dim for dim in range(clean.dim()) if dim != 1], correction=0)
     if layer.track_running_stats and layer.running_mean is not None and layer.running_var is not None:
         with torch.no_grad():
             layer.num_batches_tracked.add_(1)
@@ -71,3 +75,58 @@ def _clean_statistics(name: str, layer: nn.BatchNorm1d | nn.BatchNorm2d, clean: 
             layer.running_mean.lerp_(mean.to(layer.running_mean.dtype), weight)
             layer.running_var.lerp_((var * (count / (count - 1))).to(layer.running_var.dtype), weight)
     return mean, var
+
+
+def batch_statistics(clean: Tensor) -> tuple[Tensor, Tensor, int | Tensor]:
+    """Per channel the mean and the biased variance of a batch (B, C, ...), and the number of values behind each.
+
+    In a distributed training those of the whole batch, of which this process has a share; the number is then a scalar
+    on the device.
+    """
+    dims = [dim for dim in range(clean.dim()) if dim != 1]
+    count = clean.numel() // clean.shape[1]
+    if processes() == 1:
+        var, mean = torch.var_mean(clean, dims, correction=0)
+        return mean, var, count
+    sums = global_sum(torch.cat([clean.sum(dims), clean.new_full((1,), count)]))
+    total = sums[-1].detach()
+    mean = sums[:-1] / total
+    around = (clean - mean.reshape(-1, *([1] * (clean.dim() - 2)))) ** 2
+    return mean, global_sum(around.sum(dims)) / total, total
+
+
+@contextlib.contextmanager
+def whole_batch_norm(network: nn.Module) -> Iterator[None]:
+    """Within it, the network's own forward pass normalises by the whole batch of a distributed training, too.
+
+    torch's SyncBatchNorm does that on accelerators only, and has no bound rule of its own.
+
+    Raises:
+        UserError: a normalisation over the batch other than BatchNorm1d and BatchNorm2d.
+    """
+    layers = {
+        name: module
+        for name, module in network.named_modules()
+        if isinstance(module, nn.modules.batchnorm._NormBase) and processes() > 1
+    }
+    for name, layer in layers.items():
+        if type(layer) not in (nn.BatchNorm1d, nn.BatchNorm2d):
+            raise UserError(
+                f"{name} ({type(layer).__name__}) normalises by the batch, of which each process has a share",
+                where="trainer.devices",
+                fix="BatchNorm1d or BatchNorm2d, or trainer.devices=1",
+            )
+        forward = functools.partial(_whole_batch_forward, name, layer)
+        forward.whole_batch = True  # type: ignore[attr-defined]  # for `bounds.graph.runs_unchanged`
+        layer.forward = forward  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for layer in layers.values():
+            layer.__dict__.pop("forward", None)
+
+
+def _whole_batch_forward(name: str, layer: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Tensor:
+    if not layer.training:
+        return type(layer).forward(layer, x)
+    return batch_norm(name, layer, x).forward(x)

@@ -234,5 +234,10 @@ def unsupported(what: str, supported: str, where: str = "bounds=native") -> User
 
 
 def runs_unchanged(module: nn.Module) -> bool:
-    """Whether calling the module does what its class says: no forward of its own, no forward hooks."""
-    return "forward" not in vars(module) and not (module._forward_hooks or module._forward_pre_hooks)
+    """Whether calling the module does what its class says: no forward of its own, no forward hooks.
+
+    The forward that `bounds.batchnorm` gives BatchNorm in a distributed training is what its bound rule says, too.
+    """
+    own = vars(module).get("forward")
+    ours = own is None or getattr(own, "whole_batch", False)
+    return ours and not (module._forward_hooks or module._forward_pre_hooks)

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from certtrain.bounds.batchnorm import batch_statistics
 from certtrain.bounds.graph import Graph, runs_unchanged
 from certtrain.errors import UserError
 from certtrain.models.normalize import Normalize
@@ -334,8 +335,7 @@ class Conversion:
         def scale_shift(inputs: CleanInputs) -> tuple[Tensor, Tensor]:
             if layer.training:
                 clean = inputs[layer][use]
-                dims = [dim for dim in range(clean.dim()) if dim != 1]
-                var, mean = torch.var_mean(clean, dims, correction=0)
+                mean, var, _ = batch_statistics(clean)
             else:
                 mean, var = layer.running_mean, layer.running_var
             scale = (var + layer.eps).rsqrt()

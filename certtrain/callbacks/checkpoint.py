@@ -12,6 +12,7 @@ import lightning as L
 
 from certtrain.callbacks.guard import check_finite
 from certtrain.callbacks.validation import CertifyValidation
+from certtrain.collective import Poll
 from certtrain.errors import UserError, nearest
 from certtrain.methods.module import CertifiedTraining
 
@@ -47,6 +48,7 @@ class Checkpoints(L.Callback):
         self._saved_at = self._started_at = time.monotonic()
         self._saved_step = -1
         self._seconds_before = 0.0
+        self._due = Poll(lambda: int(time.monotonic() - self._saved_at >= self.every_n_seconds))
 
     @property
     def seconds(self) -> float:
@@ -62,12 +64,13 @@ class Checkpoints(L.Callback):
         return self.directory / "best.ckpt"
 
     def save(self, trainer: L.Trainer, module: CertifiedTraining, path: Path) -> None:
-        """One checkpoint, complete or not there at all."""
+        """One checkpoint, complete or not there at all. Of several processes all call it, and the first one writes."""
         check_finite(module)
         self.directory.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
         trainer.save_checkpoint(part)
-        os.replace(part, path)
+        if trainer.is_global_zero:
+            os.replace(part, path)
         for logger in trainer.loggers:
             logger.save()  # a kill from now on loses no metrics of the steps that the checkpoint holds
 
@@ -83,8 +86,7 @@ class Checkpoints(L.Callback):
     ) -> None:
         # In mid-accumulation a checkpoint would lose the gradients collected so far.
         boundary = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        due = time.monotonic() - self._saved_at >= self.every_n_seconds
-        if boundary and due and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+        if boundary and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch and self._due():
             self.save_last(trainer, module)
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: CertifiedTraining) -> None:
@@ -104,7 +106,7 @@ class Checkpoints(L.Callback):
                 self.best_validation = self.validation.state_dict() if self.validation else None
                 self.save(trainer, module, self.best)
         ends = trainer.current_epoch + 1 >= (trainer.max_epochs or 0)
-        if ends or time.monotonic() - self._saved_at >= self.every_n_seconds:
+        if ends or self._due(now=True):
             self.save_last(trainer, module)
 
     def on_train_end(self, trainer: L.Trainer, module: CertifiedTraining) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 import torch
 
+from certtrain.collective import global_max
 from certtrain.errors import UserError
 from certtrain.methods.module import UNSEEN, CertifiedTraining
 
@@ -26,7 +27,7 @@ class TrainingDiverged(UserError):
 
 def check_finite(module: CertifiedTraining) -> None:
     """Raises TrainingDiverged when a loss so far, or any weight now, is not finite. Waits for the device."""
-    step = int(module.first_bad_step)
+    step = global_max(int(module.first_bad_step))
     if step != UNSEEN:
         raise TrainingDiverged(f"the loss is NaN or infinite since step {step}", step)
     finite = torch.stack([torch.isfinite(p).all() for p in module.network.state_dict().values()])

@@ -9,11 +9,12 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from certtrain.collective import global_sum, processes
 from certtrain.methods.module import CertifiedTraining
 
 
 class TrainingLog(L.Callback):
-    """Sums the parts of each step on the device and asks for them once per `every_n_steps`.
+    """Sums the parts of each step on the device and asks for them, of all processes, once per `every_n_steps`.
 
     Lightning's own per-step logging costs about as much as a small network's step.
 
@@ -35,6 +36,7 @@ class TrainingLog(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, module: CertifiedTraining, *args: Any) -> None:
         for name, value in module.parts.items():
+            value = value if module.weight is None else value * module.weight
             self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
             self._counts[name] = self._counts.get(name, 0) + 1  # a part may be there in some steps only
         self._batches += 1
@@ -48,7 +50,7 @@ class TrainingLog(L.Callback):
     def write(self, trainer: L.Trainer, module: CertifiedTraining) -> None:
         """One row: means since the last one, schedules now."""
         names = list(self._sums)
-        values = torch.stack([self._sums[name].double() for name in names]).tolist()
+        values = (global_sum(torch.stack([self._sums[name].double() for name in names])) / processes()).tolist()
         metrics = {f"train/{name}": value / self._counts[name] for name, value in zip(names, values)}
         metrics |= {f"schedule/{name}": value for name, value in module.scheduled().items()}
         now = time.monotonic()

@@ -13,6 +13,7 @@ import torch
 from certtrain.attacks import pgd_margins
 from certtrain.certificates import Certificates
 from certtrain.certifiers.base import Certifier, frozen
+from certtrain.collective import gather, processes, rank
 from certtrain.data.batch import Batch
 from certtrain.methods.module import CertifiedTraining
 from certtrain.metrics import summarise
@@ -65,12 +66,15 @@ class CertifyValidation(L.Callback):
         if trainer.sanity_checking or not self.due(trainer) or self.step == trainer.global_step:
             return
         start = time.perf_counter()
-        batch = Batch(*(column.to(module.device) for column in self.batch))
-        self.certificates = self.certifier.certify(module.network, batch)
+        # Several processes share the examples, and all of them get all certificates.
+        batch = Batch(*(column[rank() :: processes()].to(module.device) for column in self.batch))
+        own = self.certifier.certify(module.network, batch) if len(batch.y) else None
+        found = [part for part in gather(own) if part is not None]
+        self.certificates = found[0] if len(found) == 1 else Certificates.concat(found).sorted()
         self.summary = summarise(self.certificates, self.certifier.radii, self.certifier.norm)
         metrics = self.metrics(self.summary)
         if self.certifier.certificate == "deterministic" and self.attack_steps:
-            metrics |= self.check(module, batch)
+            metrics |= self.check(module, batch, own)
         self.seconds = float(self.certificates.seconds.sum())
         metrics["val/certify_seconds"] = time.perf_counter() - start
         self.step = trainer.global_step
@@ -86,16 +90,32 @@ class CertifyValidation(L.Callback):
         found["val/certified_clean"] = summary["clean"]
         return found
 
-    def check(self, module: CertifiedTraining, batch: Batch) -> dict[str, float]:
+    def check(self, module: CertifiedTraining, batch: Batch, own: Certificates | None) -> dict[str, float]:
         """PGD accuracy at each radius, and the chain certified => PGD-robust => correct for every example.
+
+        Args:
+            module: in training.
+            batch: this process's share of the pinned examples.
+            own: their certificates; None when there are none.
 
         Raises:
             SoundnessError: an attack beat a certificate by more than float32 rounding explains.
         """
-        found = {}
-        assert self.certificates is not None
-        correct = torch.as_tensor(self.certificates.correct, device=batch.x.device)
-        radius_of = torch.as_tensor(self.certificates.radius, device=batch.x.device)
+        shares = gather(self._attacked(module, batch, own) if own is not None else ([], None))
+        for _, message in shares:
+            if message is not None:
+                raise SoundnessError(message)
+        counts = [share for share, _ in shares if share]
+        return {
+            f"val/pgd@{radius_key(radius)}": sum(share[number] for share in counts) / len(self.batch.y)
+            for number, radius in enumerate(self.certifier.radii)
+        }
+
+    def _attacked(self, module: CertifiedTraining, batch: Batch, own: Certificates) -> tuple[list[int], str | None]:
+        """How many examples PGD left right at each radius, and what is wrong with a certificate, if anything."""
+        found = []
+        correct = torch.as_tensor(own.correct, device=batch.x.device)
+        radius_of = torch.as_tensor(own.radius, device=batch.x.device)
         for radius in self.certifier.radii:
             with frozen(module.network):
                 threat = replace(self.threat, eps=radius)
@@ -106,14 +126,14 @@ class CertifyValidation(L.Callback):
             broken = certified & (attack.margin < -1e-5 * scale)
             if bool(broken.any()):
                 index = int(batch.index[broken.nonzero()[0, 0]])
-                raise SoundnessError(
+                return found, (
                     f"validation example {index} is certified at {self.certifier.norm} {radius_text(radius)} by "
                     f"{self.certifier.name}, but an attack inside that ball changes its class"
                 )
             if bool((robust & ~correct).any()):
-                raise SoundnessError("an example counts as robust although it is misclassified")
-            found[f"val/pgd@{radius_key(radius)}"] = float(robust.double().mean())
-        return found
+                return found, "an example counts as robust although it is misclassified"
+            found.append(int(robust.sum()))
+        return found, None
 
     def state_dict(self) -> dict[str, Any]:
         """The last validation: a run that is killed after its last checkpoint need not repeat it."""

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from certtrain import environment
 from certtrain.commands import elsewhere
 from certtrain.commands.checks import refuse_norm
 from certtrain.commands.compose import quoted
@@ -49,6 +50,9 @@ def prepare(arguments: list[str], command: str = "certify", inherited: Sequence[
     if command != "export":  # whose norm is of no certifier
         refuse_norm(given, given.get("certifier", trained["choices"]["certifier"]))
     rest = [argument for argument in arguments if not argument.startswith("run=")]
+    started = environment.torchrun()
+    if command == "certify" and started is not None and "shard" not in given:
+        rest.append(f"shard={started.number + 1}/{started.of}")
     return [quoted("run", run.path), *taken_over(trained, given, inherited), *rest]
 
 

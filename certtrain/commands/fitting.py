@@ -13,10 +13,14 @@ from certtrain.callbacks.checkpoint import Checkpoints
 from certtrain.callbacks.pruning import Report, ReportValidation
 from certtrain.callbacks.signals import SignalFlag
 from certtrain.checkpoints import load_weights, read_checkpoint
+from certtrain.collective import gather, processes, rank
 from certtrain.commands import build
 from certtrain.config import call_partial, default_monitor
+from certtrain.data import DataModule
+from certtrain.errors import UserError
 from certtrain.methods.module import CertifiedTraining
 from certtrain.models.contract import InputContract
+from certtrain.ranks import Rank
 from certtrain.runs import RunDirectory
 from certtrain.training import TrainerSettings, fit
 
@@ -29,6 +33,7 @@ def fit_run(
     flag: SignalFlag,
     loggers: Sequence[Logger],
     report: Report | None = None,
+    place: Rank | None = None,
 ) -> dict[str, Any]:
     """Train, from the last checkpoint when the run is resumed.
 
@@ -40,6 +45,7 @@ def fit_run(
         flag: set by signals.
         loggers: get the metrics.
         report: is told of each validation after the ramp's end, and may stop the training.
+        place: of this process among several; those other than number 0 have no loggers and a quiet console.
 
     Returns:
         The fields of `result.json` that training decides.
@@ -50,7 +56,12 @@ def fit_run(
         Pruned: the report said to stop.
     """
     settings = call_partial(TrainerSettings, "trainer", **config["trainer"])
+    if rank() > 0:
+        gather(None)  # number 0 may have to fetch the data first
     data = build.build_data(config)
+    if rank() == 0:
+        gather(None)
+    refuse_unshareable(data)
     contract = InputContract.of(data)
     network = build.build_network(config["model"], contract, config["seed"])
     if settings.channels_last:
@@ -58,6 +69,13 @@ def fit_run(
     steps = data.steps_per_epoch(settings.accumulate_grad_batches)
     scales = build.build_scales(config, contract, f"data={data.name}")
     method = build.build_method(config, steps, scales)
+    if method.needs_engine and settings.precision != "32-true":
+        raise UserError(
+            f"trainer.precision={settings.precision} with method={config['choices']['method']}: bounds in reduced "
+            "precision say nothing",
+            where="configuration key trainer.precision",
+            fix="trainer.precision=32-true, or method=standard or method=gaussian",
+        )
     make_engine = build.build_engine(config)
     resume_from = directory.last if state == "resume" and directory.last.exists() else None
     done = 0
@@ -101,6 +119,8 @@ def fit_run(
         console=console,
         flag=flag,
         resume_from=resume_from,
+        progress=rank() == 0,
+        place=place,
         more=[ReportValidation(report, validation, checkpoints, method.ramp_end)] if report and validation else [],
     )
     text = f"trained {outcome.epochs} epochs, {outcome.steps} steps, in {outcome.seconds:.1f} s; "
@@ -116,3 +136,17 @@ def fit_run(
         "seconds": outcome.seconds,
         "validation": build.validation_entry(validation, data, best),
     }
+
+
+def refuse_unshareable(data: DataModule) -> None:
+    """Refuse validation examples that are fewer than the processes: one without any would not validate, and wait.
+
+    Raises:
+        UserError: there are too few.
+    """
+    if 0 < len(data.val) < processes():
+        raise UserError(
+            f"{processes()} processes cannot share {len(data.val)} validation example(s)",
+            where="configuration key val_size",
+            fix="val_size=0, a larger one, or fewer trainer.devices",
+        )

@@ -146,16 +146,21 @@ def _explain(worker: _Worker) -> None:
     if worker.refusal is not None:
         refusal = worker.refusal
         raise UserError(refusal["what"], where=refusal["where"], fix=refusal["fix"])
-    status = worker.process.returncode
+    raise ProcessDied(
+        f"process {worker.share.number} of {worker.share.of} (pid {worker.process.pid}) "
+        f"{ending(worker.process, worker.errors)}; what all of them had certified is kept, and the same command goes "
+        "on from there with any number of processes"
+    )
+
+
+def ending(process: subprocess.Popen[Any], errors: IO[str]) -> str:
+    """How a process ended that should not have; what it printed when it failed goes to standard error."""
+    status = process.returncode
     if status < 0 or status > 128:
         number = -status if status < 0 else status - 128
-        how = f"was ended by {signal.Signals(number).name}"
-        how += ", as when memory runs out" if number == signal.SIGKILL else ""
-    else:
-        worker.errors.seek(0)
-        shutil.copyfileobj(worker.errors, sys.stderr)
-        how = f"failed with exit status {status}"
-    raise ProcessDied(
-        f"process {worker.share.number} of {worker.share.of} (pid {worker.process.pid}) {how}; what all of them had "
-        "certified is kept, and the same command goes on from there with any number of processes"
-    )
+        return f"was ended by {signal.Signals(number).name}" + (
+            ", as when memory runs out" if number == signal.SIGKILL else ""
+        )
+    errors.seek(0)
+    shutil.copyfileobj(errors, sys.stderr)
+    return f"failed with exit status {status}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from certtrain import environment
 from certtrain.errors import UserError
 from certtrain.parts import Place, Share, done_anywhere
 
@@ -68,7 +69,8 @@ def _certify_shard(job: Job, shard: Share, processes: int) -> dict[str, Any]:
 
     run, console = job.loaded.run, job.console
     run.lock(shard=f"{shard.number}-of-{shard.of}")
-    stage = prepare_stage(job.loaded, job.data, job.config)
+    started = environment.torchrun()
+    stage = prepare_stage(job.loaded, job.data, job.config, started.local if started else 0)
     blocks = max(len(place_blocks(stage, name, Place(shard))) for name in stage.certifiers)
     count = _useful(processes, blocks, console)
     total = -(-len(stage.examples.indices) // shard.of) * len(stage.certifiers)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from certtrain import environment
 from certtrain.commands.compose import INTERRUPTED, quoted
 from certtrain.commands.train import EXTENDS, MAY_DIFFER, NOT_OF_A_RUN, print_line, resolve, run_one
 from certtrain.config import GROUPS, SMOOTHING, default_monitor, options, plain
@@ -266,6 +267,12 @@ def _refuse(config: Any, hydra: Any, sweep: Mapping[str, Any], resolved: Mapping
             "the trials of a study run one after another",
             where="hydra/launcher",
             fix="leave it out, and start the same command several times: the processes share the study",
+        )
+    if resolved["trainer"].get("devices", 1) != 1 or environment.torchrun() is not None:
+        raise UserError(
+            "each trial of a study trains on one device",
+            where="configuration key trainer.devices",
+            fix="trainer.devices=1, and start the same command once per device: the processes share the study",
         )
     if not resolved["val_size"]:
         raise UserError(

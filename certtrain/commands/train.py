@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from certtrain import environment
 from certtrain.commands.compose import quoted
 from certtrain.commands.naming import run_name
 from certtrain.commands.seeds import expand_seeds
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
 
 # Keys that may change between two sessions of one run.
 MAY_DIFFER = ("data_dir", "data.data_dir", "runs_dir", "resume", "trainer.accelerator", "logger", "choices.logger")
-MAY_DIFFER += ("choices.trainer", "trainer.check_every_n_steps", "checkpoint.every_n_seconds", "falsify", "budget")
+MAY_DIFFER += ("choices.trainer", "trainer.devices", "trainer.check_every_n_steps")
+MAY_DIFFER += ("checkpoint.every_n_seconds", "falsify", "budget")
 EXTENDS = ("epochs", "certify_test")
 # Overrides that say how runs are made, not what a run is.
 NOT_OF_A_RUN = ("resume=", "name=", "seeds=", "sweep=", "sweep.", "sweep/", "hydra/", "hydra.")
@@ -32,9 +35,17 @@ def prepare(arguments: list[str]) -> list[str]:
     """With `resume=RUN`, the overrides that the run was made with come first; `seeds=K` becomes one job per seed.
 
     Raises:
-        UserError: there is no such run, or it was trained elsewhere; seeds= beside what it cannot go with.
+        UserError: there is no such run, or it was trained elsewhere; seeds= beside what it cannot go with; several runs
+            under torchrun.
     """
     given = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    several = given.get("seeds", "null") != "null" or not {"-m", "--multirun"}.isdisjoint(arguments)
+    if several and environment.torchrun() is not None:
+        raise UserError(
+            "torchrun starts the processes of one training, not of several",
+            where="the command line",
+            fix="without torchrun: trainer=ddp starts its processes for each run by itself",
+        )
     if given.get("seeds", "null") != "null":
         return expand_seeds(arguments, given)
     name = given.get("resume")
@@ -194,6 +205,11 @@ class _Session:
         from certtrain.reporting.tables import config_tree, result_tables
 
         console = terminal.console()
+        trained = self.previous.get("trained") and self.previous.get("epochs") == self.config["epochs"]
+        if environment.torchrun() is not None and (self.state == "complete" or trained):
+            from certtrain.commands.ranks import dismiss
+
+            dismiss()
         if self.state == "complete":
             print_line(console, f"{self.directory.path} is complete; another seed= or name= makes another run")
             if self.previous.get("test"):
@@ -207,8 +223,10 @@ class _Session:
         from certtrain.callbacks.guard import TrainingDiverged
         from certtrain.callbacks.pruning import Pruned
         from certtrain.callbacks.signals import Interrupted, SignalFlag
+        from certtrain.commands.ranks import FAILED, RankDied, device_count
 
         try:
+            self.devices = device_count(self.config)
             with SignalFlag() as flag:
                 self.work(console, flag)
         except Interrupted as interrupted:
@@ -218,6 +236,10 @@ class _Session:
         except TrainingDiverged as error:
             self.record(status="failed", reason=error.what, step=error.step)
             raise
+        except RankDied as died:
+            self.record(status="interrupted", reason=str(died))
+            print(f"certtrain: {died}", file=sys.stderr)
+            return FAILED
         except Pruned as pruned:
             self.record(status="interrupted", reason=str(pruned))
             raise
@@ -259,12 +281,17 @@ class _Session:
             if not (self.previous.get("trained") and self.previous.get("epochs") == self.config["epochs"]):
                 from certtrain.checkpoints import read_checkpoint
                 from certtrain.commands.fitting import fit_run
+                from certtrain.commands.ranks import joined_by_all
 
                 if self.directory.last.exists():
                     read_checkpoint(self.directory.last)  # refused before anything moves when it is corrupt
                 self.set_aside()
                 self.record(status="interrupted", trained=False, test={}, validation=None)
-                self.record(**fit_run(self.directory, self.state, self.config, console, flag, loggers, self.report))
+                with joined_by_all(self.config, self.directory, self.state, self.devices) as place:
+                    trained = fit_run(
+                        self.directory, self.state, self.config, console, flag, loggers, self.report, place
+                    )
+                self.record(**trained)
             if self.config["certify_test"]:
                 found = self.certify(console, flag)
                 for logger in loggers:

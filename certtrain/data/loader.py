@@ -17,9 +17,9 @@ from certtrain.randomness import permutation
 class TensorLoader:
     """Shuffled training batches, a pure function of (seed, epoch, position).
 
-    Epoch e visits the split in the order `permutation(seed, e, n)`; augmentation is keyed by (seed, epoch, index). On
-    several devices rank r takes every world_size-th example of that order from the r-th on, the same number each
-    (up to world_size - 1 examples of the order's tail wait for another epoch: none is repeated to pad).
+    Epoch e visits the split in the order `permutation(seed, e, n)`; augmentation is keyed by (seed, epoch, index).
+    Several processes share each batch: rank r takes its examples r, r + world_size, ... Batches are therefore the same
+    on any number of processes, none is padded, and shares differ by one example at most.
 
     The loader counts for itself where it is: an epoch left halfway goes on where it was left, one that ended is
     followed by the next. `state_dict` tells which batch comes next, so that a fit loop that saves and loads it resumes
@@ -27,7 +27,7 @@ class TensorLoader:
 
     Args:
         split: the examples; moved to `device` once, here.
-        batch_size: examples per batch and device.
+        batch_size: examples per batch, on all processes together.
         seed: the run's seed.
         augment: applied to each batch on the device.
         drop_last: leave out a last batch that is smaller.
@@ -36,7 +36,7 @@ class TensorLoader:
         world_size: number of processes.
 
     Raises:
-        UserError: not even one batch.
+        UserError: not even one batch, or one with fewer examples than processes.
     """
 
     def __init__(
@@ -54,12 +54,20 @@ class TensorLoader:
         self.split = split.to(device)
         self.batch_size, self.seed, self.augment = batch_size, seed, augment
         self.rank, self.world_size = rank, world_size
-        self.batches = batch_count(len(split) // world_size, batch_size, drop_last)
+        self.batches = batch_count(len(split), batch_size, drop_last)
         if self.batches == 0:
             raise UserError(
-                f"{len(split)} training examples on {world_size} device(s) do not fill one batch of {batch_size}",
+                f"{len(split)} training examples do not fill one batch of {batch_size}",
                 where="data.batch_size",
                 fix="a smaller data.batch_size, or data.drop_last=false",
+            )
+        smallest = batch_size if drop_last else len(split) - (self.batches - 1) * batch_size
+        if smallest < world_size:
+            raise UserError(
+                f"{world_size} processes cannot share a batch of {smallest} training example(s)"
+                + ("" if smallest == batch_size else f", the last of an epoch of {len(split)}"),
+                where="data.batch_size",
+                fix="data.drop_last=true, another data.batch_size, or fewer trainer.devices",
             )
         self._end = self.batches
         self.epoch = self.position = 0
@@ -86,7 +94,7 @@ class TensorLoader:
     def batch(self, position: int) -> Batch:
         """The batch at a position of the epoch."""
         start = position * self.batch_size
-        index = self._epoch_order()[start : start + self.batch_size]
+        index = self._epoch_order()[start : start + self.batch_size][self.rank :: self.world_size]
         if self.augment:
             x = self.augment.examples(self.split.x, self.seed, self.epoch, index)
         else:
@@ -110,10 +118,11 @@ class TensorLoader:
         """Go to a saved place.
 
         Raises:
-            UserError: a place in mid-epoch under another seed, batch size, split or number of devices, where examples
-                would be seen twice or never.
+            UserError: a place in mid-epoch under another seed, batch size or split, where examples would be seen twice
+                or never.
         """
-        here, saved = self._recipe(), {name: state[name] for name in self._recipe()}
+        here = self._recipe()
+        saved = {name: state[name] for name in here}
         if state["position"] and here != saved:
             changed = [f"{name} {saved[name]} -> {here[name]}" for name in here if here[name] != saved[name]]
             raise UserError(
@@ -125,18 +134,11 @@ class TensorLoader:
         self.position = state["position"]
 
     def _recipe(self) -> dict[str, int]:
-        return {
-            "seed": self.seed,
-            "batch_size": self.batch_size,
-            "examples": len(self.split),
-            "devices": self.world_size,
-        }
+        return {"seed": self.seed, "batch_size": self.batch_size, "examples": len(self.split)}
 
     def _epoch_order(self) -> Tensor:
         if self._order is None or self._order[0] != self.epoch:
-            order = permutation(self.seed, self.epoch, len(self.split))
-            share = len(self.split) // self.world_size * self.world_size
-            self._order = self.epoch, order[self.rank : share : self.world_size].to(self.split.y.device)
+            self._order = self.epoch, permutation(self.seed, self.epoch, len(self.split)).to(self.split.y.device)
         return self._order[1]
 
 

@@ -36,8 +36,8 @@ class DataModule(L.LightningDataModule):
 
     Args:
         data_dir: folder of the data files.
-        batch_size: training examples per batch and device.
-        eval_batch_size: likewise in evaluation.
+        batch_size: training examples per batch, on all devices together.
+        eval_batch_size: examples per batch in evaluation, on each device.
         val_size: what is held out of the training part: a fraction in [0, 1) or a count; 0 trains on everything.
         seed: keys the order of the training examples and their augmentation.
         split_seed: keys the validation split alone, so that runs with other seeds can be compared.

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from certtrain.bounds.base import BoundEngine
+from certtrain.collective import gather, global_sum, processes, rank
 from certtrain.data.batch import Batch
 from certtrain.methods.base import KeyedNoise, Method
 
@@ -52,6 +53,7 @@ class CertifiedTraining(L.LightningModule):
         self.noise = KeyedNoise(seed, split="train")
         self.record = dict(record or {})
         self.parts: dict[str, Tensor] = {}
+        self.weight: Tensor | None = None
         self.validated: dict[str, Any] = {}
         self.register_buffer("first_bad_step", torch.tensor(UNSEEN), persistent=False)
         self.register_buffer("clean_correct", torch.tensor(0), persistent=False)
@@ -62,14 +64,23 @@ class CertifiedTraining(L.LightningModule):
         return self.network(x)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The method's loss at the current optimiser step; its parts stay on the device in `self.parts`."""
+        """The method's loss at the current optimiser step; its parts stay on the device in `self.parts`.
+
+        Of several processes each has a share of the batch, which its loss and parts are about; in the mean over the
+        processes they count `self.weight` times.
+        """
         step = self.global_step
         objective = self.method(self.network, self.engine, batch, step, self.noise)
         loss = objective.loss
+        if processes() > 1:
+            # Their gradients are averaged, and each one's loss is the mean over its share of the batch.
+            examples = torch.tensor(float(len(batch.y)), device=loss.device)
+            self.weight = examples * processes() / global_sum(examples)
+            loss = loss * self.weight
         # Kept on the device: asking for it every step would stall an accelerator.
         bad = ~torch.isfinite(loss.detach()) & (self.first_bad_step == UNSEEN)
         self.first_bad_step = torch.where(bad, step, self.first_bad_step)
-        self.parts = {"loss": loss.detach(), **objective.parts}
+        self.parts = {"loss": objective.loss.detach(), **objective.parts}
         return loss
 
     def scheduled(self) -> dict[str, float]:
@@ -81,8 +92,10 @@ class CertifiedTraining(L.LightningModule):
         self.clean_seen.zero_()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Counts the unperturbed accuracy over the whole validation split, in integers."""
-        self.clean_correct += (self.network(batch.x).argmax(1) == batch.y).sum()
+        """Counts the unperturbed accuracy over the whole validation split, in integers; never in reduced precision."""
+        with torch.autocast(batch.x.device.type, enabled=False):
+            logits = self.network(batch.x)
+        self.clean_correct += (logits.argmax(1) == batch.y).sum()
         self.clean_seen += len(batch.y)
 
     def report(self, metrics: dict[str, float]) -> None:
@@ -90,7 +103,9 @@ class CertifiedTraining(L.LightningModule):
         self.validated |= metrics
 
     def on_validation_epoch_end(self) -> None:
-        metrics = {"val/clean": float(self.clean_correct) / max(1, int(self.clean_seen)), **self.validated}
+        counts = gather((int(self.clean_correct), int(self.clean_seen)))
+        correct, seen = (sum(column) for column in zip(*counts))
+        metrics = {"val/clean": correct / max(1, seen), **self.validated}
         self.validated = {}
         self.log_dict(metrics, logger=False)
         # Not through Lightning, whose step is one less here: a row of metrics.csv belongs to the step of its weights.
@@ -114,3 +129,9 @@ class CertifiedTraining(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # Only dropout and the like draw from the global generator; everything of ours is keyed.
         torch.set_rng_state(checkpoint["certtrain"]["rng"].cpu())
+        self.apart()
+
+    def apart(self) -> None:
+        """Give each of several processes a generator state of its own, or dropout would repeat itself in all shares."""
+        if rank() > 0:
+            torch.manual_seed(torch.initial_seed() + (rank() << 40) + int(torch.randint(2**32, ())))

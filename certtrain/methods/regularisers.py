@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from certtrain.bounds.base import PreActivation
+from certtrain.collective import global_means, global_sums
 from certtrain.errors import UserError
 from certtrain.methods.base import non_negative
 from certtrain.models.normalize import Normalize
@@ -31,7 +32,8 @@ class ShiRegulariser:
     """`weight (1 - eps_t/eps_max) (L_tight + L_relu)`, active from the first step to the end of the ramp.
 
     With l, u the bounds of one ReLU layer's inputs, c = (l+u)/2 their centres, delta = (u-l)/2 their radii, means over
-    the batch and the layer's neurons, tau = `tolerance` and delta0 the input's radius after normalisation:
+    the batch (all of it, where several processes share it) and the layer's neurons, tau = `tolerance` and delta0 the
+    input's radius after normalisation:
 
         L_tight = mean over layers of  max(0, tau - mean(delta0)/mean(delta)) / tau
         L_relu  = mean over layers of  (max(0, tau - rho(r_mean)) + max(0, tau - rho(r_var))) / tau
@@ -71,31 +73,43 @@ class ShiRegulariser:
         if not pre_activations:
             zero = torch.zeros_like(input_radius)
             return ShiTerms(zero, zero)
-        tight = [self._tight(input_radius, p.lower, p.upper) for p in pre_activations]
-        relu = [self._relu(p.lower, p.upper) for p in pre_activations if p.kink]
-        balance = torch.stack(relu).mean() if relu else torch.zeros_like(tight[0])
-        return ShiTerms(torch.stack(tight).mean(), balance)
+        radii = global_means([(p.upper - p.lower) / 2 for p in pre_activations])
+        tight = torch.stack([self._tight(input_radius, radius) for radius in radii]).mean()
+        layers = [_Layer(p.lower, p.upper) for p in pre_activations if p.kink]
+        means = global_means([part for layer in layers for part in layer.parts(layer.centre)])
+        squares = [(layer.centre - mean) ** 2 for layer, mean in zip(layers, means[::3])]
+        variances = global_sums([part for layer, s in zip(layers, squares) for part in layer.parts(s)[1:]])
+        relu = [
+            self._relu(torch.stack([active, -inactive, *spread]))
+            for active, inactive, *spread in zip(means[1::3], means[2::3], variances[::2], variances[1::2])
+        ]
+        return ShiTerms(tight, torch.stack(relu).mean() if relu else torch.zeros_like(tight))
 
-    def _tight(self, input_radius: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-        radius = ((upper - lower) / 2).mean()
+    def _tight(self, input_radius: Tensor, radius: Tensor) -> Tensor:
         return (self.tolerance - input_radius / radius.clamp_min(SMALLEST)).relu() / self.tolerance
 
-    def _relu(self, lower: Tensor, upper: Tensor) -> Tensor:
-        centre = (lower + upper) / 2
-        active, inactive = lower > 0, upper < 0
-        squares = (centre - centre.mean()) ** 2
-        means = (centre * active).mean(), -(centre * inactive).mean()
-        variances = (squares * active).sum(), (squares * inactive).sum()
-        numbers = torch.stack([*means, *variances])
+    def _relu(self, numbers: Tensor) -> Tensor:
+        """From (4,): the mean of the active centres, minus that of the inactive ones, their sums of squares."""
         # On the device, without asking the host. The dropped layer's numbers are replaced before they are divided: a
         # selection afterwards would hand NaN to the gradient.
-        keep = torch.isfinite(numbers).all() & (means[1] > 0) & (variances[1] > 0)
+        keep = torch.isfinite(numbers).all() & (numbers[1] > 0) & (numbers[3] > 0)
         mean_active, mean_inactive, var_active, var_inactive = torch.where(keep, numbers, torch.ones_like(numbers))
         terms = [
             (self.tolerance - _at_most_one(active_part / inactive_part)).relu()
             for active_part, inactive_part in ((mean_active, mean_inactive), (var_active, var_inactive))
         ]
         return torch.where(keep, (terms[0] + terms[1]) / self.tolerance, torch.zeros_like(terms[0]))
+
+
+class _Layer:
+    """One ReLU layer's input centres, and which are active (always above 0) or inactive (always below)."""
+
+    def __init__(self, lower: Tensor, upper: Tensor) -> None:
+        self.centre, self.active, self.inactive = (lower + upper) / 2, lower > 0, upper < 0
+
+    def parts(self, values: Tensor) -> list[Tensor]:
+        """The values, those of the active and those of the inactive neurons, 0 elsewhere."""
+        return [values, values * self.active, values * self.inactive]
 
 
 def _at_most_one(ratio: Tensor) -> Tensor:
@@ -110,4 +124,4 @@ def normalised_radius(network: nn.Module, x: Tensor, threat: ThreatModel) -> Ten
     lower, upper = threat.box(x)
     radius = (upper - lower) / 2
     normalise = next((module for module in network.modules() if isinstance(module, Normalize)), None)
-    return (radius / normalise.std if normalise is not None else radius).mean()
+    return global_means([radius / normalise.std if normalise is not None else radius])[0]

@@ -23,25 +23,23 @@ def flat(lists):
 
 
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(1, 3), st.booleans())
-def test_ranks_share_an_epoch_without_repetition(n, batch_size, world_size, drop_last):
-    shares = []
-    for rank in range(world_size):
-        options = {"drop_last": drop_last, "rank": rank, "world_size": world_size}
-        share = n // world_size
-        batches = share // batch_size if drop_last else -(-share // batch_size)
-        if not batches:
+def test_ranks_share_the_batches_of_one_process(n, batch_size, world_size, drop_last):
+    batches = n // batch_size if drop_last else -(-n // batch_size)
+    smallest = batch_size if drop_last else n - (batches - 1) * batch_size
+    places = [{"drop_last": drop_last, "rank": rank, "world_size": world_size} for rank in range(world_size)]
+    if not batches or smallest < world_size:
+        for place in places:
             with pytest.raises(UserError, match="batch"):
-                TensorLoader(split_of(n), batch_size, **options)
-            return
-        seen = indices(TensorLoader(split_of(n), batch_size, **options))
-        assert len(seen) == batches
-        assert all(len(batch) == batch_size for batch in seen[: -1 if not drop_last else None])
-        shares.append(flat(seen))
-    assert len({len(share) for share in shares}) == 1
-    everything = flat(shares)
-    assert len(set(everything)) == len(everything)
-    if not drop_last:
-        assert len(everything) == n // world_size * world_size
+                TensorLoader(split_of(n), batch_size, **place)
+        return
+    alone = TensorLoader(split_of(n), batch_size, drop_last=drop_last)
+    loaders = [TensorLoader(split_of(n), batch_size, **place) for place in places]
+    assert {len(loader) for loader in loaders} == {len(alone)} == {batches}
+    for whole, *shares in zip(indices(alone), *map(indices, loaders), strict=True):
+        assert sorted(flat(shares)) == sorted(whole)
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    saved = loaders[0].state_dict()
+    assert saved == alone.state_dict()  # resumed on any number of processes
 
 
 def test_epochs_are_keyed_by_seed_and_epoch_alone():

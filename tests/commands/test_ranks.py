@@ -1,0 +1,208 @@
+"""`certtrain train` on several processes: one result, one message, nothing that hangs."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from certtrain import environment
+from certtrain.checkpoints import network_state, read_checkpoint
+from certtrain.cli import main
+from certtrain.commands import certify, ranks, train
+from certtrain.errors import UserError
+from certtrain.methods.module import CertifiedTraining
+
+TWO = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
+METHOD = ["method=crown_ibp", "optimizer=sgd", "optimizer.lr=0.05"]
+
+
+def result(name: str) -> dict:
+    with open(f"runs/{name}/result.json") as file:
+        return json.load(file)
+
+
+def weights(name: str) -> dict[str, torch.Tensor]:
+    return network_state(read_checkpoint(f"runs/{name}/checkpoints/last.ckpt"))
+
+
+def assert_close(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.allclose(first[name], second[name], rtol=0, atol=1e-5), name
+
+
+@pytest.fixture
+def at_step(monkeypatch):
+    """Does something while this process computes a given training step, once."""
+
+    def arm(step: int, action) -> None:
+        step_of, done = CertifiedTraining.training_step, []
+
+        def training_step(self, batch, batch_idx):
+            if self.global_step == step and not done:
+                done.append(True)
+                action()
+            return step_of(self, batch, batch_idx)
+
+        monkeypatch.setattr(CertifiedTraining, "training_step", training_step)
+
+    return arm
+
+
+def test_two_processes_stopped_and_ended_by_one_give_what_one_gives(in_tmp, tiny, at_step, capsys):
+    """A signal in the second epoch of two; what is left, one process does."""
+    assert main(["train", *tiny, *METHOD, "name=alone"]) == 0
+    arguments = ["train", *tiny, *METHOD, "name=shared", "certify_test=true", "certifier=ibp"]
+    threads = torch.get_num_threads()
+    at_step(15, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert main([*arguments, *TWO]) == 143
+    assert "interrupted by SIGTERM" in capsys.readouterr().out
+    assert not torch.distributed.is_initialized()
+    assert torch.get_num_threads() == threads
+    stopped = result("shared")
+    assert (stopped["status"], stopped["trained"]) == ("interrupted", False)
+    assert read_checkpoint("runs/shared/checkpoints/last.ckpt")["global_step"] > 15
+    assert main(arguments) == 0
+    assert_close(weights("shared"), weights("alone"))
+    shared, alone = result("shared"), result("alone")
+    assert shared["steps"] == alone["steps"]
+    for key in ("clean", "certified", "n", "invalid"):
+        assert shared["validation"][key] == pytest.approx(alone["validation"][key])
+    rows = [Path(f"runs/{name}/metrics.csv").read_text().splitlines() for name in ("shared", "alone")]
+    assert len(rows[0]) == len(rows[1])
+    assert shared["test"]["ibp"]["n"] == 360
+
+
+def test_a_killed_process_ends_the_training_with_a_message(in_tmp, tiny, at_step, monkeypatch, capsys):
+    started = []
+    start = ranks._start
+    monkeypatch.setattr(ranks, "_start", lambda *given: started.append(start(*given)) or started[-1])
+    at_step(5, lambda: started[0].process.kill())
+    assert main(["train", *tiny, *METHOD, *TWO, "name=killed"]) == 1
+    said = capsys.readouterr().err
+    assert f"process 2 of 2 (pid {started[0].process.pid}) was ended by SIGKILL" in said
+    assert "Traceback" not in said
+    assert "the same command goes on" in said
+    assert result("killed")["status"] == "interrupted"
+    assert not torch.distributed.is_initialized()
+
+
+def test_a_process_that_waits_in_a_driver_is_ended_by_the_watcher():
+    """Number 0 sleeps where nothing wakes it; the other one fails."""
+    program = f"""
+import sys, time
+from pathlib import Path
+from certtrain.commands import ranks
+from certtrain.runs import RunDirectory
+ranks.FOLLOWER, ranks.GRACE_SECONDS = ("-c", "import sys; print('the driver fell over'); sys.exit(3)"), 0.3
+with ranks._started(2, RunDirectory({"runs/x"!r}), "cpu"):
+    time.sleep(60)
+"""
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "process 2 of 2" in done.stderr
+    assert "failed with exit status 3" in done.stderr
+    assert "the driver fell over" in done.stderr
+    assert time.monotonic() - start < 45
+
+
+def test_torchrun(in_tmp, tiny):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
+    command += ["--master-port=0", "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "-m", "certtrain"]
+    arguments = ["train", *tiny, *METHOD, "trainer.accelerator=cpu"]
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [*command, *arguments, "name=run"], capture_output=True, text=True, timeout=120, env=variables
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("epoch 2/2") == 1  # one of them prints
+    assert main([*arguments, "name=alone"]) == 0
+    assert_close(weights("run"), weights("alone"))
+
+
+@pytest.mark.slow
+def test_torchrun_certifies_and_finds_nothing_to_train(in_tmp, tiny):
+    assert main(["train", *tiny, *METHOD, "name=run"]) == 0
+    assert main(["certify", "run=run", "certifier=ibp", "name=alone"]) == 0
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "certtrain"]
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    for arguments in (["train", *tiny, *METHOD, "name=run"], ["certify", "run=run", "certifier=ibp", "name=shared"]):
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=200, env=variables)
+        assert done.returncode == 0, done.stderr
+    test = result("run")["test"]
+    for key in ("clean", "certified", "acr_grid", "n", "indices_sha256"):
+        assert test["shared"][key] == test["alone"][key]
+
+
+@pytest.fixture
+def under_torchrun(monkeypatch):
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_torchruns_place(under_torchrun, monkeypatch):
+    assert environment.torchrun() == (1, 4, 1)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert environment.torchrun() is None
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID")
+    assert environment.torchrun() is None
+
+
+@pytest.mark.parametrize("arguments", [["-m", "seed=0,1"], ["seeds=3"]])
+def test_torchrun_of_several_runs_is_refused(under_torchrun, arguments):
+    with pytest.raises(UserError, match="one training, not of several"):
+        train.prepare(arguments)
+
+
+def test_torchruns_processes_certify_shards(under_torchrun, runs):
+    assert certify.prepare(["run=bounds"])[-1] == "shard=2/4"
+    assert "shard=1/9" in certify.prepare(["run=bounds", "shard=1/9"])
+    assert not any(word.startswith("shard") for word in certify.prepare(["run=bounds"], "predict"))
+
+
+def test_torchruns_number_and_the_configured_one(under_torchrun):
+    assert ranks.device_count({"trainer": {"devices": "auto"}}) == 4
+    assert ranks.device_count({"trainer": {"devices": 4}}) == 4
+    with pytest.raises(UserError, match="torchrun started 4 processes"):
+        ranks.device_count({"trainer": {"devices": 3}})
+
+
+def test_a_study_trains_its_trials_on_one_device(in_tmp, tiny, capsys):
+    assert main(["train", *tiny, "method=gaussian", "sigma=0.1", "sweep=optuna", "sweep.n_trials=1", *TWO]) == 2
+    assert "each trial of a study trains on one device" in capsys.readouterr().err
+
+
+def test_more_gpus_than_there_are(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    count = ranks.device_count
+    assert count({"trainer": {"devices": "auto"}}) == 2
+    assert count({"trainer": {"devices": 3, "accelerator": "cpu"}}) == 3
+    with pytest.raises(UserError, match=r"torch sees 2 GPU") as caught:
+        count({"trainer": {"devices": 3}})
+    assert "trainer.devices=2" in caught.value.fix
+
+
+def test_too_few_validation_examples_to_share(monkeypatch):
+    from certtrain.commands import fitting
+
+    class Data:
+        val = (1, 2)
+
+    fitting.refuse_unshareable(Data())
+    monkeypatch.setattr(fitting, "processes", lambda: 3)
+    with pytest.raises(UserError, match="cannot share 2 validation"):
+        fitting.refuse_unshareable(Data())
+
+
+def test_reduced_precision_trains_methods_without_bounds(in_tmp, tiny):
+    assert main(["train", *tiny, "method=gaussian", "sigma=0.1", "trainer.precision=bf16-mixed", "name=bf16"]) == 0
+    assert all(value.dtype == torch.float32 for value in weights("bf16").values())
+    assert result("bf16")["validation"]["clean"] > 0.5

@@ -1,0 +1,135 @@
+"""Jobs that several processes do together: a test is number 0 and runs this file as the others."""
+
+import functools
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import lightning as L
+import torch
+
+from certtrain import collective
+from certtrain.bounds import NativeEngine
+from certtrain.bounds.auto_lirpa import AutoLirpaEngine
+from certtrain.bounds.batchnorm import whole_batch_norm
+from certtrain.callbacks.training_log import TrainingLog
+from certtrain.data import Digits
+from certtrain.methods import IBP, CrownIBP, Gaussian, Ramp, ShiRegulariser, Standard
+from certtrain.methods.module import CertifiedTraining
+from certtrain.models import resnet_small
+from certtrain.ranks import LOCALHOST, Rank, joined, local_store
+
+# Each a method, whether the network has BatchNorm, the precision, and batches that are added up before a step.
+TRAININGS = {
+    "standard": (Standard(l1=1e-4), False, "32-true", 1),
+    "gaussian": (Gaussian(0.25), False, "32-true", 2),
+    "crown_ibp": (CrownIBP(0.05, Ramp(2, 10)), False, "32-true", 1),
+    "fused": (CrownIBP(0.05, Ramp(2, 10), loss_fusion=True), False, "32-true", 1),
+    "gaussian, BatchNorm": (Gaussian(0.25), True, "32-true", 1),
+    # What several layers of statistics do to the last bits grows with each step: exact in float64 only.
+    "crown_ibp, BatchNorm": (CrownIBP(0.05, Ramp(2, 10)), True, "64-true", 1),
+    "shi, BatchNorm": (IBP(0.05, Ramp(2, 10), regulariser=ShiRegulariser(0.5)), True, "64-true", 1),
+    "shi, auto_lirpa": (IBP(0.05, Ramp(2, 3), regulariser=ShiRegulariser(0.5)), True, "64-true", 1),
+}
+
+
+def train(kind: str, place: Rank | None = None) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+    """The weights and statistics after an epoch of 7 batches, the last of 47 examples, and what was logged last."""
+    method, batch_norm, precision, accumulate = TRAININGS[kind]
+    engine = AutoLirpaEngine if "lirpa" in kind else NativeEngine
+    data = Digits("unused", batch_size=64, val_size=0.7, seed=3, augment={"crop_padding": 1})
+    torch.manual_seed(1)
+    network = resnet_small(
+        width=4, linear=16, batch_norm=batch_norm, input_shape=(1, 8, 8), num_classes=10, mean=[0.3], std=[0.4]
+    )
+    module = CertifiedTraining(
+        network,
+        method,
+        engine(network) if method.needs_engine else None,
+        lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9),
+        lambda step: 1.0,
+        seed=7,
+    )
+    log = TrainingLog()
+    trainer = L.Trainer(
+        max_epochs=1,
+        accumulate_grad_batches=accumulate,
+        accelerator="cpu",
+        precision=precision,
+        callbacks=[log],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        use_distributed_sampler=False,
+        **({"devices": 1} if place is None else {"devices": place.local_of, "strategy": place.strategy()}),
+    )
+    with whole_batch_norm(network):
+        trainer.fit(module, datamodule=data)
+    return {name: value.detach().clone() for name, value in network.state_dict().items()}, log.latest
+
+
+def sums(place: Rank) -> dict[str, object]:
+    """Every function of `certtrain.collective`, with what this process has: rank + 1 rows, or its number."""
+    rows = torch.arange(1.0, 2.0 + place.number, dtype=torch.float64, requires_grad=True)
+    mean, doubled = collective.global_means([rows, 2 * rows])
+    (collective.global_sum(rows.sum()) ** 2 * (place.number + 1)).backward()
+    polls = []
+    poll = collective.Poll(lambda: 15 if place.number == place.of - 1 and len(polls) >= 3 else 0)
+    while not any(polls):
+        polls.append(poll())
+    return {
+        "mean": float(mean),
+        "doubled": float(doubled),
+        "gradient": rows.grad.tolist(),
+        "max": collective.global_max(place.number),
+        "gather": collective.gather({"number": place.number}),
+        "polls": collective.gather(polls),
+        "now": poll(now=True),
+        "place": (collective.rank(), collective.processes()),
+    }
+
+
+def do(jobs: list[str], place: Rank) -> list:
+    return [sums(place) if job == "sums" else train(job, place) for job in jobs]
+
+
+@contextmanager
+def others(count: int, jobs: list[str]):
+    """Start the other processes, with their store."""
+    store = local_store(count)
+    places = [Rank(number, count, number, count, LOCALHOST, store.port) for number in range(count)]
+    started = [
+        subprocess.Popen(
+            [sys.executable, __file__, *jobs],
+            env={**os.environ, **place.environment(), "PYTHONPATH": os.pathsep.join(sys.path)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for place in places[1:]
+    ]
+    try:
+        yield places[0], store
+        for process in started:
+            _, said = process.communicate(timeout=60)
+            assert process.returncode == 0, said
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+@functools.cache
+def by_three() -> dict[str, object]:
+    """By job the result that number 0 of three processes gets; started once for all tests."""
+    jobs = ["sums", *TRAININGS]
+    with others(3, jobs) as (place, store), joined(place, "cpu", store):
+        return dict(zip(jobs, do(jobs, place), strict=True))
+
+
+if __name__ == "__main__":
+    own = Rank.from_environment()
+    with joined(own, "cpu", torch.distributed.TCPStore(own.address, own.port, own.of, is_master=False)):
+        do(sys.argv[1:], own)
