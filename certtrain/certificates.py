@@ -7,8 +7,7 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certtrain.errors import UserError
-from certtrain.files import write_json_atomic, write_text_atomic
+from certtrain.files import append_text, unwritable, write_json_atomic, write_text_atomic
 
 ABSTAIN = -1
 # What can be said about one example at one radius, in this precedence; the counts of a radius add up to n.
@@ -244,27 +243,18 @@ class CertificateLog:
         self._names = names
 
     def _write(self, text: str) -> None:
-        with self._writing(), open(self.path, "a", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise UserError(
-                f"cannot write {self.path}: {error.strerror}", where="certificate log", fix="free space, then resume"
-            ) from error
+        append_text(self.path, text, where="certificate log")
 
     def _drop_torn_line(self) -> None:
         content = self.path.read_bytes()
         keep = content.rfind(b"\n") + 1
         if keep < len(content):
-            with self._writing(), open(self.path, "r+b") as file:
-                file.truncate(keep)
-                os.fsync(file.fileno())
+            try:
+                with open(self.path, "r+b") as file:
+                    file.truncate(keep)
+                    os.fsync(file.fileno())
+            except OSError as error:
+                raise unwritable(self.path, error, where="certificate log") from error
 
     def _refuse(self, what: str) -> NoReturn:
         raise UserError(

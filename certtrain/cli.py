@@ -68,6 +68,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"certtrain: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
+    except OSError as error:
+        from certtrain.files import explained
+
+        if traceback or (message := explained(error)) is None:
+            raise
+        print(f"certtrain: {message}", file=sys.stderr)
+        return EXIT_USER_ERROR
     except KeyboardInterrupt:  # outside training and certifying, which save their work first
         if traceback:
             raise

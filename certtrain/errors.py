@@ -28,6 +28,13 @@ class UserError(Exception):
         return "\n".join(lines)
 
 
+class DiskFull(UserError):
+    """A file could not be written whole because the disk, a quota or a limit has no room: not a mistake in the input.
+
+    What was in the file before is still there, and once there is room the same command goes on.
+    """
+
+
 def nearest(word: str, options: Iterable[str], limit: int = 3) -> str:
     """`did you mean a, b?` for a mistyped word, or the list of all options when nothing is near."""
     options = sorted(set(options))

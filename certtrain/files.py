@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from fractions import Fraction
+from io import FileIO
 from pathlib import Path
 
-from certtrain.errors import UserError
+from certtrain.errors import DiskFull, UserError
 from certtrain.threat import radius_text
+
+# No room on the disk, in the user's quota, below the limit of one file's size.
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+ROOM = (
+    "make room there and give the same command again: it goes on from what is there. All files that were whole before "
+    "are as they were"
+)
 
 
 def write_text_atomic(path: str | Path, text: str) -> Path:
@@ -32,22 +43,100 @@ def write_bytes_atomic(path: str | Path, content: bytes) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        with FileIO(handle, "wb") as file:
+            put(file, content)
+            os.fsync(handle)
         os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's 0600 would hide results from a group
         os.replace(temporary, path)
         temporary = None
         sync_directory(path.parent)
     except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}", where="output file", fix="choose a writable directory"
-        ) from error
+        raise unwritable(path, error) from error
     finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
     return path
+
+
+def append_text(path: str | Path, text: str, *, where: str = "output file", sync: bool = True) -> None:
+    """Add text to the end of a file: all of it, or the file is as long as before. With `sync`, on disk on return.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    path = Path(path)
+    try:
+        with FileIO(path, "ab") as file:
+            before = os.fstat(file.fileno()).st_size
+            try:
+                put(file, text.encode("utf-8"))
+                if sync:
+                    os.fsync(file.fileno())
+            except OSError:
+                file.truncate(before)
+                raise
+    except OSError as error:
+        raise unwritable(path, error, where=where) from error
+
+
+def put(file: FileIO, content: bytes | memoryview) -> None:
+    """Write all of it; a raw file takes what there is room for, and says so.
+
+    Raises:
+        OSError: there is no room for the rest.
+    """
+    rest = memoryview(content)
+    while len(rest):
+        rest = rest[file.write(rest) or 0 :]
+
+
+def unwritable(
+    path: str | Path, error: OSError, *, where: str = "output file", fix: str = "choose a writable directory"
+) -> UserError:
+    """The message for a file that cannot be written: with the room that is left where that is the reason.
+
+    Args:
+        path: of the file.
+        error: why not.
+        where: what set the path.
+        fix: what to do where room is not the reason.
+    """
+    reason = error.strerror or str(error)
+    if error.errno not in FULL:
+        return UserError(f"cannot write {path}: {reason}", where=where, fix=fix)
+    folder = Path(path).absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    usage = shutil.disk_usage(folder)
+    room = "the limit of one file's size (ulimit -f)" if error.errno == errno.EFBIG else "the disk"
+    return DiskFull(
+        f"there is no room for {path}: {reason}",
+        where=f"{room} at {folder}, {usage.free / 1e6:,.1f} MB free of {usage.total / 1e6:,.1f} MB",
+        fix=ROOM,
+    )
+
+
+def explained(error: OSError) -> UserError | None:
+    """The message for an error of the file system that nobody expected where it came; None for one that says nothing.
+
+    Args:
+        error: with the file's name, where Python knows it.
+    """
+    if error.filename is None and error.errno in FULL:
+        return DiskFull(
+            f"there is no room on a disk: {error.strerror}",
+            where="a file that the system does not name; --traceback shows who wrote it",
+            fix=ROOM,
+        )
+    if error.errno in FULL or error.errno == errno.EROFS:
+        return unwritable(error.filename or "a file", error)
+    if error.errno in (errno.EACCES, errno.EPERM) and error.filename is not None:
+        return UserError(
+            f"{error.filename}: {error.strerror}",
+            where="file permissions",
+            fix="permit it, or name another place",
+        )
+    return None
 
 
 def write_json_atomic(path: str | Path, value: object) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import time
@@ -9,12 +10,31 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from certtrain.callbacks.guard import check_finite
 from certtrain.callbacks.validation import CertifyValidation
 from certtrain.collective import Poll
 from certtrain.errors import UserError, nearest
+from certtrain.files import put, unwritable
 from certtrain.methods.module import CertifiedTraining
+
+
+class LocalFile(TorchCheckpointIO):
+    """Lightning's way to write a checkpoint, less its detour over a file in the folder of temporary files."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write the checkpoint; on disk on return.
+
+        Raises:
+            OSError: there is no room for it.
+        """
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        with io.FileIO(path, "wb") as file:
+            put(file, content.getbuffer())
+            os.fsync(file.fileno())
 
 
 class Checkpoints(L.Callback):
@@ -63,14 +83,29 @@ class Checkpoints(L.Callback):
     def best(self) -> Path:
         return self.directory / "best.ckpt"
 
+    def setup(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = LocalFile()
+
     def save(self, trainer: L.Trainer, module: CertifiedTraining, path: Path) -> None:
-        """One checkpoint, complete or not there at all. Of several processes all call it, and the first one writes."""
+        """One checkpoint, complete or not there at all. Of several processes all call it, and the first one writes.
+
+        Raises:
+            UserError: it cannot be written; the one that was there stays.
+            TrainingDiverged: loss or weights are not finite.
+        """
         check_finite(module)
-        self.directory.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
-        trainer.save_checkpoint(part)
-        if trainer.is_global_zero:
-            os.replace(part, path)
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            trainer.save_checkpoint(part)
+            if trainer.is_global_zero:
+                os.replace(part, path)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            if error.errno is None:
+                raise
+            raise unwritable(path, error, where="checkpoint") from error
         for logger in trainer.loggers:
             logger.save()  # a kill from now on loses no metrics of the steps that the checkpoint holds
 

@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from certtrain.errors import UserError
-from certtrain.files import write_text_atomic
+from certtrain.files import append_text, write_text_atomic
 
 FLUSH_SECONDS = 1.0
 
@@ -83,11 +83,7 @@ class CSVMetrics(Logger):
             self._columns = [*columns, *new]
             self._rewrite(rows)
         else:
-            try:
-                with self.path.open("a", encoding="utf-8", newline="") as file:
-                    file.write(_text(columns, self._waiting, header=False))
-            except OSError as error:
-                raise _unwritable(self.path, error) from error
+            append_text(self.path, _text(columns, self._waiting, header=False), where="metrics.csv", sync=False)
         self._waiting = []
 
     @rank_zero_only
@@ -173,7 +169,3 @@ def _what(row: Mapping[str, str]) -> tuple[str, frozenset[str]]:
 
 def _is_epoch(name: str, number: float) -> bool:
     return name == "epoch" and number.is_integer()
-
-
-def _unwritable(path: Path, error: OSError) -> UserError:
-    return UserError(f"cannot write {path}: {error.strerror or error}", where="metrics.csv", fix="free the disk")

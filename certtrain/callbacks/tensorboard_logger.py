@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from certtrain.callbacks.scalars import test_scalars
 from certtrain.errors import UserError
+from certtrain.files import unwritable
 
 
 class TensorBoardMetrics(Logger):
@@ -78,21 +80,41 @@ class TensorBoardMetrics(Logger):
             from PIL import Image
 
             picture = np.asarray(Image.open(figure).convert("RGB"))
-            self.writer.add_image("test/certified_accuracy_plot", picture, self._last, dataformats="HWC")
+            with self._writing():
+                self.writer.add_image("test/certified_accuracy_plot", picture, self._last, dataformats="HWC")
 
     def _scalar(self, name: str, value: float) -> None:
         # TensorBoard's tags know no `@`: one of the two packages replaces it, so that it is done here for both.
-        self.writer.add_scalar(name.replace("@", "_"), value, self._last)
+        with self._writing():
+            self.writer.add_scalar(name.replace("@", "_"), value, self._last)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """The packages write in a thread of their own, whose errors come with a later call.
+
+        Raises:
+            UserError: there is no room for the events, or the folder cannot be written.
+        """
+        try:
+            yield
+        except OSError as error:
+            events = getattr(getattr(self._writer, "file_writer", None), "event_writer", None)
+            if events is not None:
+                events.close = lambda: None  # tensorboardX tries once more when Python ends, with a traceback
+            self._writer = None
+            raise unwritable(self.folder / "events", error, where="logger=tensorboard") from error
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         if self._writer is not None:
-            self._writer.flush()
+            with self._writing():
+                self._writer.flush()
 
     def close(self, failed: bool = False) -> None:
         """Write what waits and end; a second call does nothing."""
         if self._writer is not None:
-            self._writer.close()
+            with self._writing():
+                self._writer.close()
             self._writer = None
             self._purge = self._last + 1
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,6 +63,7 @@ def adopt(resolved: dict[str, Any], choices: Mapping[str, Any], overrides: list[
     import torch
 
     from certtrain.commands.build import build_data, build_network
+    from certtrain.files import write_bytes_atomic
     from certtrain.models.contract import InputContract
     from certtrain.runs import RunDirectory, config_differences, sha256_file
     from certtrain.weights import fit_weights, read_weights
@@ -101,11 +102,10 @@ def adopt(resolved: dict[str, Any], choices: Mapping[str, Any], overrides: list[
         run, _ = RunDirectory.open(run.path, config, [o for o in overrides if o != "run=null"])
     with run:
         if not run.last.exists():
-            run.checkpoints.mkdir(exist_ok=True)
-            part = run.last.with_suffix(".part")
             state = {f"network.{name}": value for name, value in network.state_dict().items()}
-            torch.save({"state_dict": state, "certtrain": {"contract": contract.to_dict(), "config": config}}, part)
-            os.replace(part, run.last)
+            content = io.BytesIO()
+            torch.save({"state_dict": state, "certtrain": {"contract": contract.to_dict(), "config": config}}, content)
+            write_bytes_atomic(run.last, content.getvalue())
         if run.read_result() is None:
             run.write_result(
                 {

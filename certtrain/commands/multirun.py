@@ -20,8 +20,8 @@ from typing import Any
 
 from certtrain import environment
 from certtrain.commands.compose import INTERRUPTED, call_hydra
-from certtrain.errors import UserError
-from certtrain.files import write_json_atomic
+from certtrain.errors import DiskFull, UserError
+from certtrain.files import explained, unwritable, write_json_atomic
 
 FOLDER = ".multirun"
 FAILED = 1  # status of a job that raised
@@ -53,6 +53,8 @@ def run_multirun(command: str, arguments: list[str]) -> int:
                 root.parent.rmdir()
         if isinstance(stopped, UserError):
             raise stopped
+        if isinstance(stopped, OSError) and stopped.errno is not None:
+            raise unwritable(stopped.filename or root / "multirun.yaml", stopped) from stopped
         if stopped is not None:
             missing = "hydra_plugins" in str(stopped)
             raise UserError(
@@ -83,7 +85,9 @@ def _verdict(records: Sequence[dict[str, Any]], stopped: Exception | None) -> in
     if not (lost or failed or stopped):
         return max(record["status"] for record in records)
     causes = [str(record["error"]).split("\n")[0] for record in failed]
-    causes += [f"job {record['number']} ended without a word, as when it is killed" for record in lost]
+    causes += [
+        f"job {record['number']} ended without a word, as when it is killed or its disk is full" for record in lost
+    ]
     causes += [f"the launcher stopped: {stopped}"] if stopped else []
     raise UserError(
         f"{len(failed) + len(lost)} of {len(records)} jobs failed, the first because: {causes[0]}",
@@ -93,7 +97,7 @@ def _verdict(records: Sequence[dict[str, Any]], stopped: Exception | None) -> in
 
 
 class Task:
-    """What Hydra calls per job, in this process or, pickled, in another one. Never raises.
+    """What Hydra calls per job, in this process or, pickled, in another one. Raises only for want of a record.
 
     Args:
         command: whose module runs the job.
@@ -135,9 +139,18 @@ class Task:
             record |= {"status": FAILED, "error": str(error)}
             print(f"certtrain: this job failed: {error}", file=sys.stderr)
         except Exception as error:  # not the user's mistake: all that helps to mend it
-            record |= {"status": FAILED, "error": f"{type(error).__name__}: {error}"}
-            traceback.print_exc()
-        write_json_atomic(path, record)
+            message = explained(error) if isinstance(error, OSError) else None
+            record |= {"status": FAILED, "error": str(message or f"{type(error).__name__}: {error}")}
+            if message is None:
+                traceback.print_exc()
+            else:
+                print(f"certtrain: this job failed: {message}", file=sys.stderr)
+        try:
+            write_json_atomic(path, record)
+        except DiskFull as error:
+            if not path.exists():
+                raise
+            print(f"certtrain: how this job ended is not recorded: {error}", file=sys.stderr)
 
     @contextlib.contextmanager
     def _output(self, number: int, elsewhere: bool) -> Iterator[None]:

@@ -24,6 +24,7 @@ from certtrain.commands.build import build_data
 from certtrain.commands.loading import load_run
 from certtrain.commands.stage import Stage, log_rows, prepare_stage
 from certtrain.errors import UserError
+from certtrain.files import explained
 from certtrain.parts import Place, Share
 
 
@@ -36,6 +37,10 @@ def main() -> int:
     def say(answer: dict[str, Any]) -> None:
         with contextlib.suppress(BrokenPipeError):  # nobody listens any more, and the end of standard input says so
             print(json.dumps(answer), file=answers, flush=True)
+
+    def refuse(error: UserError) -> int:
+        say({"error": {"what": error.what, "where": error.where, "fix": error.fix}})
+        return 2
 
     keep_freed_memory()
     environment.remember_command(order["command"])
@@ -52,8 +57,11 @@ def main() -> int:
     except Interrupted as interrupted:
         return interrupted.exit_status
     except UserError as error:
-        say({"error": {"what": error.what, "where": error.where, "fix": error.fix}})
-        return 2
+        return refuse(error)
+    except OSError as error:
+        if (message := explained(error)) is None:
+            raise
+        return refuse(message)
     return 0
 
 

@@ -14,7 +14,7 @@ from certtrain import environment
 from certtrain.commands.compose import INTERRUPTED, quoted
 from certtrain.commands.train import EXTENDS, MAY_DIFFER, NOT_OF_A_RUN, print_line, resolve, run_one
 from certtrain.config import GROUPS, SMOOTHING, default_monitor, options, plain
-from certtrain.errors import UserError, nearest
+from certtrain.errors import DiskFull, UserError, nearest
 from certtrain.files import write_json_atomic
 from certtrain.runs import RunDirectory, config_differences
 from certtrain.sweeps.metric import CLEAN, Metric
@@ -132,6 +132,8 @@ class _Study:
             status = run_one(*self._compose(self.overrides(trial.number, trial.settings)), report)
         except Pruned as pruned:
             return Outcome("pruned", message=str(pruned))
+        except DiskFull:  # the setting is not to blame: the trial is gone on with once there is room
+            raise
         except UserError as error:
             return Outcome("failed", message=error.what)
         if status >= INTERRUPTED:

@@ -18,7 +18,7 @@ from certtrain.errors import UserError
 from certtrain.export.claims import Claims
 from certtrain.export.onnx import INPUT, OPSET, OUTPUT, onnx_bytes
 from certtrain.export.vnnlib import PLACES, decimal_box, property_text
-from certtrain.files import write_json_atomic, write_text_atomic
+from certtrain.files import unwritable, write_bytes_atomic, write_json_atomic, write_text_atomic
 from certtrain.scales import Scales
 from certtrain.threat import radius_key, radius_text
 
@@ -78,12 +78,12 @@ def write_export(folder: str | Path, export: Export) -> dict[str, Any]:
         part = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
         part.mkdir(parents=True)
     except OSError as error:
-        raise UserError(
-            f"cannot write {folder}: {error.strerror or error}", where="configuration key output", fix="output=DIR"
-        ) from error
+        raise unwritable(folder, error, where="configuration key output", fix="output=DIR") from error
     try:
         found = _write(part, export, network)
         part.rename(folder)
+    except OSError as error:
+        raise unwritable(folder, error, where="configuration key output", fix="output=DIR") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return found
@@ -91,8 +91,7 @@ def write_export(folder: str | Path, export: Export) -> dict[str, Any]:
 
 def _write(part: Path, export: Export, network: bytes) -> dict[str, Any]:
     onnx = f"onnx/{export.name}.onnx"
-    (part / "onnx").mkdir()
-    (part / onnx).write_bytes(network)
+    write_bytes_atomic(part / onnx, network)
     found: dict[str, Any] = {
         **export.about,
         "network": {

@@ -194,7 +194,7 @@ def _acr_interval(group: Group) -> tuple[float, float] | None:
         if path is None:
             return None
         try:
-            rows = CertificateLog(path).read().sorted()
+            rows = CertificateLog(path, read_only=True).read().sorted()
         except UserError:
             return None
         radii.append(np.where(rows.correct, rows.radius, 0.0))

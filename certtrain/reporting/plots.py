@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import math
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from certtrain.errors import UserError
+from certtrain.files import write_bytes_atomic
 from certtrain.reporting.entries import (
     Entry,
     falsified,
@@ -207,21 +206,11 @@ def _columns(points: list[tuple[Any, float]]) -> tuple[list[float], list[float]]
 
 
 def save_figure(figure: Any, path: Path) -> Path:
-    """Write beside the file and rename, so that a killed run leaves the old figure or the new one."""
-    part: str | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        with os.fdopen(handle, "wb") as file:
-            figure.savefig(file, format="png")
-        os.chmod(part, 0o644)
-        os.replace(part, path)
-        part = None
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}", where="figure", fix="free the disk"
-        ) from error
-    finally:
-        if part is not None:
-            Path(part).unlink(missing_ok=True)
-    return path
+    """Write beside the file and rename, so that a killed run leaves the old figure or the new one.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return write_bytes_atomic(path, buffer.getvalue())

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from certtrain.errors import UserError
+from certtrain.errors import DiskFull, UserError
 from certtrain.sweeps.locks import FileLock
 from certtrain.sweeps.space import Parameter
 
@@ -253,6 +253,12 @@ class Study:
         except (SQLAlchemyError, self.optuna.exceptions.StorageInternalError) as error:
             cause = str(error.__cause__ or error).split("\n")[0]
             locked = "locked" in cause
+            if "disk is full" in cause or "disk I/O error" in cause:
+                raise DiskFull(
+                    f"the database of the study cannot be written: {cause}",
+                    where=self.settings.storage,
+                    fix="make room there and give the same command again: it goes on with the study",
+                ) from error
             raise UserError(
                 f"the database of the study is locked by another process: {cause}"
                 if locked
