@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
-import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 import yaml
 
 from certtrain import environment
 from certtrain.errors import UserError, nearest
 from certtrain.files import plain, write_json_atomic, write_text_atomic
-
-try:
-    import fcntl
-except ImportError:  # Windows has no flock: two processes on one run are then not told apart
-    fcntl = None  # type: ignore[assignment]
+from certtrain.locks import RunLock, unwritable_run
 
 RESULT_SCHEMA = 1
 STATUSES = ("complete", "interrupted", "failed")
 State = Literal["new", "resume", "complete"]
 
 ABSENT = "(absent)"
-SHARD_PATIENCE = 60.0  # seconds that a shard waits for one that looks whether all are there
 # What may lie in a directory whose creation was interrupted before config.yaml, the last file, was written.
 FIRST_FILES = frozenset({".lock", "environment.json", "overrides.yaml", "diff.patch", "checkpoints", "certificates"})
 
@@ -42,8 +35,7 @@ class RunDirectory:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._lock: IO[str] | None = None
-        self._shard_lock: IO[str] | None = None
+        self._lock = RunLock(self.path)
 
     def __repr__(self) -> str:
         return f"RunDirectory({str(self.path)!r})"
@@ -157,70 +149,24 @@ class RunDirectory:
             raise
 
     def lock(self, shard: str | None = None) -> None:
-        """Keep every other process out of this directory until `close` or the end of this process, kill -9 included.
+        """Keep every other process out of this directory until `close` or the end of this process; see `RunLock`.
 
         Args:
-            shard: `1-of-4`: let the other shards of a job in, but nobody else, and this shard only once. One that has
-                ended looks whether it is the last, by itself for a moment: a shard waits for that.
+            shard: `1-of-4`: let the other shards of a job in, but nobody else, and this shard only once.
 
         Raises:
             UserError: another process has the lock; the lock file cannot be written.
         """
-        if fcntl is None or self._lock is not None:
-            return
-        deadline = time.monotonic() + (SHARD_PATIENCE if shard is not None else 0)
-        while True:
-            try:
-                self._lock = self._take(".lock", shared=shard is not None)
-                break
-            except UserError:
-                if time.monotonic() >= deadline:
-                    raise
-                time.sleep(0.2)
-        if shard is not None:
-            try:
-                self._shard_lock = self._take(f".lock-{shard}")
-            except UserError:
-                self.close()
-                raise
-
-    def _take(self, name: str, *, shared: bool = False) -> IO[str] | None:
-        """A lock file with its lock; None on a file system without locks."""
-        path = self.path / name
-        try:
-            file = path.open("a+", encoding="utf-8")
-        except OSError as error:
-            raise _unwritable(path, error) from error
-        try:
-            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except OSError as error:
-            file.seek(0)
-            holder = file.read().strip()
-            file.close()
-            if error.errno in (errno.EAGAIN, errno.EACCES):
-                raise UserError(
-                    f"another process{f' (pid {holder})' if holder else ''} is working in {self.path}",
-                    where="run directory",
-                    fix="wait for it or stop it, or choose another name=",
-                ) from None
-            return None
-        if not shared:
-            file.seek(0)
-            file.truncate()
-            file.write(f"{os.getpid()}\n")
-            file.flush()
-        return file
+        self._lock.acquire(shard)
 
     @property
     def lock_descriptors(self) -> tuple[int, ...]:
         """Open files that hold the locks: a process that inherits them keeps the locks as long as it lives."""
-        return tuple(file.fileno() for file in (self._lock, self._shard_lock) if file is not None)
+        return self._lock.descriptors
 
     def close(self) -> None:
-        """Give the locks back; the files stay, because deleting them would race with the next process."""
-        for file in filter(None, (self._shard_lock, self._lock)):
-            file.close()
-        self._lock = self._shard_lock = None
+        """Give the locks back."""
+        self._lock.release()
 
     def read_config(self) -> dict[str, Any]:
         """The resolved configuration.
@@ -281,7 +227,7 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
             strange = [name for name in os.listdir(self.path) if name not in FIRST_FILES and not _temporary(name)]
         except OSError as error:
-            raise _unwritable(self.path, error) from error
+            raise unwritable_run(self.path, error) from error
         if strange and not self.config.exists():
             raise UserError(
                 f"{self.path} exists and is not a run: it holds {', '.join(sorted(strange)[:3])} and no config.yaml",
@@ -312,7 +258,7 @@ class RunDirectory:
 
     def _complete_environment(self) -> None:
         found = environment.accelerators()
-        if found is None or self._lock is None:  # only the process that opened the run knows its hardware
+        if found is None or not self._lock.held:  # only the process that opened the run knows its hardware
             return
         described = self._read_environment()
         session = (described.get("resumed") or [described])[-1]
@@ -431,12 +377,4 @@ def _other_configuration(run: RunDirectory, differing: list[tuple[str, Any, Any]
         "\n".join([f"the run {run.name} exists with another configuration:", *shown]),
         where=str(run.path),
         fix=f"choose another name=, or give the overrides that it was made with: {former}",
-    )
-
-
-def _unwritable(path: Path, error: OSError) -> UserError:
-    return UserError(
-        f"cannot write the run directory {path}: {error.strerror or error}",
-        where="configuration keys runs_dir and name",
-        fix="choose a writable directory: runs_dir=...",
     )

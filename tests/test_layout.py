@@ -32,6 +32,7 @@ FLOORS = (
         "randomness",
         "claims",
     },
+    {"locks"},
     {"bounds", "smoothing", "models", "data", "attacks", "certificates", "falsification", "summary", "metrics", "runs"},
     {"certifiers", "methods", "sweeps", "export"},
     {"reporting"},

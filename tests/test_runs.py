@@ -106,7 +106,7 @@ def test_second_process_is_refused_until_the_first_ends(tmp_path):
     command = [sys.executable, "-c", code, str(run.path)]
     refused = subprocess.run(command, capture_output=True, text=True)
     assert refused.returncode
-    assert f"another process (pid {os.getpid()})" in refused.stderr
+    assert f"another process (pid {os.getpid()} on {socket.gethostname()} since 2" in refused.stderr
     with pytest.raises(UserError, match="another process"):
         RunDirectory.open(run.path, CONFIG, [])
     run.close()
@@ -114,7 +114,7 @@ def test_second_process_is_refused_until_the_first_ends(tmp_path):
 
 
 def test_shards_share_the_lock_with_each_other_only(tmp_path, monkeypatch):
-    monkeypatch.setattr("certtrain.runs.SHARD_PATIENCE", 0.1)
+    monkeypatch.setattr("certtrain.locks.SHARD_PATIENCE", 0.1)
     path = RunDirectory.open(tmp_path / "r", CONFIG, [])[0].path
     first, second, third = (RunDirectory(path) for _ in range(3))
     first.lock()
@@ -135,7 +135,7 @@ def test_shards_share_the_lock_with_each_other_only(tmp_path, monkeypatch):
     child.wait()
     third.lock()
     threading.Timer(0.3, third.close).start()  # it only looked whether all shards are there
-    monkeypatch.setattr("certtrain.runs.SHARD_PATIENCE", 20.0)
+    monkeypatch.setattr("certtrain.locks.SHARD_PATIENCE", 20.0)
     first.lock(shard="2-of-2")
     first.close()
 

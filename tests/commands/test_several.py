@@ -86,7 +86,7 @@ def test_the_command_without_shard_merges_and_certifies_what_is_missing(runs):
 
 
 def test_shards_work_side_by_side_but_each_once_and_not_beside_others(runs, capsys, monkeypatch):
-    monkeypatch.setattr("certtrain.runs.SHARD_PATIENCE", 0.1)
+    monkeypatch.setattr("certtrain.locks.SHARD_PATIENCE", 0.1)
     with RunDirectory(runs / "noise") as other:
         other.lock(shard="1-of-2")
         assert certify("run=noise", "shard=1/2", "name=x") == 2
