@@ -18,6 +18,7 @@ COMMANDS = {
     "audit": "recompute what certificates state; other people's logs, too: certtrain audit runs/NAME",
     "plot": "certified accuracy with intervals, of any logs: certtrain plot runs/NAME [--risk-coverage | --compare]",
     "report": "one HTML page about a run, which needs no other file: certtrain report runs/NAME",
+    "flips": "what fraction of a table's decisions bounded changes cannot flip: certtrain flips runs/NAME",
     "reproduce": "train, certify and compare one published row: certtrain reproduce zhang2020/mnist_small_eps0.3",
 }
 

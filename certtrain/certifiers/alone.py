@@ -1,0 +1,104 @@
+"""What each feature of a table can do alone: all others keep their values, so that its box is a line."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from certtrain.attacks import inner, inside, margin
+from certtrain.attacks.ball import Ball
+from certtrain.bounds import BoundEngine, NativeEngine
+from certtrain.certifiers.base import frozen
+from certtrain.certifiers.bounds import BoundCertifier
+from certtrain.data.batch import Batch
+from certtrain.scales import Scales
+from certtrain.threat import ThreatModel
+
+METHODS = ("ibp", "crown_ibp", "crown")
+STEPS = 200  # points on each side of an example's line that are tried
+
+
+@dataclass(frozen=True)
+class Alone:
+    """One feature, of which each example's radius is decided by itself.
+
+    Attributes:
+        name: of the feature.
+        size: its change at radius 1, in shares of the input range.
+        proved: (n,) the largest radius of the grid at which no value of the feature changes the class; 0 for none.
+        broken: (n,) the smallest radius at which a value was found that does; infinite for none.
+    """
+
+    name: str
+    size: Fraction
+    proved: NDArray[np.float64]
+    broken: NDArray[np.float64]
+
+    def counts(self, radius: Fraction) -> tuple[int, int, int]:
+        """How many of the n examples are proved at the radius, broken within it, and neither."""
+        proved = int((self.proved >= float(radius)).sum())
+        broken = int((self.broken <= float(radius)).sum())
+        return proved, broken, len(self.proved) - proved - broken
+
+
+def each_alone(
+    network: nn.Module,
+    batch: Batch,
+    scales: Scales,
+    radii: Sequence[Fraction],
+    engine: Callable[[nn.Module], BoundEngine] = NativeEngine,
+    progress: Callable[[str], None] = lambda name: None,
+) -> list[Alone]:
+    """For each feature that may change, what it can do to the examples that are classified correctly.
+
+    Proofs are those of `BoundCertifier` in float64 over the line, rounded outward; broken says that one of 200 points
+    on each side up to the largest radius, each inside the exact line and on a whole number where the feature has only
+    these, has another class in float64.
+
+    Args:
+        network: (B, d) inputs to logits.
+        batch: examples that it classifies correctly.
+        scales: of which each feature's size is taken, one at a time.
+        radii: the grid, ascending.
+        engine: makes the bound engine.
+        progress: told the name of each feature before it is tried.
+
+    Raises:
+        ValueError: an example that is misclassified.
+    """
+    own = copy.deepcopy(network).double()
+    with frozen(own), torch.no_grad():
+        if bool((own(batch.x.double()).argmax(1) != batch.y).any()):
+            raise ValueError("an example is misclassified: there is no right decision to flip")
+    found = []
+    for place, (name, size) in enumerate(zip(scales.names, scales.values)):
+        if size:
+            progress(name)
+            zeros = [Fraction(0)] * len(scales.values)
+            only = replace(scales, values=(*zeros[:place], size, *zeros[place + 1 :]))
+            certifier = BoundCertifier(METHODS, radii, engine, attack_steps=0, scales=only)
+            proved = certifier.certify(network, batch).radius
+            with frozen(own):
+                broken = _broken(own, batch.x.double(), batch.y, only, max(radii))
+            found.append(Alone(name, size, proved, broken))
+    return found
+
+
+def _broken(own: nn.Module, x: Tensor, y: Tensor, scales: Scales, largest: Fraction) -> NDArray[np.float64]:
+    broken = np.full(len(x), np.inf)
+    for step in range(STEPS, 0, -1):
+        radius = largest * step / STEPS
+        ball = Ball(x, inner(ThreatModel(scales=scales), inside(radius)))
+        for end in (ball.lower, ball.upper):
+            point = end if ball.admissible is None else ball.admissible(end)
+            with torch.no_grad():
+                fallen = ~(margin(own(point), y) > 0)
+            broken[fallen.cpu().numpy()] = float(radius)
+    return broken
