@@ -1,6 +1,6 @@
 """Kills train, certify and a study with SIGKILL at random moments, and checks that the rerun ends where it would have.
 
-    python tests/kill9.py [--kills 50] [--seed 0]
+    python tests/kill9.py [--kills 50] [--seed 0] [--devices 1]
 
 Not part of the test suite: each kill costs a start. A killed command is started again until it ends by itself; what it
 leaves must be what an undisturbed one leaves, but for times: weights bit for bit, `result.json`, certificate rows, a
@@ -101,7 +101,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--kills", type=int, default=50, help="in all (default: 50)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
+    parser.add_argument("--devices", type=int, default=1, help="processes of the training (default: 1)")
     arguments = parser.parse_args()
+    if arguments.devices > 1:
+        COMMANDS["train"] += ["trainer=ddp", "trainer.accelerator=cpu", f"trainer.devices={arguments.devices}"]
     draw, killed, failed = random.Random(arguments.seed), 0, False
     with tempfile.TemporaryDirectory() as place:
         whole = Path(place) / "whole"

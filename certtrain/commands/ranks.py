@@ -1,7 +1,7 @@
 """Training on several devices: one process each, started here or by torchrun. Number 0 is the command itself.
 
 The command opens the run directory, writes, prints and validates its settings; the others, which know nothing, join,
-are told the configuration, and train beside it: `python -m certtrain.commands.ranks`, or the same command line under
+are told the configuration, and train beside it: `python -m certtrain.commands.follower`, or the same command line under
 torchrun. A process that dies ends them all, with a message, within seconds.
 """
 
@@ -32,7 +32,7 @@ from certtrain.ranks import LOCALHOST, Rank, joined, local_store
 from certtrain.runs import RunDirectory
 from certtrain.training import TrainerSettings
 
-FOLLOWER = ("-m", "certtrain.commands.ranks")  # Python's arguments
+FOLLOWER = ("-m", "certtrain.commands.follower")  # Python's arguments
 STORE = "CERTTRAIN_STORE"  # set where the parent's own store, and not torchrun's, is at MASTER_PORT
 GRACE_SECONDS = 20.0  # of this process, when another has died, to notice by itself
 FAILED = 1
@@ -193,7 +193,6 @@ def follow() -> int:
     device = own or ("cuda" if torch.cuda.is_available() else "cpu")
     store = None
     if own is not None:
-        threading.Thread(target=_end_with_the_parent, daemon=True).start()
         store = dist.TCPStore(place.address, place.port, place.of, is_master=False)
     try:
         with SignalFlag() as flag, joined(place, device, store):
@@ -223,12 +222,3 @@ def dismiss() -> None:
     """Tell torchrun's other processes that there is nothing to train."""
     with joined(Rank.from_environment(), "cuda" if torch.cuda.is_available() else "cpu"):
         dist.broadcast_object_list([None])
-
-
-def _end_with_the_parent() -> None:
-    sys.stdin.read()
-    os._exit(FAILED)
-
-
-if __name__ == "__main__":
-    sys.exit(follow())
