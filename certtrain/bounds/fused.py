@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from certtrain.bounds.kernel import kernel_for
+
 _CACHED = 2**18
 
 
@@ -25,6 +27,11 @@ class IntervalRelu(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, both: Tensor, radius: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        if (kernel := kernel_for(both.numel(), both, radius)) is not None:
+            out, spread, lower, upper = kernel.interval(both, radius)
+            ctx.save_for_backward(out, lower, upper)
+            return out, spread, lower, upper
         out, spread, lower, upper = torch.empty_like(both), *(torch.empty_like(both[len(both) // 2 :]) for _ in "rlu")
         (clean, centre), (out_clean, out_centre) = both.chunk(2), out.chunk(2)
         for some in _chunks(centre):
@@ -34,7 +41,6 @@ class IntervalRelu(torch.autograd.Function):
             torch.lerp(low, high, 0.5, out=out_centre[some])
             torch.sub(high, out_centre[some], out=spread[some])
         ctx.save_for_backward(out, lower, upper)
-        ctx.set_materialize_grads(False)
         return out, spread, lower, upper
 
     @staticmethod
@@ -43,6 +49,8 @@ class IntervalRelu(torch.autograd.Function):
         after, lower, upper = ctx.saved_tensors
         grad_both = torch.zeros_like(after) if grad_both is None else grad_both
         grad_spread = torch.zeros_like(lower) if grad_spread is None else grad_spread
+        if (kernel := kernel_for(after.numel(), after, lower, upper, grad_both, grad_spread, *ends)) is not None:
+            return kernel.interval_back(after, lower, upper, grad_both, grad_spread, *ends)
         out, grad_radius = torch.empty_like(grad_both), torch.empty_like(grad_spread)
         halves = (tensor.chunk(2) for tensor in (after, grad_both, out))
         (clean, _), (grad_clean, grad_centre), (out_clean, out_centre) = halves
@@ -104,6 +112,8 @@ class BoxedRelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(a, lower, upper)
+        if (kernel := kernel_for(a.numel(), a, lower, upper)) is not None:
+            return kernel.boxed(a, lower, upper)
         before, constant = torch.empty_like(a), a.new_empty(a.shape[:2])
         for some in _chunks(a):
             sign, high, offset, _ = relu_lines(lower[some], upper[some])
@@ -117,6 +127,8 @@ class BoxedRelu(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, grad_constant: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         a, lower, upper = ctx.saved_tensors
+        if (kernel := kernel_for(a.numel(), a, lower, upper, grad, grad_constant)) is not None:
+            return kernel.boxed_back(a, lower, upper, grad, grad_constant)
         grad_a, grad_lower, grad_upper = torch.empty_like(a), torch.empty_like(lower), torch.empty_like(upper)
         for some in _chunks(a):
             up, to_constant = grad[some], grad_constant[some]

@@ -1,9 +1,7 @@
-"""The keyed noise compiled: `noise.c` makes the bits of `noise.py` seven times as fast as tensor operations do.
+"""The keyed noise compiled: `noise.c` makes the bits of `noise.py` in a sixth of the time of tensor operations.
 
-A processor keeps a counter's words in its registers, where tensor operations write each of two hundred steps to memory.
-Compiled by this machine's own C compiler, for this process alone (another node's processor may differ), once a process
-has made as much noise as compiling costs; where there is no compiler, on accelerators, and should a single bit differ,
-tensor operations make the noise. `CERTTRAIN_COMPILER` names another compiler than `cc`; empty, none is used.
+It takes over once a process has made as much noise as compiling costs. Where there is no compiler
+(`certtrain.compiled`), on accelerators, and should a single bit differ, tensor operations make the noise.
 """
 
 from __future__ import annotations
@@ -11,24 +9,15 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-import shutil
-import subprocess
-import tempfile
 import warnings
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from importlib import resources
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from certtrain.compiled import compiled, in_threads, source
 from certtrain.randomness import MULTIPLIERS, ROUNDS, WEYL, Key
 
-VARIABLE = "CERTTRAIN_COMPILER"
-# Products and sums stay apart. Square roots need set no errno, and no operation traps: loops of them become vectors.
-FLAGS = ("-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
-TIMEOUT = 60  # seconds
 PAYS_AFTER = 1 << 23  # counters, by when tensor operations took as long as the compiler takes: 0.3 s
 SEVERAL = 1 << 15  # counters that are worth a thread of their own
 _made = 0
@@ -38,15 +27,12 @@ class Kernel:
     """The compiled functions.
 
     Args:
-        library: a shared library of `noise.c`.
-
-    Raises:
-        OSError: it cannot be loaded.
+        library: of `noise.c`.
     """
 
-    def __init__(self, library: Path) -> None:
-        loaded, pointer = ctypes.CDLL(str(library)), ctypes.c_void_p
-        self._rows, self._pairs = loaded.noise_rows, loaded.normal_pairs
+    def __init__(self, library: ctypes.CDLL) -> None:
+        pointer = ctypes.c_void_p
+        self._rows, self._pairs = library.noise_rows, library.normal_pairs
         self._rows.argtypes = [
             *(ctypes.c_uint32, ctypes.c_uint32, pointer, pointer),
             *(ctypes.c_int64, ctypes.c_uint32, ctypes.c_float, pointer),
@@ -58,18 +44,12 @@ class Kernel:
         """(R, 4, blocks) float32 noise of `index` and `draw`, (R,) int64 on the CPU."""
         index, draw = index.contiguous(), draw.contiguous()
         out = torch.empty(len(index), 4, blocks, dtype=torch.float32, device="cpu")
-        threads = max(1, min(torch.get_num_threads(), len(index) * blocks // SEVERAL))
-        size = -(-len(index) // threads)
 
-        def fill(start: int) -> None:  # the interpreter is free while the library runs
-            some, numbers, part = index[start : start + size], draw[start : start + size], out[start : start + size]
+        def fill(start: int, stop: int) -> None:
+            some, numbers, part = index[start:stop], draw[start:stop], out[start:stop]
             self._rows(*key, some.data_ptr(), numbers.data_ptr(), len(some), blocks, sigma, part.data_ptr())
 
-        if threads == 1:
-            fill(0)
-        else:
-            with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(fill, range(0, len(index), size)))
+        in_threads(fill, len(index), len(index) * blocks // SEVERAL)
         return out
 
     def pairs(self, radial: Tensor, angular: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,21 +84,9 @@ def made() -> Kernel | None:
 
 
 def build(environment: Mapping[str, str] = os.environ) -> Kernel | None:
-    """Compile `noise.c` for this machine; None without a compiler, and where it or the loader fails."""
-    compiler = shutil.which(environment.get(VARIABLE, "cc") or "no compiler")
-    if compiler is None:
-        return None
-    text = constants() + resources.files("certtrain.smoothing").joinpath("noise.c").read_text()
-    with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder) / "noise.so"
-        for more in (["-march=native"], []):
-            command = [compiler, *FLAGS, *more, "-x", "c", "-", "-o", str(library), "-lm"]
-            try:
-                subprocess.run(command, input=text, text=True, capture_output=True, check=True, timeout=TIMEOUT)
-                return Kernel(library)  # loaded, it needs its file no more
-            except (OSError, subprocess.SubprocessError):
-                continue
-    return None
+    """Compile `noise.c` for this machine; None where that cannot be done."""
+    library = compiled(constants() + source("certtrain.smoothing", "noise.c"), environment)
+    return None if library is None else Kernel(library)
 
 
 def constants() -> str:

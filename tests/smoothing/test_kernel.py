@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from certtrain.compiled import VARIABLE
 from certtrain.smoothing import kernel, noise
 
 needs_compiler = pytest.mark.skipif(kernel.made() is None, reason="this machine has no C compiler")
@@ -92,7 +93,7 @@ def test_noise_does_not_change_where_the_kernel_takes_over(counting, monkeypatch
 
 @pytest.mark.parametrize("name", ["", "a compiler that is not there", "false"])
 def test_without_a_compiler_that_works_there_is_no_kernel(name):
-    assert kernel.build({kernel.VARIABLE: name}) is None
+    assert kernel.build({VARIABLE: name}) is None
 
 
 @needs_compiler

@@ -1,0 +1,128 @@
+"""The ReLUs of `fused` compiled: `relu.c` passes over memory once where tensor operations pass a dozen times.
+
+Used for large float32 and float64 tensors on a CPU, where a compiler is at hand (`certtrain.compiled`). Whether it is
+depends on nothing but the sizes of tensors, so that a resumed run computes as one that never stopped: the interval
+ReLU gives the bits of the tensors' way, the others sum in another order.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from certtrain.compiled import compiled, in_threads, source
+
+LARGE = 1 << 16  # elements, from which it is used: to compile costs half a second
+LANES = 32  # sums that are added up side by side
+SEVERAL = 1 << 15  # elements that are worth a thread of their own
+NAMES = {torch.float32: "float", torch.float64: "double"}
+
+
+class Kernel:
+    """The compiled functions, for contiguous tensors of one of `NAMES` on the CPU.
+
+    Args:
+        library: of `relu.c`.
+    """
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        pointer, number = ctypes.c_void_p, ctypes.c_int64
+        self._library = library
+        for real in NAMES.values():
+            for name, numbers, pointers in (
+                ("interval", 1, 8),
+                ("interval_back", 1, 11),
+                ("boxed", 3, 6),
+                ("boxed_back", 3, 9),
+            ):
+                function = getattr(library, f"{name}_{real}")
+                function.argtypes, function.restype = [number] * numbers + [pointer] * pointers, None
+
+    def interval(self, both: Tensor, radius: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """`IntervalRelu.forward`."""
+        out, found = torch.empty_like(both), [torch.empty_like(radius) for _ in range(3)]
+        self._elements("interval", [*both.chunk(2), radius, *out.chunk(2), *found])
+        return out, *found  # type: ignore[return-value]
+
+    def interval_back(
+        self, after: Tensor, lower: Tensor, upper: Tensor, both: Tensor, spread: Tensor, *ends: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """`IntervalRelu.backward` of the gradients both, spread and ends."""
+        out, radius = torch.empty_like(after), torch.empty_like(lower)
+        given = [after[: len(lower)], lower, upper, *both.chunk(2), spread, *ends]
+        self._elements("interval_back", [*given, *out.chunk(2), radius])
+        return out, radius
+
+    def boxed(self, a: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """`BoxedRelu.forward`."""
+        before, constant = torch.empty_like(a), a.new_empty(a.shape[:2])
+        self._examples("boxed", a.shape, [a, lower, upper, before, constant], rooms=4)
+        return before, constant
+
+    def boxed_back(
+        self, a: Tensor, lower: Tensor, upper: Tensor, grad: Tensor, grad_constant: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`BoxedRelu.backward`."""
+        found = torch.empty_like(a), torch.empty_like(lower), torch.empty_like(upper)
+        self._examples("boxed_back", a.shape, [a, lower, upper, grad, grad_constant, *found], rooms=6)
+        return found
+
+    def _elements(self, name: str, tensors: list[Tensor | None]) -> None:
+        first = next(tensor for tensor in tensors if tensor is not None)
+        function, size, count = (
+            getattr(self._library, f"{name}_{NAMES[first.dtype]}"),
+            first.element_size(),
+            first.numel(),
+        )
+        places = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
+
+        def work(start: int, stop: int) -> None:
+            function(stop - start, *(None if place is None else place + start * size for place in places))
+
+        in_threads(work, count, count // SEVERAL)
+
+    def _examples(self, name: str, shape: torch.Size, tensors: list[Tensor], rooms: int) -> None:
+        function, (rows, functions, size) = getattr(self._library, f"{name}_{NAMES[tensors[0].dtype]}"), shape
+        places = [(tensor.data_ptr(), tensor[0].numel() * tensor.element_size()) for tensor in tensors]
+
+        def work(start: int, stop: int) -> None:
+            room = tensors[0].new_empty(rooms * size)
+            function(stop - start, functions, size, *(place + start * step for place, step in places), room.data_ptr())
+
+        in_threads(work, rows, shape.numel() // SEVERAL)
+
+
+def kernel_for(size: int, *tensors: Tensor | None) -> Kernel | None:
+    """The kernel, where it is of use for tensors the largest of which has so many elements; else None."""
+    if size < LARGE or torch.compiler.is_compiling():
+        return None
+    given = [tensor for tensor in tensors if tensor is not None]
+    dtype = given[0].dtype
+    if dtype not in NAMES or not all(t.is_cpu and t.dtype == dtype and t.is_contiguous() for t in given):
+        return None
+    return made()
+
+
+@functools.cache
+def made() -> Kernel | None:
+    """The kernel of this process, compiled at the first call; None where it cannot be had."""
+    return build()
+
+
+def build(environment: Mapping[str, str] = os.environ) -> Kernel | None:
+    """Compile `relu.c` for this machine; None where that cannot be done."""
+    text, lines = (
+        source("certtrain.bounds", "relu.c"),
+        ["#include <stddef.h>", "#include <stdint.h>", "#include <string.h>"],
+    )
+    lines.append(f"#define LANES {LANES}")
+    for real in NAMES.values():
+        lines += [f"#define REAL {real}", f"#define NAME(x) x##_{real}", text]
+        lines += ["#undef REAL", "#undef NAME", "#undef POSITIVE"]
+    library = compiled("\n".join(lines) + "\n", environment)
+    return None if library is None else Kernel(library)

@@ -1,0 +1,124 @@
+"""The compiled ReLUs compute what tensor operations compute, also what is not a number."""
+
+import math
+
+import pytest
+import torch
+
+from certtrain.bounds import fused, kernel
+from certtrain.compiled import VARIABLE
+
+needs_compiler = pytest.mark.skipif(kernel.made() is None, reason="this machine has no C compiler")
+NAN, INF = math.nan, math.inf
+SPECIAL = [0.0, -0.0, 1.0, -1.0, 1e-9, -1e-9, NAN, INF, -INF, 1e38, -1e38]
+DTYPES = [torch.float32, torch.float64]
+
+
+@pytest.fixture(params=[1, 3])
+def threads(request, monkeypatch):
+    monkeypatch.setattr(kernel, "SEVERAL", 8)
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+def both_ways(monkeypatch, run):
+    """What the kernel and what tensor operations give."""
+    found = []
+    for large in (0, 1 << 60):
+        monkeypatch.setattr(kernel, "LARGE", large)
+        found.append(run())
+    return zip(*found, strict=True)
+
+
+def draw(*shape, dtype, special=False):
+    values = torch.randn(*shape, dtype=dtype)
+    if special:
+        places = torch.rand(*shape) < 0.3
+        values[places] = torch.tensor(SPECIAL, dtype=dtype)[torch.randint(len(SPECIAL), (int(places.sum()),))]
+    return values.requires_grad_()
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("special", [False, True])
+@pytest.mark.parametrize("outputs", [(0,), (1,), (0, 1), (0, 1, 2, 3), (2,), (1, 3)])
+def test_interval_relu_has_the_same_bits(monkeypatch, threads, dtype, special, outputs):
+    torch.manual_seed(len(outputs))
+    both, radius = draw(10, 3, 7, dtype=dtype, special=special), draw(5, 3, 7, dtype=dtype, special=special)
+    grads = [draw(*shape, dtype=dtype).detach() for shape in ((10, 3, 7), *[(5, 3, 7)] * 3)]
+
+    def run():
+        found = fused.IntervalRelu.apply(both, radius)
+        chosen = [found[i] for i in outputs]
+        return *found, *torch.autograd.grad(chosen, (both, radius), [grads[i] for i in outputs])
+
+    for ours, theirs in both_ways(monkeypatch, run):
+        assert torch.equal(ours.nan_to_num(12345.0), theirs.nan_to_num(12345.0))
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("rows", "functions", "size"), [(5, 1, 3), (4, 9, 33), (1, 2, 64), (3, 4, 100)])
+def test_boxed_relu_is_the_same_to_rounding(monkeypatch, threads, dtype, rows, functions, size):
+    torch.manual_seed(size)
+    a, lower = draw(rows, functions, size, dtype=dtype), draw(rows, size, dtype=dtype)
+    upper = (lower.detach() + torch.rand(rows, size, dtype=dtype)).requires_grad_()
+    grads = draw(rows, functions, size, dtype=dtype).detach(), draw(rows, functions, dtype=dtype).detach()
+
+    def run():
+        found = fused.BoxedRelu.apply(a, lower, upper)
+        return *found, *torch.autograd.grad(found, (a, lower, upper), grads)
+
+    for ours, theirs in both_ways(monkeypatch, run):
+        torch.testing.assert_close(ours, theirs, rtol=16 * torch.finfo(dtype).eps, atol=64 * torch.finfo(dtype).eps)
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_is_no_number_stays_none(monkeypatch, threads, dtype):
+    torch.manual_seed(0)
+    a, lower, upper = (draw(*shape, dtype=dtype, special=True) for shape in ((40, 2, 11), (40, 11), (40, 11)))
+    grads = draw(40, 2, 11, dtype=dtype, special=True).detach(), draw(40, 2, dtype=dtype).detach()
+
+    def run():
+        found = fused.BoxedRelu.apply(a, lower, upper)
+        return *found, *torch.autograd.grad(found, (a, lower, upper), grads)
+
+    seen = 0
+    for ours, theirs in both_ways(monkeypatch, run):
+        assert torch.equal(ours.isnan(), theirs.isnan())
+        finite = ours.isfinite() & theirs.isfinite()
+        torch.testing.assert_close(ours[finite], theirs[finite], rtol=1e-4, atol=1e-6)
+        seen += int(ours.isnan().sum())
+    assert seen
+
+
+@needs_compiler
+def test_gradients_are_those_of_the_formula(monkeypatch):
+    monkeypatch.setattr(kernel, "LARGE", 0)
+    torch.manual_seed(0)
+    a, lower = draw(3, 2, 5, dtype=torch.float64), draw(3, 5, dtype=torch.float64)
+    upper = (lower.detach() + torch.rand(3, 5, dtype=torch.float64)).requires_grad_()
+    assert torch.autograd.gradcheck(fused.BoxedRelu.apply, (a, lower, upper))
+    both, radius = draw(6, 5, dtype=torch.float64), torch.rand(3, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(fused.IntervalRelu.apply, (both, radius))
+
+
+@needs_compiler
+def test_the_kernel_is_for_large_plain_tensors(monkeypatch):
+    plain = torch.zeros(4, 4)
+    assert kernel.kernel_for(kernel.LARGE - 1, plain) is None
+    assert kernel.kernel_for(kernel.LARGE, plain, None) is kernel.made()
+    for other in (plain.t()[:, 1:], plain.half(), plain.to(torch.int64), plain[:, ::2]):
+        assert kernel.kernel_for(kernel.LARGE, other) is None
+    assert kernel.kernel_for(kernel.LARGE, plain, plain.double()) is None
+
+
+def test_without_a_compiler_tensor_operations_do_the_same(monkeypatch):
+    assert kernel.build({VARIABLE: ""}) is None
+    monkeypatch.setattr(kernel, "made", lambda: None)
+    monkeypatch.setattr(kernel, "LARGE", 0)
+    both, radius = torch.tensor([[1.0], [-1.0]]), torch.tensor([[3.0]])
+    assert [value.tolist() for value in fused.IntervalRelu.apply(both, radius)] == [[[1], [1]], [[1]], [[-4]], [[2]]]
