@@ -9,7 +9,7 @@ from torch import nn
 
 from certtrain.bounds import NativeEngine, crown
 from certtrain.certifiers import BoundCertifier, CascadeCertifier
-from certtrain.certifiers.reuse import Reuse
+from certtrain.certifiers.reuse import Reuse, takes_intermediates
 from certtrain.data import Batch
 from certtrain.threat import ThreatModel
 
@@ -93,6 +93,25 @@ def test_one_radius_keeps_nothing():
     reuse = Reuse(engine, data.x.double(), net(data.x.double()), again=False)
     reuse.bounds(torch.arange(3), data.y[:3], ThreatModel(eps=0.1), ("crown",))
     assert reuse._kept is None
+
+
+def test_an_engine_with_bounds_of_its_own_is_asked_for_them():
+    class Own(NativeEngine):
+        def bounds(self, *args):
+            return super().bounds(*args)
+
+    class Both(Own):
+        def bounds(self, *args):
+            return super().bounds(*args)
+
+        def bounds_inside(self, *args):
+            return super().bounds_inside(*args)
+
+    class Same(Both):
+        pass
+
+    taken = [takes_intermediates(engine) for engine in (NativeEngine, Own, Both, Same, Plain, int)]
+    assert taken == [True, False, True, True, False, False]
 
 
 @pytest.mark.parametrize("seed", range(4))
