@@ -46,5 +46,5 @@ class Reuse:
 
 
 def takes_intermediates(engine: type) -> bool:
-    """Whether an engine has `bounds_inside` from the class that it has `bounds` from: overridden alone, this one counts."""
+    """Whether `bounds_inside` comes from the class that `bounds` comes from: overridden alone, this one counts."""
     return next(("bounds_inside" in vars(cls) for cls in engine.__mro__ if "bounds" in vars(cls)), False)
