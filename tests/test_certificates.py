@@ -10,11 +10,13 @@ import sys
 
 import numpy as np
 import pytest
+from full_disk import FullDisk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from certtrain import files
 from certtrain.certificates import ABSTAIN, STATUSES, CertificateLog, Certificates, read_card, write_card
-from certtrain.errors import UserError
+from certtrain.errors import DiskFull, UserError
 
 
 def make(index, **columns):
@@ -224,3 +226,18 @@ def test_a_log_that_is_only_read_stays_as_it_is(tmp_path):
     for only_read in (reader, CertificateLog(packed)):
         with pytest.raises(ValueError, match="can only be read"):
             only_read.append(make([5]))
+
+
+def test_a_full_disk_leaves_the_rows_before(tmp_path, monkeypatch):
+    log = CertificateLog(tmp_path / "log.tsv")
+    log.append(make([0, 1]))
+    before = log.path.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "put", FullDisk(files.put))
+        for rows in (make([2, 3]), make([2, 3], reason=["x", "y"])):  # added, and rewritten with a column
+            with pytest.raises(DiskFull, match=r"there is no room for .*log\.tsv"):
+                log.append(rows)
+            assert log.path.read_bytes() == before
+            assert os.listdir(tmp_path) == ["log.tsv"]
+    log.append(make([2, 3]))
+    assert CertificateLog(log.path).done_indices() == [0, 1, 2, 3]

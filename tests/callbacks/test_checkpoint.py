@@ -3,13 +3,15 @@
 import lightning as L
 import pytest
 import torch
+from full_disk import FullDisk
 
 from certtrain.callbacks.checkpoint import Checkpoints
 from certtrain.callbacks.csv_logger import CSVMetrics
 from certtrain.callbacks.guard import TrainingDiverged
 from certtrain.callbacks.validation import CertifyValidation
 from certtrain.checkpoints import read_checkpoint
-from certtrain.errors import UserError
+from certtrain.errors import DiskFull, UserError
+from certtrain.files import put
 
 STEPS = 3  # of an epoch
 
@@ -147,3 +149,18 @@ def test_a_checkpoint_brings_the_metrics_of_its_steps_to_the_disk(tmp_path, digi
     run = make_trainer(TrainingLog(1), checkpoints, Look(), epochs=1, loggers=[logger])
     run.fit(make_module(), datamodule=digits)
     assert seen == ["2"]
+
+
+def test_a_full_disk_leaves_the_old_checkpoint_and_no_part(tmp_path, digits, make_module, make_trainer, monkeypatch):
+    module, checkpoints = make_module(), Checkpoints(tmp_path, None)
+    run = make_trainer(checkpoints)
+    run.fit(module, datamodule=digits)
+    before = checkpoints.last.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr("certtrain.callbacks.checkpoint.put", FullDisk(put))
+        with pytest.raises(DiskFull, match=r"there is no room for .*last\.ckpt: No space left"):
+            checkpoints.save_last(run, module)
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+    assert checkpoints.last.read_bytes() == before
+    checkpoints.save_last(run, module)
+    assert read_checkpoint(checkpoints.last)["global_step"] == run.global_step

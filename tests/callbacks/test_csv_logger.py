@@ -4,11 +4,13 @@ import csv
 import os
 
 import pytest
+from full_disk import FullDisk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from certtrain import files
 from certtrain.callbacks.csv_logger import CSVMetrics
-from certtrain.errors import UserError
+from certtrain.errors import DiskFull, UserError
 
 
 def read(path):
@@ -108,3 +110,20 @@ def test_foreign_file_is_refused(tmp_path):
     with pytest.raises(UserError, match="no metrics file"):
         logger.finalize("success")
     assert (tmp_path / "metrics.csv").read_text() == "mine\n"
+
+
+def test_a_full_disk_loses_and_repeats_no_row(tmp_path, monkeypatch):
+    """Rows that found no room wait, and are written once there is some; the file ends with a whole row meanwhile."""
+    logger = CSVMetrics(tmp_path / "metrics.csv")
+    logger.log_metrics({"loss": 0.5}, step=1)
+    logger.save()
+    before = logger.path.read_text()
+    logger.log_metrics({"loss": 0.25}, step=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "put", FullDisk(files.put))
+        for _ in range(2):
+            with pytest.raises(DiskFull, match=r"metrics\.csv"):
+                logger.save()
+            assert logger.path.read_text() == before
+    logger.save()
+    assert [line.split(",")[0] for line in logger.path.read_text().splitlines()] == ["step", "1", "2"]

@@ -1,12 +1,13 @@
 """TensorBoard's event files hold what metrics.csv holds."""
 
 import builtins
+import errno
 import struct
 
 import pytest
 
 from certtrain.callbacks.tensorboard_logger import TensorBoardMetrics
-from certtrain.errors import UserError
+from certtrain.errors import DiskFull, UserError
 
 
 def events(folder):
@@ -81,3 +82,22 @@ def test_without_a_package(tmp_path, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(UserError, match="neither tensorboard nor tensorboardX"):
         TensorBoardMetrics(tmp_path)
+
+
+@pytest.mark.parametrize("when", ["add_scalar", "flush", "close"])
+def test_no_room_for_the_events(tmp_path, monkeypatch, when):
+    """The writer's own thread meets it, and a later call tells."""
+    logger = TensorBoardMetrics(tmp_path / "tensorboard")
+    logger.log_metrics({"train/loss": 0.5}, step=1)
+    writer = logger.writer
+
+    def raises(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(writer, when, raises)
+    calls = {"add_scalar": lambda: logger.log_metrics({"train/loss": 1.0}, 2), "flush": lambda: logger.finalize("x")}
+    with pytest.raises(DiskFull, match=r"there is no room for .*tensorboard/events"):
+        calls.get(when, logger.close)()
+    logger.close()  # in the finally of who has it
+    monkeypatch.undo()
+    writer.file_writer.event_writer.close()  # as tensorboardX does when Python ends
