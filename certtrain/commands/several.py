@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from certtrain import environment
@@ -46,19 +47,29 @@ def certify_run(job: Job, shard: Share, processes: int) -> dict[str, Any]:
         UserError, Interrupted: as `certify_stage`; another process works in the run.
         ProcessDied: a process was killed or crashed.
     """
-    from certtrain.commands.processes import certify_in_processes
     from certtrain.commands.stage import certify_stage
 
     if shard.of > 1:
         return _certify_shard(job, shard, processes)
+    job.loaded.run.lock()
+    return certify_stage(job, helpers(job, processes))
 
-    def helpers(stage: Stage, blocks: int) -> None:
+
+def helpers(job: Job, processes: int) -> Callable[[Stage, int], None] | None:
+    """What lets `processes` processes certify first, for `certify_stage`; None for one.
+
+    Args:
+        job: with its run in the configuration, and the run locked.
+        processes: of this machine.
+    """
+    from certtrain.commands.processes import certify_in_processes
+
+    def certify(stage: Stage, blocks: int) -> None:
         count = _useful(processes, blocks, job.console)
         if count > 1:
-            certify_in_processes(job, shard, count, len(stage.examples.indices) * len(stage.certifiers))
+            certify_in_processes(job, Share(), count, len(stage.examples.indices) * len(stage.certifiers))
 
-    job.loaded.run.lock()
-    return certify_stage(job, helpers if processes > 1 else None)
+    return certify if processes > 1 else None
 
 
 def _certify_shard(job: Job, shard: Share, processes: int) -> dict[str, Any]:

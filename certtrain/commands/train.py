@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -223,6 +224,7 @@ class _Session:
         from certtrain.callbacks.guard import TrainingDiverged
         from certtrain.callbacks.pruning import Pruned
         from certtrain.callbacks.signals import Interrupted, SignalFlag
+        from certtrain.commands.processes import ProcessDied
         from certtrain.commands.ranks import FAILED, RankDied, device_count
 
         try:
@@ -236,7 +238,7 @@ class _Session:
         except TrainingDiverged as error:
             self.record(status="failed", reason=error.what, step=error.step)
             raise
-        except RankDied as died:
+        except (RankDied, ProcessDied) as died:
             self.record(status="interrupted", reason=str(died))
             print(f"certtrain: {died}", file=sys.stderr)
             return FAILED
@@ -314,9 +316,15 @@ class _Session:
     def certify(self, console: Console, flag: SignalFlag) -> dict[str, Any]:
         from certtrain.commands.build import build_data
         from certtrain.commands.loading import load_run
+        from certtrain.commands.several import helpers
         from certtrain.commands.stage import Job, certify_stage
 
-        return certify_stage(Job(load_run(self.directory.path), build_data(self.config), self.config, console, flag))
+        loaded = replace(load_run(self.directory.path), run=self.directory)  # which holds the lock
+        config, processes = self.config, 1 if environment.torchrun() is not None else self.devices
+        if processes > 1:  # they read it as the certify command's
+            config = {**config, "run": str(self.directory.path), "checkpoint": None, "name": None}
+        job = Job(loaded, build_data(self.config), config, console, flag)
+        return certify_stage(job, helpers(job, processes))
 
     def record(self, **fields: Any) -> None:
         """Bring `result.json` up to date; what is in it stays unless it is given."""

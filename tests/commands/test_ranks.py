@@ -138,7 +138,18 @@ def test_torchrun_certifies_and_finds_nothing_to_train(in_tmp, tiny):
         assert done.returncode == 0, done.stderr
     test = result("run")["test"]
     for key in ("clean", "certified", "acr_grid", "n", "indices_sha256"):
-        assert test["shared"][key] == test["alone"][key]
+        assert test["shared_ibp"][key] == test["alone_ibp"][key]
+
+
+@pytest.mark.slow
+def test_what_trained_on_two_devices_is_certified_on_two(in_tmp, tiny):
+    assert main(["train", *tiny, *METHOD, *TWO, "certify_test=true", "certifier=ibp", "name=two"]) == 0
+    card = json.loads(Path("runs/two/certificates/ibp.json").read_text())
+    assert [part["part"] for part in card["parts"]] == ["1", "2"]
+    assert main(["certify", "run=two", "name=again", "certifier=ibp"]) == 0
+    test = result("two")["test"]
+    for key in ("clean", "certified", "acr_grid", "n", "indices_sha256"):
+        assert test["ibp"][key] == test["again_ibp"][key]
 
 
 @pytest.fixture
