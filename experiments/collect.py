@@ -2,9 +2,10 @@
 
 To `PAPER/results/<name of the run>`, where `certtrain table experiments/PAPER` finds it.
 
-Result, configuration, environment, metrics, figure, cards and certificate logs (gzip when over 200 kB); no checkpoints.
-`data_dir`, which only says where somebody's data lay, is replaced by its default. That changes the configuration's
-hash: cards and environment then hold that of the file beside them, and that of the run as `original_config_sha256`.
+Result, configuration, environment, metrics, figures, `flips`, cards and certificate logs (gzip when over 200 kB); no
+checkpoints. `data_dir`, which only says where somebody's data lay, is replaced by its default. That changes the
+configuration's hash: cards and environment then hold that of the file beside them, and that of the run as
+`original_config_sha256`.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ def collect(run: Path, folder: Path) -> Path:
         text = re.sub(r"data_dir=[\w./~-]+", "data_dir=data", text)
         (target / name).write_text(text, encoding="utf-8")
     mend_hashes(RunDirectory(run), RunDirectory(target))
-    for figure in run.glob("*.png"):
-        shutil.copy(figure, target)
+    for path in (*run.glob("*.png"), *run.glob("flips_*.json")):
+        shutil.copy(path, target)
     for log in (run / "certificates").glob("*.tsv"):
         if log.stat().st_size > LARGE:
             with gzip.GzipFile(target / "certificates" / f"{log.name}.gz", "wb", mtime=0) as file:

@@ -70,3 +70,19 @@ def test_a_replaced_path_leaves_the_hashes_consistent(trained_runs, tmp_path, mo
         audit = audit_card(card)
         assert not audit.failed
         assert any("original_config_sha256" in text for text in audit.of("not checked"))
+
+
+def test_the_committed_flips_are_those_of_the_committed_log(tmp_path, monkeypatch, capsys):
+    committed = ROOT / "experiments" / "certtrain" / "results" / "breast_cancer_measured-seed0"
+    run = shutil.copytree(committed, tmp_path / "runs" / "measured")
+    monkeypatch.chdir(tmp_path)
+    assert main(["audit", str(run)]) == 0
+    assert "scales follow from scales_asked" in capsys.readouterr().out
+    assert main(["flips", "measured", "--no-features"]) == 0
+    before, after = (json.loads((f / "flips_cascade.json").read_text(encoding="utf-8")) for f in (committed, run))
+    assert after == {**before, "features_alone": {}}
+    text = (ROOT / "experiments" / "certtrain" / "README.md").read_text(encoding="utf-8")
+    for name, found in before["classes"].items():
+        shares = [found["right"], *found["cannot_be_flipped"].values()]
+        row = " | ".join(f"{100 * k / found['n']:.1f}" for k in shares)
+        assert f"| {name}: right, cannot be flipped (%) | {found['n']} | {row} |" in text

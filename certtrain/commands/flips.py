@@ -53,8 +53,9 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError(f"{radius_text(radius)} is no radius of {name}", where="--radius", fix=f"one of {told}")
     rows = CertificateLog(run.certificates / f"{name}.tsv", read_only=True).read().sorted()
     scales = Scales.from_dict(card["settings"]["scales"])
-    up_to = card["settings"].get("bisect_up_to")
-    reach = None if up_to is None else parse_radius(up_to)
+    settings = card["settings"]
+    beyond = settings.get("bisect_up_to")  # a bisection ends within its tolerance of there
+    reach = None if beyond is None else parse_radius(beyond) - parse_radius(settings["bisect"])
     classes = flips.by_class(rows, radii, card["input_contract"].get("class_names"), reach)
     alone = [] if options.no_features else _alone(run, card, rows, scales, radii, options.data_dir)
     unit = unit_of(card.get("scales_asked") or {}, scales)

@@ -78,6 +78,7 @@ def describe(name: str, certifier: Any, found: Certificates, class_names: Sequen
     """The certificate in words."""
     from certtrain.reporting.entries import floored
     from certtrain.scales import ball_of
+    from certtrain.threat import radius_text
 
     if int(found.predict[0]) < 0:
         return f"{name}: abstains; more draws (n=...) may decide"
@@ -95,7 +96,8 @@ def describe(name: str, certifier: Any, found: Certificates, class_names: Sequen
         return f"{name}: {label}, not certified at any of the radii"
     ball = ball_of({"norm": certifier.norm, "settings": certifier.settings()}).split(" scaled by ")
     if len(ball) == 2:
-        words = f"{name}: {label}, certified for {radius} times the changes of {ball[1]}, all at once"
+        exact = next(r for r in certifier.radii if float(r) == found.radius[0])
+        words = f"{name}: {label}, certified for {radius_text(exact)} times the changes of {ball[1]}, all at once"
     return f"{words}; deterministic, the largest of the grid that is proved"
 
 

@@ -74,7 +74,9 @@ def allowed_changes(x: Tensor, radius: Fraction, scales: Scales, features: Seque
     for feature, value, size, whole in zip(features, x.flatten().tolist(), scales.values, scales.whole):
         if size:
             change = float(radius * size) * feature.width
-            told = f"{int(change * (1 + 1e-9))} (whole numbers)" if whole else floored(change, 6)
+            told = (
+                f"{int(change * (1 + 1e-9))} (whole numbers)" if whole else floored(change, 6).rstrip("0").rstrip(".")
+            )
             lines.append(f"  {feature.name:<{wide}}  {feature.own(value):.6g} ± {told}")
     if scales.immutable:
         lines.append(f"  unchanged: {', '.join(scales.immutable)}")

@@ -84,6 +84,8 @@ def resolve(config: Any, hydra: Any) -> tuple[dict[str, Any], list[str]]:
     resolved = check(config)
     for key in ("seeds", "sweep"):  # of several runs, not of one
         resolved.pop(key, None)
+    if resolved.get("scales") is None:  # a run without is the run that it was before there were any
+        resolved.pop("scales", None)
     choices = {k: v for k, v in hydra.runtime.choices.items() if not k.startswith(("hydra/", "sweep"))}
     resolved["choices"] = choices
     overrides = [o for o in hydra.overrides.task if not o.lstrip("+~").startswith(NOT_OF_A_RUN)]

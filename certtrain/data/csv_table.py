@@ -24,7 +24,8 @@ class CSVTable(DataModule):
     Each numeric column is scaled by the training part's (validation included) minimum and maximum, so that a radius is
     in units of each feature's range; test values beyond are clipped and counted in `clipped_values`. A column of words
     must be named: dropped, or turned into one column of 0 and 1 per value. A certificate then covers every point of the
-    ball, also those between 0 and 1 that are no value at all: it is sound for rows, and stricter than it need be.
+    ball, also those between 0 and 1 that are no value at all: it is sound for rows, and stricter than it need be. With
+    `scales` such a column must be immutable.
 
     Args:
         data_dir: folder of the files.

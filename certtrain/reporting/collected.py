@@ -14,6 +14,7 @@ from certtrain.errors import UserError
 from certtrain.reporting.entries import Entry
 from certtrain.reporting.published import Row
 from certtrain.runs import ABSENT, RunDirectory, config_differences
+from certtrain.scales import ball_of
 
 # Of an override: what makes no other setting of an experiment, only another seed, place or report of it.
 NO_SETTING = ("experiment", "seed", "name", "resume", "runs_dir", "data_dir", "data.data_dir", "certify_test", "logger")
@@ -139,7 +140,8 @@ def hardware_text(hardware: dict[str, Any]) -> str:
 def groups_of(row: Row, runs: Sequence[Run], *, every_certifier: bool = False) -> list[Group]:
     """The row's groups: same overrides, same configuration, same certificate settings and examples; one run per seed.
 
-    Results of one seed that disagree are never averaged: the second opens a group of its own.
+    Results of one seed that disagree are never averaged: the second opens a group of its own. Results over sizes of
+    features are those of the rows whose norm names them.
 
     Args:
         row: of the paper.
@@ -150,6 +152,8 @@ def groups_of(row: Row, runs: Sequence[Run], *, every_certifier: bool = False) -
     for run in sorted(runs, key=lambda run: (run.overrides, run.seed, str(run.path))):
         for name, entry in run.result["test"].items():
             if not every_certifier and entry["certifier"] not in row.verifiers:
+                continue
+            if _scaled_by(ball_of(entry)) != _scaled_by(row.norm):
                 continue
             certificate = _certificate_key(entry)
             if any(_same(group, run, entry) for key, group in found if key == certificate):
@@ -163,6 +167,11 @@ def groups_of(row: Row, runs: Sequence[Run], *, every_certifier: bool = False) -
     order = {verifier: place for place, verifier in enumerate(row.verifiers)}
     groups = [group for _, group in found]
     return sorted(groups, key=lambda g: (bool(g.overrides), g.overrides, order.get(g.entries[0]["certifier"], 99)))
+
+
+def _scaled_by(ball: str) -> str:
+    """The name of the sizes of features that a ball has; empty for none."""
+    return ball.partition(" scaled by ")[2].split(" (")[0]
 
 
 def _marks(earlier: list[Group], run: Run, name: str, entry: Entry) -> tuple[str, ...]:

@@ -161,7 +161,11 @@ def flips_figure(
     _curves(panels[0], classes, unit)
     panels[0].set_title(f"{subject}: decisions that no allowed change flips", fontsize=10, loc="left")
     if wide:
-        _bars(panels[1], ranked(alone, radius)[:MOST], radius, unit)
+        shown = ranked(alone, radius)
+        told = [one for one in shown if sum(one.counts(radius)[1:])]
+        _bars(panels[1], (told or shown)[:MOST], radius, unit)
+        if len(told) < len(shown):
+            panels[1].set_xlabel(f"{panels[1].get_xlabel()}; none by {len(shown) - len(told)} other features")
     return save_figure(figure, Path(path))
 
 
@@ -198,7 +202,7 @@ def _curves(axes: Any, classes: Sequence[ClassFlips], unit: str) -> None:
     axes.fill_between([], [], [], color=GREY, alpha=0.2, linewidth=0, label="95 % interval over examples of the class")
     axes.set_xlim(0, 100 * max(one.reach for one in classes))
     axes.set_ylim(0, 102)
-    axes.set_xlabel(f"allowed change of every feature at once (% of {unit})")
+    axes.set_xlabel(f"allowed change of each feature, all at once (% of {unit})")
     axes.set_ylabel("right, and cannot be flipped (%)")
     _plain(axes)
     axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2)

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from certtrain.reporting.comparison import NOT_RUN, SHORT, WITHIN, Line, notes_of
 from certtrain.reporting.published import Paper
-from certtrain.threat import NORM_NAMES
+from certtrain.scales import ball_text
 
 CLAIMS = {
     "bounds": "deterministic certificates, proved for every input of the ball",
@@ -65,7 +65,7 @@ def sections(papers: Sequence[tuple[Paper, Sequence[Line]]]) -> list[tuple[str, 
     for paper, lines in papers:
         kinds = sorted({(line.row.family, line.row.norm) for line in lines})
         for family, norm in kinds:
-            title = f"{paper.name}, {NORM_NAMES.get(norm, norm)}: {CLAIMS[family]}"
+            title = f"{paper.name}, {ball_text(norm)}: {CLAIMS[family]}"
             found.append((title, [line for line in lines if (line.row.family, line.row.norm) == (family, norm)]))
     return found
 

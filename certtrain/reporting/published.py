@@ -58,6 +58,7 @@ class Row:
     data: str
     network: str
     norm: str
+    """With sizes of features `linf scaled by NAME`: their results, and no others, stand in such a row."""
     verifiers: tuple[str, ...]
     """Our certificates that are shown; the first is the one compared with the published figure."""
     eps: str | None = None

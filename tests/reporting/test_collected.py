@@ -1,6 +1,7 @@
 """Results are found wherever they lie, counted once, and averaged only when they are seeds of one setting."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from paper_files import ENTRY, SMOOTHED, make_paper, make_run
@@ -133,3 +134,23 @@ def test_accelerators_stand_for_the_hardware(tmp_path):
     path = make_run(tmp_path, "p/small", 0)
     (path / "environment.json").write_text(json.dumps({"hardware": {"accelerators": [{"name": "NVIDIA H200"}]}}))
     assert collect([tmp_path]).runs["p/small"][0].hardware == "1 x NVIDIA H200"
+
+
+def test_results_over_sizes_of_features_stand_in_rows_that_name_them_and_in_no_other(tmp_path, row):
+    """Their radii are multiples of those sizes: another quantity under the same name."""
+
+    def over(sha):
+        scales = {"name": "measured", "sha256": sha * 32, "features": {"x": "1"}, "whole": {}}
+        return {"ibp": {**ENTRY, "settings": {**ENTRY["settings"], "scales": scales}}}
+
+    make_run(tmp_path, "p/small", 0)
+    make_run(tmp_path, "p/small", 1, test=over("ab"), name="first")
+    make_run(tmp_path, "p/small", 2, test=over("ab"), name="second")
+    make_run(tmp_path, "p/small", 3, test=over("cd"), name="third")
+    [plain] = groups(row, tmp_path)
+    assert [run.seed for run in plain.runs] == [0]
+    same, other = groups(replace(row, norm="linf scaled by measured"), tmp_path)
+    assert [run.seed for run in same.runs] == [1, 2]
+    assert [run.seed for run in other.runs] == [3]
+    assert "scales=measured (cdcdcdcd)" in other.marks
+    assert groups(replace(row, norm="linf scaled by others"), tmp_path) == []

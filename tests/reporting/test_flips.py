@@ -91,7 +91,7 @@ def test_the_figure_draws_these_numbers(tmp_path, monkeypatch):
     assert well.get_xdata().tolist() == [0, 50, 100]  # nothing is proved beyond 50, up to where was looked
     assert well.get_ydata().tolist() == [100, 100, 0]
     assert "n = 3" in ill.get_label()
-    assert curves.get_xlabel() == "allowed change of every feature at once (% of its standard deviation)"
+    assert curves.get_xlabel() == "allowed change of each feature, all at once (% of its standard deviation)"
     assert [bar.get_width() for bar in bars.patches[:2]] == pytest.approx([200 / 3, 0])
     assert [text.get_text() for text in bars.get_yticklabels()] == ["income", "age"]
     flips.flips_figure(classes, [], path, radius=Fraction(1), unit=UNIT, subject="people test")
