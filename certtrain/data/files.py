@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from certtrain.errors import UserError
+from certtrain.files import FULL
+
+UNWRITABLE = FULL | {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 def missing_files(folder: Path, names: Sequence[str]) -> list[str]:
@@ -26,17 +30,19 @@ def require_files(folder: Path, names: Sequence[str], *, data: str, download: Ca
         UserError: they are missing and were not to be had; says what was looked for and how to get it.
     """
     missing = missing_files(folder, names)
-    cause = ""
+    cause, way = "", "connect to the internet and run again"
     if missing and download is not None:
         try:
             download()
         except Exception as error:  # whatever a network, a disk or a checksum can do: the answer is the same
             cause = f"; the download failed: {type(error).__name__}: {error}"
+            if isinstance(error, OSError) and error.errno in UNWRITABLE:
+                way = "set data_dir to a folder that you may write, to fetch them there"
         missing = missing_files(folder, names)
     if missing:
         raise UserError(
             f"{data} is not in {folder.absolute()}: no {', '.join(missing)}{cause}",
             where="data_dir",
-            fix=f"connect to the internet and run again, or put the files ({', '.join(names)}, unpacked) into "
+            fix=f"{way}, or put the files ({', '.join(names)}, unpacked) into "
             f"{folder}, or set data_dir to the folder that has {'/'.join(folder.parts[-2:])}",
         )
