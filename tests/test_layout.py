@@ -21,6 +21,7 @@ FLOORS = (
     {
         "allocator",
         "collective",
+        "compiled",
         "threat",
         "scales",
         "scale_request",
