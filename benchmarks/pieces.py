@@ -4,7 +4,8 @@
 
 noise       512 rows of keyed noise for MNIST images, compiled, and by tensor operations with their counters per pass;
             torch.randn beside them
-relu        forward and backward of the interval ReLU on 256 x 16 x 14 x 14, by elements per chunk; three plain ReLUs
+relu        forward and backward of the interval ReLU on 256 x 16 x 14 x 14, compiled, and by tensor operations with
+            their elements per chunk; three plain ReLUs
 allocator   LeNet's forward pass on 512 images, each in a process of its own: freed memory kept, or glibc's default
 """
 
@@ -28,6 +29,7 @@ from benchmarks.command import clock_name, parse, setting
 from benchmarks.measure import interleaved
 from benchmarks.results import write_result
 from certtrain.bounds import fused
+from certtrain.bounds import kernel as kernel_of_bounds
 from certtrain.randomness import key
 from certtrain.smoothing import kernel, noise
 
@@ -74,25 +76,30 @@ def noise_rows(repetitions: int, threads: int) -> list[Row]:
 def relu_rows(repetitions: int, threads: int) -> list[Row]:
     """Milliseconds forward and backward."""
     draw = torch.Generator().manual_seed(0)
-    both = torch.randn(512, 16, 14, 14, generator=draw).requires_grad_()
-    radius = torch.rand(256, 16, 14, 14, generator=draw).requires_grad_()
-    grads = (torch.randn(both.shape, generator=draw), torch.randn(radius.shape, generator=draw))
+    shape = (256, 16, 14, 14)
+    boxes = [torch.rand(shape, generator=draw).sub_(0.5).requires_grad_() for _ in range(3)]
+    grads = [torch.randn(shape, generator=draw) for _ in boxes]
 
-    def ours(chunk: int) -> Callable[[], object]:
+    def interval() -> None:
+        torch.autograd.grad(fused.IntervalRelu.apply(*boxes)[:3], boxes, grads)
+
+    def tensors(chunk: int) -> Callable[[], object]:
         def run() -> None:
-            before, fused._CACHED = fused._CACHED, 1 << chunk
-            out, spread, _, _ = fused.IntervalRelu.apply(both, radius)
-            torch.autograd.grad((out, spread), (both, radius), grads)
-            fused._CACHED = before
+            before = fused._CACHED, kernel_of_bounds.LARGE
+            fused._CACHED, kernel_of_bounds.LARGE = 1 << chunk, sys.maxsize
+            interval()
+            fused._CACHED, kernel_of_bounds.LARGE = before
 
         return run
 
     def plain() -> None:
-        torch.autograd.grad((both.relu(), radius.relu()), (both, radius), grads)
+        torch.autograd.grad([part.relu() for part in boxes], boxes, grads)
 
     runs: dict[str, Callable[[], object]] = {
-        f"interval ReLU, 2^{chunk} elements a chunk": ours(chunk) for chunk in (13, 14, 15, 16, 17, 18, 19, 22)
+        f"interval ReLU, 2^{chunk} elements a chunk": tensors(chunk) for chunk in (13, 14, 15, 16, 17, 18, 19, 22)
     }
+    if kernel_of_bounds.made() is not None:
+        runs["interval ReLU, compiled"] = interval
     return _rows("relu", {**runs, "three plain ReLUs": plain}, repetitions, 1e3, "ms")
 
 

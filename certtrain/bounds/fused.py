@@ -19,51 +19,59 @@ _CACHED = 2**18
 
 
 class IntervalRelu(torch.autograd.Function):
-    """ReLU of a box: (2B, ...) clean and centre, (B, ...) radius -> the same after ReLU, and its input's bounds.
+    """ReLU of a box: (B, ...) radius, and clean and centre in parts -> the parts after ReLU, radius, input's bounds.
 
-    `lower = c - r`, `upper = c + r`; with `low, high = relu(lower), relu(upper)` the new centre is `(low + high) / 2`,
-    the new radius `(high - low) / 2`.
+    The parts are two (B, ...) or one (2B, ...), see `interval.Region`. `lower = c - r`, `upper = c + r`; with
+    `low, high = relu(lower), relu(upper)` the new centre is `(low + high) / 2`, the new radius `(high - low) / 2`.
     """
 
     @staticmethod
-    def forward(ctx: Any, both: Tensor, radius: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, radius: Tensor, *parts: Tensor) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
-        if (kernel := kernel_for(both.numel(), both, radius)) is not None:
-            out, spread, lower, upper = kernel.interval(both, radius)
-            ctx.save_for_backward(out, lower, upper)
-            return out, spread, lower, upper
-        out, spread, lower, upper = torch.empty_like(both), *(torch.empty_like(both[len(both) // 2 :]) for _ in "rlu")
-        (clean, centre), (out_clean, out_centre) = both.chunk(2), out.chunk(2)
-        for some in _chunks(centre):
-            torch.clamp(clean[some], min=0, out=out_clean[some])
-            low = torch.sub(centre[some], radius[some], out=lower[some]).clamp(min=0)
-            high = torch.add(centre[some], radius[some], out=upper[some]).clamp(min=0)
-            torch.lerp(low, high, 0.5, out=out_centre[some])
-            torch.sub(high, out_centre[some], out=spread[some])
-        ctx.save_for_backward(out, lower, upper)
-        return out, spread, lower, upper
+        out = [torch.empty_like(part) for part in parts]
+        spread, lower, upper = (torch.empty_like(halves(out)[1]) for _ in "rlu")
+        clean, centre, out_clean, out_centre = *halves(parts), *halves(out)
+        if (kernel := kernel_for(2 * clean.numel(), radius, *parts)) is not None:
+            kernel.interval(clean, centre, radius, out_clean, out_centre, spread, lower, upper)
+        else:
+            for some in _chunks(centre):
+                torch.clamp(clean[some], min=0, out=out_clean[some])
+                low = torch.sub(centre[some], radius[some], out=lower[some]).clamp(min=0)
+                high = torch.add(centre[some], radius[some], out=upper[some]).clamp(min=0)
+                torch.lerp(low, high, 0.5, out=out_centre[some])
+                torch.sub(high, out_centre[some], out=spread[some])
+        ctx.save_for_backward(out[0], lower, upper)
+        return *out, spread, lower, upper
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_both: Tensor | None, grad_spread: Tensor | None, *ends: Tensor | None) -> Any:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor, ...]:
         after, lower, upper = ctx.saved_tensors
-        grad_both = torch.zeros_like(after) if grad_both is None else grad_both
-        grad_spread = torch.zeros_like(lower) if grad_spread is None else grad_spread
-        if (kernel := kernel_for(after.numel(), after, lower, upper, grad_both, grad_spread, *ends)) is not None:
-            return kernel.interval_back(after, lower, upper, grad_both, grad_spread, *ends)
-        out, grad_radius = torch.empty_like(grad_both), torch.empty_like(grad_spread)
-        halves = (tensor.chunk(2) for tensor in (after, grad_both, out))
-        (clean, _), (grad_clean, grad_centre), (out_clean, out_centre) = halves
-        for some in _chunks(grad_spread):
+        clean = after[: len(lower)]
+        *parts, spread, of_lower, of_upper = grads
+        parts = [torch.zeros_like(after) if part is None else part for part in parts]
+        spread = torch.zeros_like(lower) if spread is None else spread
+        out, grad_radius = [torch.empty_like(part) for part in parts], torch.empty_like(spread)
+        grad_clean, grad_centre, out_clean, out_centre = *halves(parts), *halves(out)
+        if kernel := kernel_for(2 * clean.numel(), clean, lower, upper, spread, of_lower, of_upper, *parts):
+            given = (clean, lower, upper, grad_clean, grad_centre, spread, of_lower, of_upper)
+            kernel.interval_back(*given, out_clean, out_centre, grad_radius)
+            return grad_radius, *out
+        for some in _chunks(spread):
             out_clean[some] = _where_positive(clean[some], grad_clean[some])
-            to_low = _where_positive(lower[some], grad_centre[some] - grad_spread[some])
-            to_high = _where_positive(upper[some], grad_centre[some] + grad_spread[some])
-            for grad, to_end in zip(ends, (to_low, to_high)):
+            to_low = _where_positive(lower[some], grad_centre[some] - spread[some])
+            to_high = _where_positive(upper[some], grad_centre[some] + spread[some])
+            for grad, to_end in zip((of_lower, of_upper), (to_low, to_high)):
                 if grad is not None:
                     to_end.add_(grad[some], alpha=2)
             torch.lerp(to_low, to_high, 0.5, out=out_centre[some])
             torch.sub(to_high, out_centre[some], out=grad_radius[some])
-        return out, grad_radius
+        return grad_radius, *out
+
+
+def halves(parts: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Clean and centre, (B, ...) each, of two parts or of one (2B, ...)."""
+    return parts if len(parts) == 2 else parts[0].chunk(2)
 
 
 class RelaxedRelu(torch.autograd.Function):

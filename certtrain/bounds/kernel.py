@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -43,20 +43,13 @@ class Kernel:
                 function = getattr(library, f"{name}_{real}")
                 function.argtypes, function.restype = [number] * numbers + [pointer] * pointers, None
 
-    def interval(self, both: Tensor, radius: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """`IntervalRelu.forward`."""
-        out, found = torch.empty_like(both), [torch.empty_like(radius) for _ in range(3)]
-        self._elements("interval", [*both.chunk(2), radius, *out.chunk(2), *found])
-        return out, *found  # type: ignore[return-value]
+    def interval(self, *tensors: Tensor) -> None:
+        """`IntervalRelu.forward` of clean, centre and radius into clean, centre, radius, lower and upper."""
+        self._elements("interval", tensors)
 
-    def interval_back(
-        self, after: Tensor, lower: Tensor, upper: Tensor, both: Tensor, spread: Tensor, *ends: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """`IntervalRelu.backward` of the gradients both, spread and ends."""
-        out, radius = torch.empty_like(after), torch.empty_like(lower)
-        given = [after[: len(lower)], lower, upper, *both.chunk(2), spread, *ends]
-        self._elements("interval_back", [*given, *out.chunk(2), radius])
-        return out, radius
+    def interval_back(self, *tensors: Tensor | None) -> None:
+        """`IntervalRelu.backward` of clean, lower and upper and five gradients into those of clean, centre, radius."""
+        self._elements("interval_back", tensors)
 
     def boxed(self, a: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         """`BoxedRelu.forward`."""
@@ -72,7 +65,7 @@ class Kernel:
         self._examples("boxed_back", a.shape, [a, lower, upper, grad, grad_constant, *found], rooms=6)
         return found
 
-    def _elements(self, name: str, tensors: list[Tensor | None]) -> None:
+    def _elements(self, name: str, tensors: Sequence[Tensor | None]) -> None:
         first = next(tensor for tensor in tensors if tensor is not None)
         function, size, count = (
             getattr(self._library, f"{name}_{NAMES[first.dtype]}"),

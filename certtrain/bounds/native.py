@@ -120,7 +120,7 @@ class NativeEngine:
     def _propagate(self, x: Tensor, y: Tensor, threat: ThreatModel) -> _Output:
         run = propagate(self.graph, InputSet.of(x, threat))
         region, step, layer = run.regions[-1], len(run.steps) - 1, None
-        if isinstance(run.steps[-1].op, LinearMap) and region.both.dim() == 2:
+        if isinstance(run.steps[-1].op, LinearMap) and region.clean.dim() == 2:
             step, layer = run.steps[-1].sources[0], run.steps[-1].op
         clean = region.clean
         if clean.dim() != 2:

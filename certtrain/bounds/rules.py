@@ -233,10 +233,10 @@ def _cat(call: Call) -> Operation:
     parts, dim = call.argument(0, "tensors"), call.argument(1, "dim", 0)
     if not all(isinstance(part, Region) for part in parts):
         raise unsupported(f"{call.name} joins constants to the activations", "tensors that depend on the input")
-    dims = parts[0].both.dim()
-    if dim % dims == 0 or any(part.both.dim() != dims for part in parts):
+    dims = parts[0].clean.dim()
+    if dim % dims == 0 or any(part.clean.dim() != dims for part in parts):
         raise unsupported(f"{call.name} joins along dim={dim}", "joining dimensions of one example")
-    return Concat(dim % dims, tuple(part.both.shape[dim] for part in parts))
+    return Concat(dim % dims, tuple(part.clean.shape[dim] for part in parts))
 
 
 @_rule(operator.mul, operator.imul, torch.mul, "mul", "mul_")
@@ -264,7 +264,7 @@ def _neg(call: Call) -> Operation:
 
 def _constant(call: Call, region: Region, value: Any) -> Tensor:
     """A constant operand as a tensor that broadcasts to one example."""
-    constant = torch.as_tensor(value, dtype=region.both.dtype, device=region.both.device)
+    constant = torch.as_tensor(value, dtype=region.clean.dtype, device=region.clean.device)
     shape = region.example_shape
     if constant.dim() == len(shape) + 1 and len(constant) == 1:
         constant = constant.squeeze(0)

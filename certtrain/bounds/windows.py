@@ -44,7 +44,7 @@ def plan(run: Pass, step: int) -> Plan:
     steps: list[int] = []
     height = width = 1
     elements = 1
-    while step > 0 and run.regions[step].both.dim() == 4:
+    while step > 0 and run.regions[step].clean.dim() == 4:
         op, shape = run.steps[step].op, run.regions[step].example_shape
         elements = max(elements, shape[0] * height * width)
         if isinstance(op, ConvMap):

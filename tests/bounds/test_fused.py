@@ -15,15 +15,15 @@ def randn(*shape):
 def test_interval_relu():
     torch.manual_seed(0)
     both, radius = randn(6, 5), torch.rand(3, 5, dtype=torch.float64, requires_grad=True)
-    after, spread, lower, upper = IntervalRelu.apply(both, radius)
+    after, spread, lower, upper = IntervalRelu.apply(radius, both)
     clean, centre = both.chunk(2)
     torch.testing.assert_close(after[:3], clean.relu())
     torch.testing.assert_close(after[3:] - spread, (centre - radius).relu())
     torch.testing.assert_close(after[3:] + spread, (centre + radius).relu())
     torch.testing.assert_close((lower, upper), (centre - radius, centre + radius))
-    assert torch.autograd.gradcheck(IntervalRelu.apply, (both, radius))
+    assert torch.autograd.gradcheck(IntervalRelu.apply, (radius, both))
     for some in (slice(0, 1), slice(1, 2), slice(2, 4), slice(3, 4)):  # as when nothing else is used
-        assert torch.autograd.gradcheck(lambda b, r, some=some: IntervalRelu.apply(b, r)[some], (both, radius))
+        assert torch.autograd.gradcheck(lambda r, b, some=some: IntervalRelu.apply(r, b)[some], (radius, both))
 
 
 @pytest.mark.parametrize("cached", [1, 2**18])

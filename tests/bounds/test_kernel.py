@@ -43,16 +43,22 @@ def draw(*shape, dtype, special=False):
 @needs_compiler
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("special", [False, True])
-@pytest.mark.parametrize("outputs", [(0,), (1,), (0, 1), (0, 1, 2, 3), (2,), (1, 3)])
-def test_interval_relu_has_the_same_bits(monkeypatch, threads, dtype, special, outputs):
+@pytest.mark.parametrize("stacked", [False, True])
+@pytest.mark.parametrize("outputs", ["p", "r", "pr", "prlu", "l", "ru", "c", "lu"])
+def test_interval_relu_has_the_same_bits(monkeypatch, threads, dtype, special, stacked, outputs):
     torch.manual_seed(len(outputs))
-    both, radius = draw(10, 3, 7, dtype=dtype, special=special), draw(5, 3, 7, dtype=dtype, special=special)
-    grads = [draw(*shape, dtype=dtype).detach() for shape in ((10, 3, 7), *[(5, 3, 7)] * 3)]
+    shapes = [(10, 3, 7)] if stacked else [(5, 3, 7)] * 2
+    parts = [draw(*shape, dtype=dtype, special=special) for shape in shapes]
+    radius = draw(5, 3, 7, dtype=dtype, special=special)
 
     def run():
-        found = fused.IntervalRelu.apply(both, radius)
-        chosen = [found[i] for i in outputs]
-        return *found, *torch.autograd.grad(chosen, (both, radius), [grads[i] for i in outputs])
+        found = fused.IntervalRelu.apply(radius, *parts)
+        *after, spread, lower, upper = found
+        by_name = {"p": after, "c": after[-1:], "r": [spread], "l": [lower], "u": [upper]}
+        loss = sum((tensor * grads[tensor.shape]).sum() for name in outputs for tensor in by_name[name])
+        return *found, *torch.autograd.grad(loss, (radius, *parts), allow_unused=False)
+
+    grads = {torch.Size(shape): draw(*shape, dtype=dtype).detach() for shape in ((10, 3, 7), (5, 3, 7))}
 
     for ours, theirs in both_ways(monkeypatch, run):
         assert torch.equal(ours.nan_to_num(12345.0), theirs.nan_to_num(12345.0))
@@ -103,7 +109,7 @@ def test_gradients_are_those_of_the_formula(monkeypatch):
     upper = (lower.detach() + torch.rand(3, 5, dtype=torch.float64)).requires_grad_()
     assert torch.autograd.gradcheck(fused.BoxedRelu.apply, (a, lower, upper))
     both, radius = draw(6, 5, dtype=torch.float64), torch.rand(3, 5, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(fused.IntervalRelu.apply, (both, radius))
+    assert torch.autograd.gradcheck(fused.IntervalRelu.apply, (radius, both))
 
 
 @needs_compiler
@@ -121,4 +127,4 @@ def test_without_a_compiler_tensor_operations_do_the_same(monkeypatch):
     monkeypatch.setattr(kernel, "made", lambda: None)
     monkeypatch.setattr(kernel, "LARGE", 0)
     both, radius = torch.tensor([[1.0], [-1.0]]), torch.tensor([[3.0]])
-    assert [value.tolist() for value in fused.IntervalRelu.apply(both, radius)] == [[[1], [1]], [[1]], [[-4]], [[2]]]
+    assert [value.tolist() for value in fused.IntervalRelu.apply(radius, both)] == [[[1], [1]], [[1]], [[-4]], [[2]]]
