@@ -12,6 +12,7 @@ import numpy as np
 from certtrain.certificates import STATUSES
 from certtrain.reporting.curves import curves, outcomes
 from certtrain.reporting.entries import LABELS, floored, percent
+from certtrain.reporting.page.allowed import allowed
 from certtrain.reporting.page.classes import class_table, confusion
 from certtrain.reporting.page.evidence import Certified
 from certtrain.reporting.page.figures import radii_of, share, stated
@@ -51,6 +52,7 @@ def certificate_section(
         findings: of an audit, (kind, what) each; None when there was none.
     """
     parts: list[Node] = [tag("p", badges(certificate)), *notices(certificate), meaning(certificate, opened=first)]
+    parts.append(allowed(certificate))
     names = source.class_names if source and source.refusal(certificate) is None else None
     if certificate.shown:
         parts += [tag("h3", "By radius"), radius_table(certificate)]
