@@ -192,7 +192,8 @@ class ScaleShift(Affine):
     def forward(self, z: Tensor) -> Tensor:
         if self.scale is None:
             return z if self.shift is None else z + self.shift
-        return z * self.scale if self.shift is None else torch.addcmul(self.shift, z, self.scale)
+        scaled = z * self.scale
+        return scaled if self.shift is None else scaled.add_(self.shift)  # addcmul is slow where it broadcasts
 
     def magnitude(self, r: Tensor) -> Tensor:
         return r if self.scale is None else r * self.scale.abs()

@@ -31,7 +31,7 @@ class IntervalRelu(torch.autograd.Function):
         out = [torch.empty_like(part) for part in parts]
         spread, lower, upper = (torch.empty_like(halves(out)[1]) for _ in "rlu")
         clean, centre, out_clean, out_centre = *halves(parts), *halves(out)
-        if (kernel := kernel_for(2 * clean.numel(), radius, *parts)) is not None:
+        if (kernel := kernel_for(clean.numel(), radius, *parts, same_bits=True)) is not None:
             kernel.interval(clean, centre, radius, out_clean, out_centre, spread, lower, upper)
         else:
             for some in _chunks(centre):
@@ -53,8 +53,8 @@ class IntervalRelu(torch.autograd.Function):
         spread = torch.zeros_like(lower) if spread is None else spread
         out, grad_radius = [torch.empty_like(part) for part in parts], torch.empty_like(spread)
         grad_clean, grad_centre, out_clean, out_centre = *halves(parts), *halves(out)
-        if kernel := kernel_for(2 * clean.numel(), clean, lower, upper, spread, of_lower, of_upper, *parts):
-            given = (clean, lower, upper, grad_clean, grad_centre, spread, of_lower, of_upper)
+        given = (clean, lower, upper, grad_clean, grad_centre, spread, of_lower, of_upper)
+        if (kernel := kernel_for(clean.numel(), *given, same_bits=True)) is not None:
             kernel.interval_back(*given, out_clean, out_centre, grad_radius)
             return grad_radius, *out
         for some in _chunks(spread):

@@ -1,8 +1,8 @@
 """The ReLUs of `fused` compiled: `relu.c` passes over memory once where tensor operations pass a dozen times.
 
-Used for large float32 and float64 tensors on a CPU, where a compiler is at hand (`certtrain.compiled`). Whether it is
-depends on nothing but the sizes of tensors, so that a resumed run computes as one that never stopped: the interval
-ReLU gives the bits of the tensors' way, the others sum in another order.
+Used for float32 and float64 tensors on a CPU, from the first large one on, where a compiler is at hand
+(`certtrain.compiled`). A resumed run computes as one that never stopped: the interval ReLU has the bits of the tensors'
+way, and of the others, which sum in another order, the size alone decides.
 """
 
 from __future__ import annotations
@@ -90,9 +90,15 @@ class Kernel:
         in_threads(work, rows, shape.numel() // SEVERAL)
 
 
-def kernel_for(size: int, *tensors: Tensor | None) -> Kernel | None:
-    """The kernel, where it is of use for tensors the largest of which has so many elements; else None."""
-    if size < LARGE or torch.compiler.is_compiling():
+def kernel_for(size: int, *tensors: Tensor | None, same_bits: bool = False) -> Kernel | None:
+    """The kernel, where it is to be used for these tensors; else None.
+
+    Args:
+        size: elements of all that is done.
+        tensors: all that is read.
+        same_bits: the outcome does not depend on whether it is used: small tensors may, once there is one.
+    """
+    if torch.compiler.is_compiling() or (size < LARGE and not (same_bits and made.cache_info().currsize)):
         return None
     given = [tensor for tensor in tensors if tensor is not None]
     dtype = given[0].dtype

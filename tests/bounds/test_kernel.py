@@ -1,5 +1,6 @@
 """The compiled ReLUs compute what tensor operations compute, also what is not a number."""
 
+import functools
 import math
 
 import pytest
@@ -26,9 +27,10 @@ def threads(request, monkeypatch):
 def both_ways(monkeypatch, run):
     """What the kernel and what tensor operations give."""
     found = []
-    for large in (0, 1 << 60):
-        monkeypatch.setattr(kernel, "LARGE", large)
-        found.append(run())
+    monkeypatch.setattr(kernel, "LARGE", 0)
+    found.append(run())
+    monkeypatch.setattr(fused, "kernel_for", lambda *_, **__: None)
+    found.append(run())
     return zip(*found, strict=True)
 
 
@@ -116,15 +118,22 @@ def test_gradients_are_those_of_the_formula(monkeypatch):
 def test_the_kernel_is_for_large_plain_tensors(monkeypatch):
     plain = torch.zeros(4, 4)
     assert kernel.kernel_for(kernel.LARGE - 1, plain) is None
+    assert kernel.kernel_for(1, plain, same_bits=True) is kernel.made()
     assert kernel.kernel_for(kernel.LARGE, plain, None) is kernel.made()
     for other in (plain.t()[:, 1:], plain.half(), plain.to(torch.int64), plain[:, ::2]):
         assert kernel.kernel_for(kernel.LARGE, other) is None
     assert kernel.kernel_for(kernel.LARGE, plain, plain.double()) is None
 
 
+@needs_compiler
+def test_a_process_of_small_tensors_compiles_nothing(monkeypatch):
+    monkeypatch.setattr(kernel, "made", functools.cache(lambda: pytest.fail("compiled")))
+    assert kernel.kernel_for(1, torch.zeros(4), same_bits=True) is None
+
+
 def test_without_a_compiler_tensor_operations_do_the_same(monkeypatch):
     assert kernel.build({VARIABLE: ""}) is None
-    monkeypatch.setattr(kernel, "made", lambda: None)
+    monkeypatch.setattr(kernel, "made", functools.cache(lambda: None))
     monkeypatch.setattr(kernel, "LARGE", 0)
     both, radius = torch.tensor([[1.0], [-1.0]]), torch.tensor([[3.0]])
     assert [value.tolist() for value in fused.IntervalRelu.apply(radius, both)] == [[[1], [1]], [[1]], [[-4]], [[2]]]
