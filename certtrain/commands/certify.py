@@ -98,6 +98,9 @@ def run(config: Any) -> int:
         hydra = HydraConfig.get()
         run = elsewhere.adopt(resolved, hydra.runtime.choices, list(hydra.overrides.task))
         resolved |= {"run": str(run), "checkpoint": None, "name": None}
+    if shard.of == 1:
+        with find_run(resolved["run"], resolved["runs_dir"]) as free:
+            free.lock()  # one that is still in training is told to be so, before its checkpoint is looked for
     loaded = load_run(resolved["run"], resolved["checkpoint"], resolved["runs_dir"])
     config_of_data = {**loaded.config["data"], "data_dir": resolved["data_dir"]}
     data = build_data({**loaded.config, "data": config_of_data})

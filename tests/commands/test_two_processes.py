@@ -28,6 +28,16 @@ def test_the_second_is_refused_and_names_the_first(runs, snapshot, capsys, secon
     assert main(second) == 0
 
 
+def test_certifying_a_run_whose_training_has_no_checkpoint_yet(runs, capsys):
+    (runs / "noise" / "checkpoints" / "last.ckpt").unlink()
+    with RunDirectory(runs / "noise") as first:
+        first.lock()
+        assert main(CERTIFY) == 2
+        assert f"another process (pid {os.getpid()} on" in capsys.readouterr().err
+    assert main(CERTIFY) == 2
+    assert "there is no checkpoint" in capsys.readouterr().err
+
+
 def test_the_same_training_is_not_begun_twice(in_tmp, tiny, capsys):
     arguments = ["train", *tiny, "method=standard", "epochs=1", "name=run"]
     assert main(arguments) == 0
