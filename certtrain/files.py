@@ -19,10 +19,7 @@ from certtrain.threat import radius_text
 # No room on the disk, in the user's quota, below the limit of one file's size.
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
-ROOM = (
-    "make room there and give the same command again: it goes on from what is there. All files that were whole before "
-    "are as they were"
-)
+AGAIN = "give the same command again: it goes on from what is there. All files that were whole before are as they were"
 
 
 def write_text_atomic(path: str | Path, text: str) -> Path:
@@ -108,11 +105,12 @@ def unwritable(
     while not folder.exists():
         folder = folder.parent
     usage = shutil.disk_usage(folder)
-    room = "the limit of one file's size (ulimit -f)" if error.errno == errno.EFBIG else "the disk"
+    limited = error.errno == errno.EFBIG
+    room, way = ("the limit of one file's size (ulimit -f)", "raise it") if limited else ("the disk", "make room there")
     return DiskFull(
         f"there is no room for {path}: {reason}",
         where=f"{room} at {folder}, {usage.free / 1e6:,.1f} MB free of {usage.total / 1e6:,.1f} MB",
-        fix=ROOM,
+        fix=f"{way} and {AGAIN}",
     )
 
 
@@ -126,7 +124,7 @@ def explained(error: OSError) -> UserError | None:
         return DiskFull(
             f"there is no room on a disk: {error.strerror}",
             where="a file that the system does not name; --traceback shows who wrote it",
-            fix=ROOM,
+            fix=f"make room there and {AGAIN}",
         )
     if error.errno in FULL or error.errno == errno.EROFS:
         return unwritable(error.filename or "a file", error)

@@ -123,6 +123,7 @@ def test_a_full_disk_says_where_and_how_to_go_on(tmp_path):
     assert re.fullmatch(rf"the disk at {re.escape(str(tmp_path))}, [\d,]+\.\d MB free of [\d,]+\.\d MB", found.where)
     assert "give the same command again" in found.fix
     quota = unwritable(missing, OSError(errno.EFBIG, "File too large"))
+    assert quota.fix.startswith("raise it and give the same command again")
     assert quota.where.startswith("the limit of one file's size (ulimit -f) at ")
     other = unwritable(missing, OSError(errno.EROFS, "Read-only file system"), where="x", fix="y")
     assert (other.what, other.where, other.fix) == (f"cannot write {missing}: Read-only file system", "x", "y")
