@@ -37,22 +37,25 @@ def smoothing_claim(*, shared: bool) -> str:
 def scaled_claim(settings: Mapping[str, Any]) -> dict[str, bool]:
     """What `bounds_claim` needs to know of a certificate's scales."""
     stated = settings.get("scales")
-    return {} if stated is None else {"scaled": True, "whole": bool(stated.get("whole"))}
+    if stated is None:
+        return {}
+    return {"scaled": True, "whole": bool(stated.get("whole")), "categories": bool(stated.get("categories"))}
 
 
-def bounds_claim(precision: str, *, scaled: bool = False, whole: bool = False) -> str:
+def bounds_claim(precision: str, *, scaled: bool = False, whole: bool = False, categories: bool = False) -> str:
     """The claim of a certificate from bounds that were computed in a precision.
 
     Args:
         precision: of the bounds.
         scaled: the radius multiplies sizes of the features, the settings' `scales`.
         whole: some of them change by whole numbers only.
+        categories: columns of words may take any of their categories, whatever the radius.
     """
     ball = "ball"
     if scaled:
         ball = (
             "box (radius times the sizes in settings.scales, of all features at once, within [0, 1]; features of size "
-            "0 keep their value)"
+            f"0 keep their value{', columns in settings.scales.categories take any of theirs' if categories else ''})"
         )
     real = " It holds for every real value of the box, and so for the whole numbers in it." if whole else ""
     return (

@@ -8,11 +8,13 @@ scales:
   others: {spread: 0.1}        # features that nothing else names; 0: they do not change
   immutable: [sex]
   integers: [age]              # changes by whole numbers only
+  categories: [colour]         # columns of words that may take any of their values, whatever the radius
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
@@ -22,7 +24,9 @@ from certtrain.features import Feature
 from certtrain.scales import Scales
 
 KINDS = ("units", "spread", "range")
-KEYS = ("name", *KINDS, "others", "immutable", "integers")
+LISTS = ("immutable", "integers", "categories")
+KEYS = ("name", *KINDS, "others", *LISTS)
+MOST = 64  # combinations of categories that are bounded one by one
 PLACES = 10**12  # scales that follow from data are rounded up to so many parts of the range
 KEY = "configuration key scales"
 EXAMPLE = "scales={units: {age: 2}, others: {spread: 0.1}, immutable: [sex]}"
@@ -62,7 +66,7 @@ def read_request(given: object) -> dict[str, Any] | None:
             )
         for name, value in asked[kind].items():
             _amount(value, f"{kind}.{name}")
-    for key in ("immutable", "integers"):
+    for key in LISTS:
         if isinstance(asked.setdefault(key, []), str) or not isinstance(asked[key], Sequence):
             raise UserError(f"scales.{key} = {asked[key]!r} is no list", where=KEY, fix=f"{key}: [{asked[key]}]")
     if "others" in asked:
@@ -82,7 +86,8 @@ def resolve_scales(given: object, features: Sequence[Feature] | None, *, data: s
 
     Raises:
         UserError: as `read_request`; data without named features; an unknown name, one named twice, features that
-            nothing names, nothing that changes, one-hot columns that do, whole numbers of what has fractions.
+            nothing names, nothing that changes, one-hot columns that do, whole numbers of what has fractions,
+            categories of what is no column of words, or too many of them.
     """
     asked = read_request(given)
     if asked is None:
@@ -95,6 +100,7 @@ def resolve_scales(given: object, features: Sequence[Feature] | None, *, data: s
         )
     known = {feature.name: feature for feature in features}
     columns = {feature.one_hot for feature in features if feature.one_hot}
+    groups = _groups(asked["categories"], features, columns)
     sizes = _named(asked, known, columns)
     _check_complete(asked, sizes, known)
     if "others" in asked:
@@ -107,7 +113,7 @@ def resolve_scales(given: object, features: Sequence[Feature] | None, *, data: s
     whole = {name: _whole(name, known) for name in asked["integers"]}
     values = tuple(sizes[name] for name in known)
     counts = tuple(whole.get(name, 0) for name in known)
-    return Scales(tuple(known), values, counts, str(asked.get("name", "scaled")))
+    return Scales(tuple(known), values, counts, str(asked.get("name", "scaled")), groups)
 
 
 def request_text(given: object) -> str | None:
@@ -118,7 +124,8 @@ def request_text(given: object) -> str | None:
 def _named(asked: dict[str, Any], known: Mapping[str, Feature], columns: set[str]) -> dict[str, Fraction]:
     sizes: dict[str, Fraction] = {}
     named = [(kind, name, value) for kind in KINDS for name, value in asked[kind].items()]
-    named += [("range", one, 0) for name in asked["immutable"] for one in _of_column(name, known, columns)]
+    still = [*asked["immutable"], *asked["categories"]]
+    named += [("range", one, 0) for name in still for one in _of_column(name, known, columns)]
     for kind, name, value in named:
         if name not in known:
             raise UserError(f"there is no feature {name!r}", where=KEY, fix=nearest(str(name), {*known, *columns}))
@@ -129,6 +136,27 @@ def _named(asked: dict[str, Any], known: Mapping[str, Feature], columns: set[str
         if name not in known:
             raise UserError(f"there is no feature {name!r}", where=f"{KEY}.integers", fix=nearest(str(name), known))
     return sizes
+
+
+def _groups(
+    names: Sequence[str], features: Sequence[Feature], columns: set[str]
+) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Where the values of each column stand that may take any of them."""
+    for name in names:
+        if name not in columns:
+            raise UserError(
+                f"{name!r} is no column of words (data.one_hot)",
+                where=f"{KEY}.categories",
+                fix=nearest(str(name), columns) if columns else "units, spread or range: of a number",
+            )
+    groups = tuple((name, tuple(i for i, f in enumerate(features) if f.one_hot == name)) for name in names)
+    if (count := math.prod(len(places) for _, places in groups)) > MOST:
+        raise UserError(
+            f"{' and '.join(names)} make {count:,} combinations of categories, each a box of its own",
+            where=f"{KEY}.categories",
+            fix=f"at most {MOST:,}: name fewer columns",
+        )
+    return groups
 
 
 def _of_column(name: str, known: Mapping[str, Feature], columns: set[str]) -> list[str]:
@@ -153,7 +181,7 @@ def _refuse_one_hot(sizes: Mapping[str, Fraction], known: Mapping[str, Feature])
             raise UserError(
                 f"{name!r} is one value of the column {column!r}, 0 or 1: no box around it is a change of category",
                 where=KEY,
-                fix=f"immutable: [{column}]; for certificates over categories, make the column one of numbers",
+                fix=f"immutable: [{column}], or categories: [{column}], which lets it take any of its values",
             )
 
 

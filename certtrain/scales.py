@@ -6,14 +6,18 @@ number that the network sees, is the same for every admissible input, and no rou
 
 Features whose changes are whole numbers keep a real box for proofs, which holds every whole number of it (sound);
 attacks move them by whole numbers only, so that a counterexample is one.
+
+Columns of words, coded as one 1 among zeros, may be let take any of their categories, whatever the radius: the set is
+then the union of a box for each combination (`ThreatModel.parts`), each to be proved.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -36,29 +40,50 @@ class Scales:
         values: (d) w_i.
         whole: (d) of a feature that changes by whole numbers only, how many of them its range holds; else 0.
         name: of the threat model, for cards and tables.
+        groups: columns that may take any category: the column, and where its values stand among the inputs.
     """
 
     names: tuple[str, ...]
     values: tuple[Fraction, ...]
     whole: tuple[int, ...]
     name: str = "scaled"
+    groups: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
     def __post_init__(self) -> None:
         if not len(self.names) == len(self.values) == len(self.whole) == len(set(self.names)):
             raise ValueError("one value and one count for each feature, each named once")
         if any(value < 0 for value in self.values) or not any(self.values):
             raise ValueError("scales are >= 0, and not all are 0")
+        if any(self.values[place] for _, places in self.groups for place in places):
+            raise ValueError("what takes any category has no size")
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of names, sizes and whole numbers; not of the threat model's name."""
-        text = json.dumps([[*row] for row in zip(self.names, map(radius_text, self.values), self.whole)])
+        """Hash of names, sizes, whole numbers and categories; not of the threat model's name."""
+        rows = [[*row] for row in zip(self.names, map(radius_text, self.values), self.whole)]
+        text = json.dumps([*rows, *([[column, *places] for column, places in self.groups])])
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
     def immutable(self) -> tuple[str, ...]:
         """The features that do not change."""
-        return tuple(name for name, value in zip(self.names, self.values) if not value)
+        free = {place for _, places in self.groups for place in places}
+        return tuple(n for i, (n, value) in enumerate(zip(self.names, self.values)) if not value and i not in free)
+
+    def fixed(self) -> Scales:
+        """The same sizes, with every category as it is: those of one box."""
+        return replace(self, groups=())
+
+    def categories(self, x: Tensor) -> Iterator[Tensor]:
+        """(B, ...) the inputs with every combination of the categories that they may take, their own among them."""
+        import torch
+
+        for chosen in itertools.product(*(places for _, places in self.groups)):
+            other = x.clone(memory_format=torch.contiguous_format)
+            for (_, places), place in zip(self.groups, chosen):
+                other.view(len(x), -1)[:, list(places)] = 0
+                other.view(len(x), -1)[:, place] = 1
+            yield other
 
     @property
     def label(self) -> str:
@@ -69,7 +94,9 @@ class Scales:
         """What stands in a certificate's settings."""
         whole = {name: count for name, count in zip(self.names, self.whole) if count}
         sizes = {name: radius_text(value) for name, value in zip(self.names, self.values)}
-        return {"name": self.name, "sha256": self.sha256, "features": sizes, "whole": whole}
+        groups = {column: [self.names[place] for place in places] for column, places in self.groups}
+        stated = {"name": self.name, "sha256": self.sha256, "features": sizes, "whole": whole}
+        return {**stated, "categories": groups} if groups else stated
 
     @classmethod
     def from_dict(cls, stated: Mapping[str, Any]) -> Scales:
@@ -81,7 +108,10 @@ class Scales:
         features, whole = stated["features"], stated["whole"]
         values = tuple(parse_radius(value, where="scales") for value in features.values())
         counts = tuple(int(whole.get(name, 0)) for name in features)
-        return cls(tuple(features), values, counts, str(stated.get("name", "scaled")))
+        at = {name: place for place, name in enumerate(features)}
+        free = dict(stated.get("categories", {}))
+        groups = tuple((str(column), tuple(at[name] for name in names)) for column, names in free.items())
+        return cls(tuple(features), values, counts, str(stated.get("name", "scaled")), groups)
 
     def tensor(self, x: Tensor, factor: Fraction | None = None, *, up: bool = False) -> Tensor:
         """(1, ...) w_i, or exactly `factor w_i`, shaped like one of the inputs x; rounded up or to nearest.
@@ -98,15 +128,17 @@ class Scales:
         return torch.tensor(numbers, dtype=torch.float64, device=x.device).to(x.dtype).reshape(1, *x.shape[1:])
 
     def distance(self, offset: Tensor) -> Tensor:
-        """(B,) the least radius whose box holds `x + offset`; infinite where an immutable feature changed.
+        """(B,) the least radius whose set holds `x + offset`; infinite where an immutable feature changed.
 
-        Whole numbers are counted as such: a value's rounding to float32 is no distance.
+        Whole numbers are counted as such: a value's rounding to float32 is no distance. Nor is another category.
         """
         import torch
 
         scale, counts = self.tensor(offset), self._counts(offset)
         size = torch.where(counts > 0, (offset.abs() * counts).round() / counts.clamp_min(1), offset.abs())
         changed = torch.where(size > 0, torch.inf, 0.0).to(size)
+        for _, places in self.groups:
+            changed.view(len(changed), -1)[:, list(places)] = 0
         return torch.where(scale > 0, size / scale.clamp_min(torch.finfo(size.dtype).tiny), changed).flatten(1).amax(1)
 
     def admissible(self, point: Tensor, x: Tensor, radius: Tensor) -> Tensor:

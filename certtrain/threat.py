@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Literal
@@ -180,12 +180,14 @@ class ThreatModel:
         """Lower and upper corner of the l-inf box around x, both shaped like x.
 
         Raises:
-            ValueError: the norm is not l-inf, or an outward box of an input that is not float64.
+            ValueError: the norm is not l-inf, an outward box of an input that is not float64, or several boxes.
         """
         import torch
 
         if self.norm != "linf":
             raise ValueError(f"only an l-inf ball is a box, not {self.norm}")
+        if self.scales is not None and self.scales.groups:
+            raise ValueError("columns that may take any category make several boxes, not one: see parts")
         eps = self.eps_tensor(x)
         lower, upper = x - eps, x + eps
         if self.outward:
@@ -201,3 +203,16 @@ class ThreatModel:
         if self.upper is not None:
             lower, upper = lower.clamp_max(self.upper), upper.clamp_max(self.upper)
         return lower, upper
+
+    def parts(self, x: Tensor) -> Iterator[tuple[Tensor, ThreatModel]]:
+        """The sets whose union this one is: inputs in the place of x, a threat model for each; the first is around x.
+
+        Only columns that may take any category make more than one.
+        """
+        if self.scales is None or not self.scales.groups:
+            yield x, self
+            return
+        one = replace(self, scales=self.scales.fixed())
+        yield x, one
+        for other in self.scales.categories(x):
+            yield other, one

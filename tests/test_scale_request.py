@@ -52,6 +52,7 @@ def test_text_is_read_as_the_mapping_that_it_is():
         ({"unit": {"age": 1}}, "scales has no key 'unit'"),
         ({"units": ["age"]}, r"scales.units = \['age'\] is no mapping"),
         ({"immutable": "sex"}, "scales.immutable = 'sex' is no list"),
+        ({"categories": "sex"}, "scales.categories = 'sex' is no list"),
         ({"units": {"age": -1}}, "scales.units.age = -1 is negative"),
         ({"units": {"age": float("nan")}}, "scales.units.age = nan is not a finite number"),
         ({"units": {"age": float("inf")}}, "scales.units.age = inf is not a finite number"),
@@ -79,12 +80,29 @@ def test_forms_that_are_refused(asked, message):
         ({"units": {"age": 0}, "others": 0}, "every feature is immutable", "at least one"),
         ({"others": 0, "units": {"age": 1}, "integers": ["income"]}, "'income' has fractions", "leave income out"),
         ({"others": 0, "units": {"age": 1}, "integers": ["incom"]}, "there is no feature 'incom'", "income"),
+        ({"others": 0, "units": {"age": 1}, "categories": ["age"]}, "'age' is no column of words", "sex"),
+        ({"others": 0, "categories": ["sex"], "immutable": ["sex"]}, "names the feature 'sex=f' twice", "one size"),
+        ({"others": 0, "categories": ["sex"]}, "every feature is immutable: the radius would mean", "at least one"),
     ],
 )
 def test_names_that_are_refused(asked, message, fix):
     with pytest.raises(UserError, match=message) as error:
         resolve_scales(asked, FEATURES)
     assert re.search(fix, error.value.fix)
+
+
+def test_categories_are_the_places_of_a_columns_values():
+    found = resolve(units={"age": 1}, others=0, categories=["sex"])
+    assert (found.groups, found.values[2:]) == ((("sex", (2, 3)),), (0, 0))
+    assert found.immutable == ("income",)
+    assert found.fixed() == resolve(units={"age": 1}, others=0)
+
+
+def test_too_many_combinations_are_refused():
+    words = [Feature(f"c{k}={i}", 0.0, 1.0, 0.1, one_hot=f"c{k}") for k in range(2) for i in range(9)]
+    with pytest.raises(UserError, match="c0 and c1 make 81 combinations of categories") as error:
+        resolve_scales({"units": {"age": 1}, "others": 0, "categories": ["c0", "c1"]}, [*FEATURES, *words])
+    assert "at most 64" in error.value.fix
 
 
 def test_data_without_named_features_are_refused():

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from certtrain.attacks.ball import Ball
 from certtrain.attacks.losses import check_loss
-from certtrain.attacks.search import Attack, Search, attacking, check_budget, per_example
+from certtrain.attacks.search import Attack, Search, attacking, check_budget, over_parts, per_example
 from certtrain.threat import ThreatModel
 
 MOMENTUM = 0.75  # alpha of the paper: weight of the new step against the last move
@@ -50,6 +50,10 @@ def apgd_margins(
     """
     check_loss(loss)
     check_budget(steps, restarts)
+    options = {"steps": steps, "restarts": restarts, "generator_seed": generator_seed, "loss": loss}
+    several = over_parts(lambda part, one: apgd_margins(network, part, y, one, **options), x, threat)
+    if several is not None:
+        return several
     with attacking(network, x, y) as (x, y):
         ball = Ball(x, threat)
         search = Search(network, x, y, loss, ball.admissible)

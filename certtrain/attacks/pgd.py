@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from certtrain.attacks.ball import Ball
 from certtrain.attacks.losses import check_loss
-from certtrain.attacks.search import Attack, Search, attacking, check_budget
+from certtrain.attacks.search import Attack, Search, attacking, check_budget, over_parts
 from certtrain.threat import ThreatModel
 
 HALVE_EVERY = 10
@@ -50,6 +50,10 @@ def pgd_margins(
     """
     check_loss(loss)
     check_budget(steps, restarts)
+    options = {"steps": steps, "restarts": restarts, "step_size": step_size, "generator_seed": generator_seed}
+    several = over_parts(lambda part, one: pgd_margins(network, part, y, one, loss=loss, **options), x, threat)
+    if several is not None:
+        return several
     with attacking(network, x, y) as (x, y):
         ball = Ball(x, threat)
         search = Search(network, x, y, loss, ball.admissible)

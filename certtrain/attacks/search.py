@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from certtrain.attacks.losses import descended, margin
 from certtrain.errors import UserError
 from certtrain.evaluation import frozen
+from certtrain.threat import ThreatModel
 
 
 class Attack(NamedTuple):
@@ -70,11 +72,23 @@ class Search:
         return loss.detach(), gradient
 
     def _remember(self, logits: Tensor, point: Tensor) -> None:
-        best, found, point = self.best, margin(logits.detach(), self.y), point.detach()
-        # A margin that is no number is worse than a positive one, and better than one that is an attack without doubt.
-        improved = (found < best.margin) | (found.isnan() & (best.margin > 0)) | (best.margin.isnan() & (found <= 0))
-        rows = per_example(improved, point)
-        self.best = Attack(torch.where(improved, found, best.margin), torch.where(rows, point, best.x))
+        self.best = worse(self.best, Attack(margin(logits.detach(), self.y), point.detach()))
+
+
+def worse(best: Attack, found: Attack) -> Attack:
+    """Of each example the smaller margin. What is no number is smaller than a positive one, and larger than one that is
+    an attack without doubt."""
+    improved = (found.margin < best.margin) | (found.margin.isnan() & (best.margin > 0))
+    improved |= best.margin.isnan() & (found.margin <= 0)
+    rows = per_example(improved, found.x)
+    return Attack(torch.where(improved, found.margin, best.margin), torch.where(rows, found.x, best.x))
+
+
+def over_parts(attack: Callable[[Tensor, ThreatModel], Attack], x: Tensor, threat: ThreatModel) -> Attack | None:
+    """The worst that an attack finds in the sets whose union the threat model is; None where it is a single one."""
+    if threat.scales is None or not threat.scales.groups:
+        return None
+    return functools.reduce(worse, (attack(part, one) for part, one in threat.parts(x)))
 
 
 @contextlib.contextmanager

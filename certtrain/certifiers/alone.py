@@ -82,7 +82,7 @@ def each_alone(
         if size:
             progress(name)
             zeros = [Fraction(0)] * len(scales.values)
-            only = replace(scales, values=(*zeros[:place], size, *zeros[place + 1 :]))
+            only = replace(scales, values=(*zeros[:place], size, *zeros[place + 1 :]), groups=())
             certifier = BoundCertifier(METHODS, radii, engine, attack_steps=0, scales=only)
             proved = certifier.certify(network, batch).radius
             with frozen(own):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from certtrain.attacks import inner, inside, pgd_margins
 from certtrain.bounds.base import METHODS, BoundEngine
+from certtrain.bounds.united import united
 from certtrain.certificates import Certificates
 from certtrain.certifiers.base import frozen
 from certtrain.certifiers.checks import check_inputs, check_same, try_engine
@@ -120,7 +121,7 @@ class BoundCertifier:
                     where="bounds and certifier.methods",
                     fix="bounds=auto_lirpa has it" if engine.name == "native" else nearest(method, engine.methods),
                 )
-        return engine
+        return united(engine, self.threat)
 
     def check_network(self, network: nn.Module, batch: Batch) -> None:
         """Refuse a network that the engine cannot bound, by the batch's first example, before any work is done.

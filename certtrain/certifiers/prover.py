@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from certtrain.bounds.base import BoundEngine
+from certtrain.bounds.united import united
 from certtrain.certifiers.base import frozen
 from certtrain.certifiers.checks import check_same, try_engine
 from certtrain.certifiers.reuse import Reuse
@@ -121,7 +122,7 @@ class Prover:
             with frozen(network):
                 engine = self._make(network)
             check_has(engine, self.method)
-            self._engines[dtype] = engine
+            self._engines[dtype] = united(engine, self.threat)
         return self._engines[dtype]
 
 

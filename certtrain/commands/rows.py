@@ -78,6 +78,9 @@ def allowed_changes(x: Tensor, radius: Fraction, scales: Scales, features: Seque
                 f"{int(change * (1 + 1e-9))} (whole numbers)" if whole else floored(change, 6).rstrip("0").rstrip(".")
             )
             lines.append(f"  {feature.name:<{wide}}  {feature.own(value):.6g} ± {told}")
+    for column, places in scales.groups:
+        words = [features[place].name.removeprefix(f"{column}=") for place in places]
+        lines.append(f"  {column:<{wide}}  any of {', '.join(words)}")
     if scales.immutable:
         lines.append(f"  unchanged: {', '.join(scales.immutable)}")
     return lines

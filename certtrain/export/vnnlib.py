@@ -39,6 +39,8 @@ def decimal_box(x: Tensor, radius: Fraction, *, lower: int = 0, upper: int = 1, 
     Returns:
         (lower, upper) of each input in row-major order, multiples of 10^-12.
     """
+    if scales is not None and scales.groups:
+        raise ValueError("columns that may take any category make several boxes")
     unit, box = 10**PLACES, []
     for value, scale in zip(x.flatten().tolist(), [Fraction(1)] * x.numel() if scales is None else scales.values):
         if not scale:

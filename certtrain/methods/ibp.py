@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from certtrain.bounds.base import BoundEngine, Bounds
+from certtrain.bounds.united import United, united
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError, nearest
 from certtrain.methods.base import Method, Noise, Objective, non_negative
@@ -113,6 +114,16 @@ class IBP(Method):
         margins = self.margins(bounds, step)
         return robust_cross_entropy(margins), {"train_verified": proved_share(margins, bounds.clean, y)}
 
+    def _refuse_several_boxes(self, network: nn.Module) -> None:
+        """Statistics of a batch would be those of rows that nobody has, and the regularisers are of one box."""
+        statistics = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
+        if statistics or self.regulariser is not None:
+            raise UserError(
+                "columns that may take any category with " + ("BatchNorm" if statistics else "the regularisers"),
+                where="configuration key scales.categories",
+                fix="a network without BatchNorm, method.regulariser=0; or train with the columns immutable",
+            )
+
     def __call__(
         self, network: nn.Module, engine: BoundEngine | None, batch: Batch, step: int, rng: Noise
     ) -> Objective:
@@ -125,6 +136,9 @@ class IBP(Method):
             return natural_objective(network, batch, self.l1)
         assert engine is not None, "a bound-propagation method needs an engine"
         threat = self.threat.at(max(eps, MIN_EPS) if weight else eps)
+        engine = united(engine, threat)
+        if isinstance(engine, United):
+            self._refuse_several_boxes(network)
         if robust:
             bounds = self.bounds(engine, batch, threat, step)
         else:

@@ -139,6 +139,36 @@ def test_an_export_has_the_boxes_and_the_claims_of_these_scales_only(here):
     assert "A feature of size 0 is the same number" in (here / "export" / "README.txt").read_text()
 
 
+def test_columns_that_may_take_any_category(here, capsys):
+    any_colour = ["scales={units: {age: 3}, range: {income: 0.02}, categories: [colour]}", "name=any"]
+    assert run("certify", "run=people", *any_colour) == 0
+    stated = card(here, "any_crown")
+    assert stated["settings"]["scales"]["categories"] == {"colour": ["colour=blue", "colour=red"]}
+    assert "columns in settings.scales.categories take any of theirs" in stated["claim"]
+    every = CertificateLog(here / "certificates" / "any_crown.tsv").read()
+    own = CertificateLog(here / "certificates" / "crown.tsv").read()
+    assert (every.radius <= own.radius).all()
+    assert stated["falsification"]["hits"] == 0
+    assert run("audit", str(here)) == 0
+    assert run("report", "runs/people") == 0
+    assert "any category" in (here / "report.html").read_text()
+    assert run("export", "run=people", any_colour[0]) == 2
+    assert "a VNN-LIB property is one box, and colour may take any category" in capsys.readouterr().err
+    (here.parent.parent / "row.csv").write_text("income,colour,age\n11000,red,21\n")
+    assert run("predict", "run=people", "input=row.csv", any_colour[0], "certifier.crown.attack_steps=2") == 0
+    assert "any of blue, red" in capsys.readouterr().out
+    assert run("flips", "people", "--certificate", "any_crown") == 0
+
+
+def test_training_over_categories(here, capsys):
+    people(here.parent.parent / "people.csv")
+    arguments = ["data=csv", "data.file=people.csv", "data.label=kind", "data.one_hot=[colour]", "data_dir=."]
+    arguments += ["model=mlp", "model.hidden=[8]", "epochs=4", "schedule.warmup=1", "schedule.ramp=2", "trainer=cpu"]
+    arguments += ["method=crown_ibp", "eps=1", "radii=[1]", "name=trained", "optimizer.lr=0.02", "certifier=crown"]
+    assert run("train", *arguments, "scales={others: 0.02, categories: [colour]}", "certify_test=true") == 0
+    assert card(here.parent / "trained")["warnings"] == []
+
+
 def test_predict_takes_a_row_and_tells_the_changes_in_its_units(here, capsys):
     (here.parent.parent / "row.csv").write_text("income,colour,age\n41000,red,30\n")
     assert run("predict", "run=people", "input=row.csv", "certifier.crown.attack_steps=2") == 0

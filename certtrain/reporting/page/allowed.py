@@ -23,17 +23,18 @@ def allowed(certificate: Certified) -> Node:
             "p", f"What may change cannot be read from the card: {type(error).__name__}: {error}", class_="faint"
         )
     known: dict[str, Feature] = {feature.name: feature for feature in features}
-    lines = []
+    lines, still = [], {*scales.immutable}
     for name, size, whole in zip(scales.names, scales.values, scales.whole):
-        feature, line = known.get(name), [name, f"± {100 * float(size):.4g}" if size else "none"]
+        none = "none" if name in still else "any category"
+        feature, line = known.get(name), [name, f"± {100 * float(size):.4g}" if size else none]
         if feature is None:
             line += ["–", "–"]
         else:
             change = float(size) * feature.width
-            told = f"± {change:.6g}" if size else "none"
+            told = f"± {change:.6g}" if size else none
             line += [told + ", whole numbers" * bool(whole), f"{feature.minimum:.6g} to {feature.maximum:.6g}"]
         lines.append(line)
-    changing = sum(bool(size) for size in scales.values)
+    changing = len(scales.names) - len(still)
     title = f"What may change: {changing} of {len(scales.names)} features, {scales.label}"
     header = ["feature", "at radius 1 (% of its range)", "at radius 1, in its own units", "range in the training part"]
     caption = f"{certificate.name}: how far each feature may move at radius 1, all at once; in proportion at others"
