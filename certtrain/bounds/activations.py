@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from certtrain.bounds.curves import Gate, SShaped
+from certtrain.bounds.curves import Convex, Gate, SShaped
 from certtrain.bounds.fused import relu_lines
 from certtrain.bounds.nonlinear import Activation, LinePairs
 
@@ -101,3 +101,56 @@ class Silu(Gate):
 
     def slope(self, z: Tensor) -> Tensor:
         return torch.sigmoid(z) * (1 + z * torch.sigmoid(-z))
+
+
+class Elu(Convex):
+    """`z` for z > 0, else `height (exp(rate z) - 1)`: ELU with rate 1 and CELU with rate 1 / height.
+
+    Convex where its slope left of 0, height rate, is at most 1; the curvature there is at most height rate^2.
+    """
+
+    def __init__(self, height: float, rate: float) -> None:
+        self.height, self.rate = height, rate
+        self.bend, self.jump = height * rate**2, max(0.0, 1 - height * rate)
+        self.kink = self.jump > 1e-9
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z.clamp(min=0) + self.height * torch.expm1(self.rate * z.clamp(max=0))
+
+    def slope(self, z: Tensor) -> Tensor:
+        left = self.height * self.rate * torch.exp(self.rate * z.clamp(max=0))
+        return torch.where(z > 0, torch.ones_like(z), left)
+
+
+class SmoothPlus(Convex):
+    """`log(1 + exp(beta z)) / beta`; the curvature is at most beta / 4."""
+
+    noise = 1.0
+
+    def __init__(self, beta: float) -> None:
+        self.beta, self.bend = beta, beta / 4
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z.clamp(min=0) + torch.log1p(torch.exp(-self.beta * z.abs())) / self.beta
+
+    def slope(self, z: Tensor) -> Tensor:
+        return torch.sigmoid(self.beta * z)
+
+
+class Softplus(Activation):
+    """torch's: `SmoothPlus` up to beta z = threshold, then z, which is less by at most `gap`; see `curves`."""
+
+    def __init__(self, beta: float, threshold: float) -> None:
+        self.beta, self.threshold, self.smooth = beta, threshold, SmoothPlus(beta)
+        self.gap = 1.001 * math.log1p(math.exp(-threshold)) / beta
+
+    def forward(self, z: Tensor) -> Tensor:
+        return F.softplus(z, self.beta, self.threshold)
+
+    def interval(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        low, high = self.smooth.interval(lower, upper)
+        return low - self.gap, high
+
+    def lines(self, lower: Tensor, upper: Tensor) -> LinePairs:
+        found = self.smooth.lines(lower, upper)
+        return LinePairs(found.low, found.low_offset - self.gap, found.high, found.high_offset)

@@ -1,6 +1,6 @@
 """Lines around smooth functions: chords and tangents, each above or below the function by an argument of convexity.
 
-Two shapes, in both of which every claim rests on the same facts about `h = f - line` on a piece where f is convex
+Three shapes, in which every claim rests on the same facts about `h = f - line` on a piece where f is convex
 (concave): the line is a tangent at a point of the piece, and then h >= 0 (h <= 0) on it; or the largest (smallest) h of
 the piece is at one of its ends.
 
@@ -30,12 +30,14 @@ Lower line:
   Such p exist: with l < -k and u > k the constant f(z0) is one, and those that do for l (for u) are all to the right
   (left) of some point.
 
+**Convex** (softplus, ELU), increasing: above, the chord; below, the tangent at the middle, of either slope at a kink.
+
 **Which tangent.** The area between line and function over the box is least for the tangent at the middle. Where the
 middle is not allowed, the nearest allowed point is approached by bisection, from the allowed side only: whether a
 point does is monotone in p (`d/dp [f(p) + f'(p)(x - p)] = f''(p)(x - p)`).
 
 **Narrow boxes** would divide rounding by rounding. There both lines have the slope at the middle m, a distance
-`K (u - l)^2 / 8` away from it (Taylor, K >= |f''|).
+`K (u - l)^2 / 8` away from it (Taylor, K >= |f''|), and J (u - l) / 2 more where the slope jumps by at most J.
 
 **Rounding.** Values and slopes of f are correct to a few units in the last place; the offsets move outward by more.
 """
@@ -75,10 +77,12 @@ class Curve(Activation):
 
     Attributes:
         bend: K, at least the largest |f''|.
+        jump: J, at least that of the slope at 0.
         noise: the absolute error of `forward` per |z|, in units of the precision, where it is not relative to f(z).
     """
 
     bend: float
+    jump = 0.0
     noise = 0.0
 
     def slope(self, z: Tensor) -> Tensor:
@@ -111,7 +115,10 @@ class Curve(Activation):
         narrow = width < eps ** (1 / 3)
         # Where narrow, some other box, so that what is not taken has a finite gradient.
         left, right = torch.where(narrow, middle.detach() - 1, lower), torch.where(narrow, middle.detach() + 1, upper)
-        flat, away = Line(self.slope(middle), middle, self.forward(middle)), self.bend / 8 * width.square()
+        flat, away = (
+            Line(self.slope(middle), middle, self.forward(middle)),
+            self.bend / 8 * width.square() + self.jump / 2 * width,
+        )
         under = Line(flat.slope, middle, flat.value - away).where(narrow, self.below(left, right))
         over = Line(flat.slope, middle, flat.value + away).where(narrow, self.above(left, right))
         reach = torch.maximum(lower.abs(), upper.abs())
@@ -152,6 +159,20 @@ class Curve(Activation):
 
     def _allowed(self, end: Tensor, point: Tensor, sign: int) -> Tensor:
         return sign * (self.forward(point) + self.slope(point) * (end - point) - self.forward(end)) >= 0
+
+
+class Convex(Curve):
+    """Increasing and convex."""
+
+    def extremes(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        return self.forward(lower), self.forward(upper)
+
+    def above(self, lower: Tensor, upper: Tensor) -> Line:
+        return self.chord(lower, upper)
+
+    def below(self, lower: Tensor, upper: Tensor) -> Line:
+        middle = (lower + upper) / 2
+        return Line(self.slope(middle), middle, self.forward(middle))
 
 
 class SShaped(Curve):

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from certtrain.bounds.activations import Gelu, LeakyRelu, Sigmoid, Silu, Tanh, TanhGelu
+from certtrain.bounds.activations import Elu, Gelu, LeakyRelu, Sigmoid, Silu, Softplus, Tanh, TanhGelu
 from certtrain.bounds.affine import (
     Affine,
     AvgPool,
@@ -64,11 +64,13 @@ Builder = Callable[[Call], Operation]
 _STATISTICS = (
     "it divides by a deviation of the very input that is perturbed; BatchNorm in eval mode has frozen statistics"
 )
+_SELU = "its slope falls at 0, where it is not convex; ELU with alpha <= 1 and CELU have bounds"
 _SLOPES = "its learned slope may leave [0, 1), where its lines are sound; LeakyReLU has a fixed one"
 REFUSED: dict[object, str] = {
     **dict.fromkeys((nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.RMSNorm), _STATISTICS),
     **dict.fromkeys((F.layer_norm, F.group_norm, F.instance_norm, F.rms_norm), _STATISTICS),
     **dict.fromkeys((torch.layer_norm, torch.group_norm, torch.rms_norm), _STATISTICS),
+    **dict.fromkeys((nn.SELU, F.selu, torch.selu), _SELU),
     **dict.fromkeys((nn.PReLU, F.prelu, torch.prelu), _SLOPES),
 }
 
@@ -198,6 +200,36 @@ def _gelu(call: Call) -> Operation:
 @_rule(nn.SiLU, F.silu)
 def _silu(call: Call) -> Operation:
     return Silu()
+
+
+@_rule(nn.ELU, F.elu)
+def _elu(call: Call) -> Operation:
+    layer = call.module
+    alpha = layer.alpha if isinstance(layer, nn.ELU) else call.argument(1, "alpha", 1.0)
+    if isinstance(alpha, Tensor) or not 0 < alpha <= 1:
+        raise unsupported(f"{call.name} has alpha {alpha}: its slope falls at 0", "alpha of (0, 1]")
+    return Elu(float(alpha), 1.0)
+
+
+@_rule(nn.CELU, F.celu, torch.celu)
+def _celu(call: Call) -> Operation:
+    layer = call.module
+    alpha = layer.alpha if isinstance(layer, nn.CELU) else call.argument(1, "alpha", 1.0)
+    if isinstance(alpha, Tensor) or not 0 < alpha < float("inf"):
+        raise unsupported(f"{call.name} has alpha {alpha}", "a number alpha > 0")
+    return Elu(float(alpha), 1 / float(alpha))
+
+
+@_rule(nn.Softplus, F.softplus)
+def _softplus(call: Call) -> Operation:
+    layer = call.module
+    if isinstance(layer, nn.Softplus):
+        beta, threshold = layer.beta, layer.threshold
+    else:
+        beta, threshold = call.argument(1, "beta", 1), call.argument(2, "threshold", 20)
+    if isinstance(beta, Tensor) or not 0 < beta < float("inf") or not -500 < threshold < 500:
+        raise unsupported(f"{call.name} has beta {beta} and threshold {threshold}", "beta > 0 and |threshold| < 500")
+    return Softplus(float(beta), float(threshold))
 
 
 @_rule(operator.add, operator.iadd, torch.add, "add", "add_")

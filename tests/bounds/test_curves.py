@@ -6,11 +6,20 @@ import mpmath
 import pytest
 import torch
 
-from certtrain.bounds.activations import Gelu, LeakyRelu, Sigmoid, Silu, Tanh, TanhGelu
+from certtrain.bounds.activations import Elu, Gelu, LeakyRelu, Sigmoid, Silu, SmoothPlus, Softplus, Tanh, TanhGelu
 from certtrain.bounds.nonlinear import LinePairs
 
 CURVES = {"sigmoid": Sigmoid(), "tanh": Tanh(), "gelu": Gelu(), "tanh gelu": TanhGelu(), "silu": Silu()}
-ALL = {**CURVES, "leaky relu": LeakyRelu(0.1), "leaky relu 0": LeakyRelu(0.0), "leaky relu 0.9": LeakyRelu(0.9)}
+CURVES |= {"elu": Elu(1.0, 1.0), "elu 0.4": Elu(0.4, 1.0), "celu 3": Elu(3.0, 1 / 3), "celu 0.5": Elu(0.5, 2.0)}
+CURVES |= {"softplus": SmoothPlus(1.0), "softplus 5": SmoothPlus(5.0)}
+JUMPS = {"torch's softplus": Softplus(1.0, 20.0), "softplus to 2": Softplus(3.0, 2.0)}
+ALL = {
+    **CURVES,
+    **JUMPS,
+    "leaky relu": LeakyRelu(0.1),
+    "leaky relu 0": LeakyRelu(0.0),
+    "leaky relu 0.9": LeakyRelu(0.9),
+}
 
 
 def exactly(name, z):
@@ -22,6 +31,14 @@ def exactly(name, z):
         "gelu": lambda z: z * torch.special.erfc(-z / math.sqrt(2)) / 2,
         "tanh gelu": lambda z: z * torch.sigmoid(2 * scale * (z + 0.044715 * z**3)),
         "silu": lambda z: z * torch.sigmoid(z),
+        "elu": lambda z: torch.where(z > 0, z, torch.expm1(z)),
+        "elu 0.4": lambda z: torch.where(z > 0, z, 0.4 * torch.expm1(z)),
+        "celu 3": lambda z: torch.where(z > 0, z, 3 * torch.expm1(z / 3)),
+        "celu 0.5": lambda z: torch.where(z > 0, z, 0.5 * torch.expm1(2 * z)),
+        "softplus": lambda z: torch.logaddexp(z, torch.zeros_like(z)),
+        "softplus 5": lambda z: torch.logaddexp(5 * z, torch.zeros_like(z)) / 5,
+        "torch's softplus": torch.nn.functional.softplus,
+        "softplus to 2": lambda z: torch.nn.functional.softplus(z, 3.0, 2.0),
         "leaky relu": lambda z: torch.where(z > 0, z, 0.1 * z),
         "leaky relu 0": torch.relu,
         "leaky relu 0.9": lambda z: torch.where(z > 0, z, 0.9 * z),

@@ -17,6 +17,11 @@ ACTIVATIONS = {
     "gelu": nn.GELU,
     "tanh gelu": lambda: nn.GELU("tanh"),
     "silu": nn.SiLU,
+    "elu": nn.ELU,
+    "elu 0.4": lambda: nn.ELU(0.4),
+    "celu": lambda: nn.CELU(2.0),
+    "softplus": nn.Softplus,
+    "softplus of a low threshold": lambda: nn.Softplus(2, 1),
     "max pool": lambda: nn.Sequential(nn.Unflatten(1, (1, 2, 4)), nn.MaxPool2d(2, 1), nn.Flatten()),
     "transposed": lambda: nn.Sequential(
         nn.Unflatten(1, (2, 2, 2)), nn.ConvTranspose2d(2, 2, 2, 2), nn.ReLU(), nn.Flatten()
@@ -67,5 +72,5 @@ def test_no_grid_point_beats_a_bound(name, inputs, norm, dtype):
             for method in ALL:
                 found = bounds.margins[method].double()
                 assert (found <= margins.amin(0) + slack).all(), (method, seed, eps)
-                if eps == 0:
+                if eps == 0 and "threshold" not in name:  # that one is as loose as torch's function jumps
                     torch.testing.assert_close(found, margins[0], atol=float(slack) * scale**2, rtol=1e-5)
