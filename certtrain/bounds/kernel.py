@@ -10,7 +10,9 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -20,6 +22,7 @@ from certtrain.compiled import compiled, in_threads, source
 LARGE = 1 << 16  # elements, from which it is used: to compile costs half a second
 LANES = 32  # sums that are added up side by side
 SEVERAL = 1 << 15  # elements that are worth a thread of their own
+_chosen: list[Kernel | None] = []
 NAMES = {torch.float32: "float", torch.float64: "double"}
 
 
@@ -98,6 +101,8 @@ def kernel_for(size: int, *tensors: Tensor | None, same_bits: bool = False) -> K
         tensors: all that is read.
         same_bits: the outcome does not depend on whether it is used: small tensors may, once there is one.
     """
+    if _chosen:
+        return _chosen[-1]
     if torch.compiler.is_compiling() or (size < LARGE and not (same_bits and made.cache_info().currsize)):
         return None
     given = [tensor for tensor in tensors if tensor is not None]
@@ -109,8 +114,49 @@ def kernel_for(size: int, *tensors: Tensor | None, same_bits: bool = False) -> K
 
 @functools.cache
 def made() -> Kernel | None:
-    """The kernel of this process, compiled at the first call; None where it cannot be had."""
-    return build()
+    """The kernel of this process, compiled at the first call; None where it cannot be had or is not right."""
+    found = build()
+    with torch.inference_mode(False), torch.enable_grad():  # whatever the first call is in
+        right = found is None or agrees(found)
+    if not right:
+        warnings.warn("the compiled ReLUs differ from the tensors' and are not used", stacklevel=2)
+        return None
+    return found
+
+
+def agrees(kernel: Kernel) -> bool:
+    """Whether the kernel computes what tensor operations do, on numbers of all signs and some that are none."""
+    from certtrain.bounds import fused
+
+    draw = torch.Generator().manual_seed(0)
+    for dtype in NAMES:
+        values = [torch.randn(9, 3, 40, generator=draw, dtype=dtype) for _ in range(5)]
+        values[0][0, 0, :4] = torch.tensor([0.0, torch.nan, torch.inf, -torch.inf], dtype=dtype)
+        found = []
+        for chosen in (kernel, None):
+            parts = [value.clone().requires_grad_() for value in values[:3]]
+            a, lower, upper = values[3], *torch.sort(torch.stack([value[:, 0] for value in values[3:]]), 0).values
+            boxed = [value.clone().requires_grad_() for value in (a, lower, upper)]
+            with _instead(chosen):
+                interval, outputs = fused.IntervalRelu.apply(*parts), fused.BoxedRelu.apply(*boxed)
+                back = torch.autograd.grad(interval, parts, [values[4]] * 5)
+                rest = torch.autograd.grad(outputs, boxed, [values[4], values[4][:, :, 0].contiguous()])
+            found.append([*interval, *back, *outputs, *rest])
+        for place, (ours, theirs) in enumerate(zip(*found, strict=True)):
+            tolerance = 0 if place < 8 else 64 * torch.finfo(dtype).eps
+            if not torch.allclose(ours, theirs, rtol=tolerance, atol=tolerance, equal_nan=True):
+                return False
+    return True
+
+
+@contextmanager
+def _instead(kernel: Kernel | None) -> Iterator[None]:
+    """The kernel, or none, for everything."""
+    _chosen.append(kernel)
+    try:
+        yield
+    finally:
+        _chosen.pop()
 
 
 def build(environment: Mapping[str, str] = os.environ) -> Kernel | None:

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import warnings
 
 import pytest
 import torch
@@ -129,6 +130,30 @@ def test_the_kernel_is_for_large_plain_tensors(monkeypatch):
 def test_a_process_of_small_tensors_compiles_nothing(monkeypatch):
     monkeypatch.setattr(kernel, "made", functools.cache(lambda: pytest.fail("compiled")))
     assert kernel.kernel_for(1, torch.zeros(4), same_bits=True) is None
+
+
+@needs_compiler
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_the_first_call_may_come_from_anywhere(monkeypatch, mode):
+    monkeypatch.setattr(kernel, "made", functools.cache(kernel.made.__wrapped__))
+    parts = [torch.rand(2, kernel.LARGE // 2) for _ in range(3)]
+    with warnings.catch_warnings(), mode():
+        warnings.simplefilter("error")
+        fused.IntervalRelu.apply(*parts)
+        assert kernel.made.cache_info().currsize == 1
+        assert kernel.made() is not None
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("right", "wrong"), [("(REAL)0.5 *", "(REAL)0.4999 *"), ("slope + shift", "slope - shift"), ("u < 0", "u < -3")]
+)
+def test_a_kernel_that_computes_something_else_is_not_used(monkeypatch, right, wrong):
+    text = kernel.source("certtrain.bounds", "relu.c")
+    assert right in text
+    monkeypatch.setattr(kernel, "source", lambda *_: text.replace(right, wrong))
+    with pytest.warns(UserWarning, match="differ from the tensors'"):
+        assert kernel.made.__wrapped__() is None
 
 
 def test_without_a_compiler_tensor_operations_do_the_same(monkeypatch):
