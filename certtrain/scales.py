@@ -123,8 +123,10 @@ class Scales:
 
         if x[0].numel() != len(self.values):
             raise ValueError(f"{len(self.values)} scales for inputs of shape {tuple(x.shape[1:])}")
-        exact = self.values if factor is None else tuple(factor * value for value in self.values)
-        numbers = [float_up(value) if up else float(value) for value in exact]
+        if factor is None:
+            numbers = self._rounded[up]
+        else:
+            numbers = tuple((float_up if up else float)(factor * value) for value in self.values)
         return torch.tensor(numbers, dtype=torch.float64, device=x.device).to(x.dtype).reshape(1, *x.shape[1:])
 
     def distance(self, offset: Tensor) -> Tensor:
@@ -164,6 +166,11 @@ class Scales:
         # What is no whole number itself, as a row that the training part knew nothing of may be, is left where it is.
         stays = (number == here) | ((start * safe - here).abs() > safe * 2.0**-24)
         return torch.where(counts > 0, torch.where(stays, x, image), point)
+
+    @cached_property
+    def _rounded(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """The sizes to nearest, and rounded up: asked for at every step of a training."""
+        return tuple(map(float, self.values)), tuple(map(float_up, self.values))
 
     def _counts(self, x: Tensor) -> Tensor:
         import torch

@@ -53,7 +53,10 @@ class FusedLoss(Bounds):
 
 
 class BoundEngine(Protocol):
-    """Bounds a network over a threat model. Differentiable; holds no state of a batch."""
+    """Bounds a network over a threat model. Differentiable; holds no state of a batch.
+
+    An l-inf set is `threat.box(x)`: with sizes of features eps alone does not say what it is.
+    """
 
     name: str
     version: str
