@@ -35,9 +35,9 @@ class Piece(Generic[T]):
     seconds: float
 
 
-# Rows of the first piece whose memory is measured, how many times as many the next may have, and the most of all: on a
-# processor larger pieces gain nothing, and a log is written after as many rows.
-FIRST, GROWTH, MOST = 4, 4, 256
+# Rows of the first piece, whose memory is measured; how many times as many the next may have, and must have to be worth
+# measuring again; and the most of all: on a processor more gain nothing, and a log is written after as many rows.
+FIRST, GROWTH, WORTH, MOST = 4, 4, 1.25, 256
 
 
 class Pieces:
@@ -81,10 +81,10 @@ class Pieces:
 
     def _grow(self, taken: int, device: torch.device) -> None:
         """The next size: what a row takes falls with their number, as some of it is all rows' together."""
-        free = self._free(device)
-        fit = MOST if free is None else self.size * free // max(1, taken)
-        self._grows = fit >= GROWTH * self.size < MOST
-        self.size = max(1, min(fit, GROWTH * self.size, MOST))
+        free, before = self._free(device), self.size
+        fit = MOST if free is None else before * free // max(1, taken)
+        self.size = max(1, min(fit, GROWTH * before, MOST))
+        self._grows = before * WORTH <= self.size < MOST
 
 
 class Sizes:
