@@ -1,8 +1,6 @@
-"""Sums, means and decisions over processes; alone, everything is as it is given."""
+"""Sums, means and decisions of a process on its own are what it gives; those of several: tests/test_ranks.py."""
 
-import pytest
 import torch
-from together import by_three
 
 from certtrain import collective
 from certtrain.bounds.batchnorm import whole_batch_norm
@@ -30,20 +28,3 @@ def test_alone_batch_norm_is_torchs_own():
     network = torch.nn.Sequential(torch.nn.BatchNorm1d(2), torch.nn.InstanceNorm1d(2))
     with whole_batch_norm(network):
         assert "forward" not in vars(network[0])
-
-
-def test_three_processes():
-    """Rank r has the rows 1 ... r + 1: ten numbers less four, 1 + 3 + 6 = 10 in all."""
-    found = by_three()["sums"]
-    assert found["mean"] == pytest.approx(10 / 6)
-    assert found["doubled"] == pytest.approx(20 / 6)
-    # Each process's loss is (its number + 1) * total^2; the gradient of their sum is 6 * 2 * 10 everywhere.
-    assert found["gradient"] == [120.0]
-    assert found["max"] == 2
-    assert found["gather"] == [{"number": 0}, {"number": 1}, {"number": 2}]
-    assert found["place"] == (0, 3)
-    first = found["polls"][0]
-    assert found["polls"] == [first] * 3  # all stop at the same call, for what only the last of them knows
-    assert first[-1] == 15
-    assert len(first) >= 4
-    assert found["now"] == 15

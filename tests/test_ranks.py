@@ -1,4 +1,7 @@
-"""Training on several processes is training on one: the same batches, the same means, the same weights."""
+"""Training on several processes is training on one: the same batches, the same means, the same weights.
+
+All tests here ask one group of three processes, which is started once.
+"""
 
 import os
 from datetime import timedelta
@@ -10,14 +13,19 @@ from certtrain.errors import UserError
 from certtrain.ranks import Rank, joined
 
 
+@pytest.fixture(scope="module")
+def three() -> dict:
+    return by_three()
+
+
 def largest_difference(first: dict, second: dict) -> float:
     assert first.keys() == second.keys()
     return max(float((first[name].double() - second[name].double()).abs().max()) for name in first)
 
 
 @pytest.mark.parametrize("kind", TRAININGS)
-def test_three_processes_train_as_one_does(kind):
-    weights, logged = by_three()[kind]
+def test_three_processes_train_as_one_does(three, kind):
+    weights, logged = three[kind]
     alone, logged_alone = train(kind)
     assert largest_difference(weights, alone) <= (1e-10 if TRAININGS[kind][2] == "64-true" else 1e-5)
     assert logged.keys() == logged_alone.keys()
@@ -47,3 +55,20 @@ def test_others_that_do_not_come(monkeypatch):
     monkeypatch.setattr("certtrain.ranks.PATIENCE", timedelta(seconds=1))
     with pytest.raises(UserError, match="process 2 of 2 cannot join"), joined(Rank.from_environment(os.environ), "cpu"):
         pass
+
+
+def test_sums_means_and_polls_of_three_processes(three):
+    """Rank r has the rows 1 ... r + 1: ten numbers less four, 1 + 3 + 6 = 10 in all."""
+    found = three["sums"]
+    assert found["mean"] == pytest.approx(10 / 6)
+    assert found["doubled"] == pytest.approx(20 / 6)
+    # Each process's loss is (its number + 1) * total^2; the gradient of their sum is 6 * 2 * 10 everywhere.
+    assert found["gradient"] == [120.0]
+    assert found["max"] == 2
+    assert found["gather"] == [{"number": 0}, {"number": 1}, {"number": 2}]
+    assert found["place"] == (0, 3)
+    first = found["polls"][0]
+    assert found["polls"] == [first] * 3  # all stop at the same call, for what only the last of them knows
+    assert first[-1] == 15
+    assert len(first) >= 4
+    assert found["now"] == 15

@@ -1,6 +1,7 @@
 """Several loggers at once: metrics.csv always, TensorBoard's events, wandb with artifacts."""
 
 import json
+import time
 
 import pytest
 
@@ -26,7 +27,9 @@ def test_both_beside_the_csv(in_tmp, tiny, no_wandb_key):
         assert tag in written, tag
     [folder] = (run / "wandb").glob("offline-run-*")
     [record] = folder.glob("*.wandb")
-    log = record.read_bytes()
+    deadline = time.monotonic() + 60
+    while b"-certificates" not in (log := record.read_bytes()) and time.monotonic() < deadline:
+        time.sleep(0.5)  # wandb's own process writes it
     assert b"-model" in log
     assert b"-certificates" in log
     assert json.loads((run / "result.json").read_text())["status"] == "complete"

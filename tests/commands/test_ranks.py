@@ -2,7 +2,10 @@
 
 import json
 import os
+import re
+import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,6 +21,7 @@ from certtrain.commands import certify, ranks, train
 from certtrain.errors import UserError
 from certtrain.methods.module import CertifiedTraining
 
+ROOT = Path(__file__).resolve().parents[2]
 TWO = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
 METHOD = ["method=crown_ibp", "optimizer=sgd", "optimizer.lr=0.05"]
 
@@ -150,6 +154,32 @@ def test_what_trained_on_two_devices_is_certified_on_two(in_tmp, tiny):
     test = result("two")["test"]
     for key in ("clean", "certified", "acr_grid", "n", "indices_sha256"):
         assert test["ibp"][key] == test["again_ibp"][key]
+
+
+@pytest.mark.slow
+def test_the_lines_of_the_readme_for_slurm(in_tmp, tiny):
+    """As they stand there, on one node, with two tasks in place of four GPUs."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    scripts = re.findall(r"^```bash\n(#!/bin/bash\n#SBATCH .*?)^```", text, re.M | re.S)
+    [script] = [script for script in scripts if "torchrun" in script]
+    folder = in_tmp / "bin"
+    folder.mkdir()
+    torchrun = f"{sys.executable} -m torch.distributed.run"
+    programs = {"srun": 'exec "$@"', "scontrol": "echo 127.0.0.1", "uv": f'shift 2\nexec {torchrun} "$@"'}
+    for name, text in programs.items():
+        (folder / name).write_text(f"#!/bin/bash\n{text}\n")
+        (folder / name).chmod(0o755)
+    own = " ".join([*(shlex.quote(word) for word in [*tiny, *METHOD]), "trainer.accelerator=cpu", "name=slurm"])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    script = script.replace("--nproc-per-node=4", "--nproc-per-node=2").replace(":29500", f":{port}")
+    (in_tmp / "job.sh").write_text(re.sub(r"experiment=\S+", lambda _: own, script))
+    variables = {**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    variables |= {"SLURM_NNODES": "1", "SLURM_JOB_NODELIST": "this"}
+    done = subprocess.run(["bash", "job.sh"], env=variables, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert result("slurm")["trained"]
 
 
 @pytest.fixture
