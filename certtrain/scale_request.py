@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
@@ -28,6 +29,7 @@ LISTS = ("immutable", "integers", "categories")
 KEYS = ("name", *KINDS, "others", *LISTS)
 MOST = 64  # combinations of categories that are bounded one by one
 PLACES = 10**12  # scales that follow from data are rounded up to so many parts of the range
+NAME = re.compile(r"[\w.,:+%/-]([\w .,:+%/-]{0,58}[\w.,:+%/-])?")
 KEY = "configuration key scales"
 EXAMPLE = "scales={units: {age: 2}, others: {spread: 0.1}, immutable: [sex]}"
 
@@ -64,13 +66,21 @@ def read_request(given: object) -> dict[str, Any] | None:
             raise UserError(
                 f"scales.{kind} = {asked[kind]!r} is no mapping", where=KEY, fix=f"{kind}: {{FEATURE: 0.1}}"
             )
+        asked[kind] = {str(name): value for name, value in asked[kind].items()}  # YAML reads the name 2020 as a number
         for name, value in asked[kind].items():
             _amount(value, f"{kind}.{name}")
     for key in LISTS:
         if isinstance(asked.setdefault(key, []), str) or not isinstance(asked[key], Sequence):
             raise UserError(f"scales.{key} = {asked[key]!r} is no list", where=KEY, fix=f"{key}: [{asked[key]}]")
+        asked[key] = [str(name) for name in asked[key]]
     if "others" in asked:
         _others(asked["others"])
+    if "name" in asked and (not NAME.fullmatch(str(asked["name"])) or " scaled by " in f" {asked['name']} "):
+        raise UserError(
+            f"scales.name = {asked['name']!r} is no name: it stands in tables and in lines of files",
+            where=KEY,
+            fix="name: measurement (letters, digits, spaces and .,:+-_%/, at most 60)",
+        )
     return asked
 
 

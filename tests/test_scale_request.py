@@ -36,6 +36,14 @@ def test_others(others, income):
     assert resolve(units={"age": 1}, others=others, immutable=["sex"]).values[1] == Fraction(income)
 
 
+def test_names_that_yaml_reads_as_something_else_are_names():
+    features = (Feature("2020", 0.0, 1.0, 0.5), Feature("True", 0.0, 1.0, 0.5, whole=True))
+    found = resolve_scales("units: {2020: 0.5}\nimmutable: [True]\nintegers: [True]\nname: 7", features)
+    assert (found.values, found.whole, found.name) == ((Fraction(1, 2), Fraction(0)), (0, 1), "7")
+    with pytest.raises(UserError, match="no feature \"\\['2020'\\]\""):
+        resolve_scales({"immutable": [["2020"]], "others": 0.1}, features)
+
+
 def test_text_is_read_as_the_mapping_that_it_is():
     asked = {"units": {"age: at (first) visit": 2}, "others": 0}
     assert read_request(request_text(asked)) == read_request(asked)
@@ -53,6 +61,11 @@ def test_text_is_read_as_the_mapping_that_it_is():
         ({"units": ["age"]}, r"scales.units = \['age'\] is no mapping"),
         ({"immutable": "sex"}, "scales.immutable = 'sex' is no list"),
         ({"categories": "sex"}, "scales.categories = 'sex' is no list"),
+        ({"name": ""}, "scales.name = '' is no name"),
+        ({"name": "two\nlines"}, "is no name: it stands in tables and in lines of files"),
+        ({"name": "[red]"}, "is no name"),
+        ({"name": "a scaled by b"}, "is no name"),
+        ({"name": "n" * 61}, "is no name"),
         ({"units": {"age": -1}}, "scales.units.age = -1 is negative"),
         ({"units": {"age": float("nan")}}, "scales.units.age = nan is not a finite number"),
         ({"units": {"age": float("inf")}}, "scales.units.age = inf is not a finite number"),
