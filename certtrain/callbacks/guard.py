@@ -11,6 +11,8 @@ from certtrain.collective import global_max
 from certtrain.errors import UserError
 from certtrain.methods.module import UNSEEN, CertifiedTraining
 
+NEVER = 2**62  # later than any step
+
 
 class TrainingDiverged(UserError):
     """The loss or the weights are not finite. `step` is the first bad optimiser step, when the loss showed it."""
@@ -27,8 +29,10 @@ class TrainingDiverged(UserError):
 
 def check_finite(module: CertifiedTraining) -> None:
     """Raises TrainingDiverged when a loss so far, or any weight now, is not finite. Waits for the device."""
-    step = global_max(int(module.first_bad_step))
-    if step != UNSEEN:
+    own = int(module.first_bad_step)
+    # The first of all processes' first ones: what is NaN in one share of a batch spoils the others' in the next step.
+    step = NEVER - global_max(NEVER - own if own != UNSEEN else 0)
+    if step != NEVER:
         raise TrainingDiverged(f"the loss is NaN or infinite since step {step}", step)
     finite = torch.stack([torch.isfinite(p).all() for p in module.network.state_dict().values()])
     if not bool(finite.all()):

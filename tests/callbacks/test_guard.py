@@ -4,7 +4,9 @@ import lightning as L
 import pytest
 import torch
 
+from certtrain.callbacks import guard
 from certtrain.callbacks.guard import FiniteGuard, TrainingDiverged, check_finite
+from certtrain.methods.module import UNSEEN
 
 
 class Poison(L.Callback):
@@ -29,8 +31,8 @@ class Last(L.Callback):
 @pytest.mark.parametrize(("poisoned", "every", "noticed"), [(1, 2, 2), (2, 2, 2), (4, 1, 4), (3, 5, 5)])
 def test_looks_every_n_steps(digits, make_module, make_trainer, poisoned, every, noticed):
     last = Last()
-    guard, run = FiniteGuard(every), None
-    run = make_trainer(Poison(poisoned), guard, last, epochs=4)
+    callback, run = FiniteGuard(every), None
+    run = make_trainer(Poison(poisoned), callback, last, epochs=4)
     run.limit_val_batches = 0
     with pytest.raises(TrainingDiverged) as error:
         run.fit(make_module(), datamodule=digits)
@@ -55,3 +57,21 @@ def test_names_the_first_bad_parameter_or_buffer(make_module, value):
     module.network[4].bias.data[3] = value
     with pytest.raises(TrainingDiverged, match=r"'4\.bias'"):
         check_finite(module)
+
+
+@pytest.mark.parametrize(("own", "others", "first"), [(6, 5, 5), (5, 6, 5), (UNSEEN, 4, 4), (0, UNSEEN, 0)])
+def test_of_several_processes_the_first_bad_step_is_told(make_module, monkeypatch, own, others, first):
+    """What is NaN in one share of a batch is in all of them a step later."""
+    module, asked = make_module(), []
+
+    def told(step):
+        module.first_bad_step.fill_(step)
+        with pytest.raises(TrainingDiverged) as error:
+            check_finite(module)
+        return error.value.step
+
+    monkeypatch.setattr(guard, "global_max", lambda value: asked.append(value) or value)
+    if others != UNSEEN:
+        assert told(others) == others
+    monkeypatch.setattr(guard, "global_max", lambda value: max(value, *asked, 0))
+    assert told(own) == first
