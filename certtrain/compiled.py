@@ -33,15 +33,21 @@ def compiled(text: str, environment: Mapping[str, str] = os.environ) -> ctypes.C
     compiler = shutil.which(environment.get(VARIABLE, "cc") or "no compiler")
     if compiler is None:
         return None
-    with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder) / "certtrain.so"
-        for more in (["-march=native"], []):
-            command = [compiler, *FLAGS, *more, "-x", "c", "-", "-o", str(library), "-lm"]
-            try:
-                subprocess.run(command, input=text, text=True, capture_output=True, check=True, timeout=TIMEOUT)
-                return ctypes.CDLL(str(library))  # loaded, it needs its file no more
-            except (OSError, subprocess.SubprocessError):
-                continue
+    try:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            return _loaded(compiler, text, Path(folder) / "certtrain.so")
+    except OSError:  # no folder for it that may be written
+        return None
+
+
+def _loaded(compiler: str, text: str, library: Path) -> ctypes.CDLL | None:
+    for more in (["-march=native"], []):
+        command = [compiler, *FLAGS, *more, "-x", "c", "-", "-o", str(library), "-lm"]
+        try:
+            subprocess.run(command, input=text, text=True, capture_output=True, check=True, timeout=TIMEOUT)
+            return ctypes.CDLL(str(library))  # loaded, it needs its file no more
+        except (OSError, subprocess.SubprocessError):
+            continue
     return None
 
 

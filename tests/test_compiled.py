@@ -24,6 +24,20 @@ def test_without_a_compiler_that_works_there_is_none(name):
     assert compiled(PROGRAM, {VARIABLE: name}) is None
 
 
+@needs_compiler
+def test_without_a_folder_for_temporary_files_there_is_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    assert compiled(PROGRAM) is None
+
+
+@needs_compiler
+def test_a_folder_that_cannot_be_emptied_costs_nothing(tmp_path, monkeypatch):
+    """As on NFS, where a loaded library's file lives on under another name."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(os, "rmdir", lambda *given, **more: (_ for _ in ()).throw(OSError("not empty")))
+    assert compiled(PROGRAM).twice(21) == 42
+
+
 def test_a_program_that_is_none_is_none():
     assert compiled("int twice(") is None
 
