@@ -120,12 +120,15 @@ def _started(count: int, directory: RunDirectory, device: str) -> Iterator[tuple
         torch.set_num_threads(threads)
     try:
         yield places[0], store
-        for follower in followers:  # they end their own last epoch
-            follower.process.wait(timeout=GRACE_SECONDS)
+        for follower in followers:  # they end their own last epoch; all that counts is written, by this process
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                follower.process.wait(timeout=GRACE_SECONDS)
     except Exception as error:
-        dead = _first_dead(followers, patience=2.0 if isinstance(error, RuntimeError) else 0.0)
-        if dead is not None and isinstance(error, RuntimeError):
-            raise RankDied(_epitaph(dead, directory)) from error
+        # An error of this process' own is told as it is: the others end because of it. To end takes them seconds.
+        if isinstance(error, RuntimeError) and _lost_contact(error):
+            dead = _first_dead(followers, patience=GRACE_SECONDS)
+            if dead is not None:
+                raise RankDied(_epitaph(dead, directory)) from error
         raise
     finally:
         ended.set()

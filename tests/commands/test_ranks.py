@@ -20,6 +20,7 @@ from certtrain.cli import main
 from certtrain.commands import certify, ranks, train
 from certtrain.errors import UserError
 from certtrain.methods.module import CertifiedTraining
+from certtrain.runs import RunDirectory
 
 ROOT = Path(__file__).resolve().parents[2]
 TWO = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
@@ -115,6 +116,34 @@ with ranks._started(2, RunDirectory({"runs/x"!r}), "cpu"):
     assert "failed with exit status 3" in done.stderr
     assert "the driver fell over" in done.stderr
     assert time.monotonic() - start < 45
+
+
+def test_one_that_takes_its_time_to_end_is_told_of_and_errors_of_number_0_are_its_own(monkeypatch):
+    """Contact is lost seconds before the other process, which says why, has ended."""
+    slow = "import sys, time; time.sleep(3); sys.exit(2)"
+    lost = "[gloo/transport/tcp/pair.cc:561] Connection closed by peer"
+
+    def fails(said):
+        with ranks._started(2, RunDirectory("runs/x"), "cpu"):
+            time.sleep(0.5)
+            raise RuntimeError(said)
+
+    for program, said, kind, told in (
+        (slow, lost, ranks.RankDied, "process 2 of 2 .* failed with exit status 2"),
+        ("import sys; sys.exit(1)", "shapes do not fit", RuntimeError, "shapes do not fit"),
+    ):
+        monkeypatch.setattr(ranks, "FOLLOWER", ("-c", program))
+        with pytest.raises(kind, match=told):
+            fails(said)
+
+
+def test_one_that_does_not_end_after_the_training_costs_nothing(monkeypatch):
+    monkeypatch.setattr(ranks, "FOLLOWER", ("-c", "import time; time.sleep(60)"))
+    monkeypatch.setattr(ranks, "GRACE_SECONDS", 0.2)
+    start = time.monotonic()
+    with ranks._started(2, RunDirectory("runs/x"), "cpu"):
+        pass
+    assert time.monotonic() - start < 20
 
 
 def test_torchrun(in_tmp, tiny):
