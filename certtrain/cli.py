@@ -44,6 +44,7 @@ start here
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
 
 
 def usage() -> str:
@@ -109,4 +110,10 @@ def _dispatch(command: str, arguments: list[str]) -> int:
 def entry_point() -> None:
     """The console script; a `_target_` of the user's own may lie in the working directory, as under `python -m`."""
     sys.path.append(os.getcwd())
-    sys.exit(main())
+    try:
+        status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read has stopped, as `| head` does; nor may Python complain when it exits
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = EXIT_BROKEN_PIPE
+    sys.exit(status)

@@ -1,6 +1,7 @@
 """The command line answers at once, helps with typos, and never shows a traceback for a user's mistake."""
 
 import gc
+import os
 import resource
 import subprocess
 import sys
@@ -78,6 +79,15 @@ def test_composing_imports_nothing_heavy_and_takes_under_a_second():
         assert "HEAVY []" in done.stdout
         assert "eps: 0.1" in done.stdout
     assert min(times) < 1.0
+
+
+def test_a_reader_that_stops_reading_is_told_nothing():
+    """As in `certtrain --help | head`: the pipe is closed before anything is written."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([sys.executable, "-m", "certtrain", "--help"], stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 def test_module_and_console_script_are_the_same():
