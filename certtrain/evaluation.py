@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Literal
 
 import torch
 from torch import nn
@@ -39,22 +40,33 @@ def frozen(network: nn.Module) -> Iterator[nn.Module]:
 
 @contextmanager
 def _full_precision() -> Iterator[None]:
-    backends = torch.backends
-    settings = [
-        *(backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn),
-        *(backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn),
-    ]
-    before = [setting.fp32_precision for setting in settings]
     with ExitStack() as stack:
         for device in {"cpu", _accelerator_type()}:
             stack.enter_context(torch.autocast(device, enabled=False))
-        try:
-            for setting in settings:
-                setting.fp32_precision = "ieee"
-            yield
-        finally:
-            for setting, value in zip(settings, before):
-                setting.fp32_precision = value
+        stack.enter_context(float32_products("ieee"))
+        yield
+
+
+@contextmanager
+def float32_products(on_gpu: Literal["ieee", "tf32"]) -> Iterator[None]:
+    """How matrix products and convolutions of float32 are computed: as such, or with TF32's 10 bits on NVIDIA GPUs.
+
+    Torch's own default is TF32 for convolutions on GPUs that have it. On other devices they are float32 in any case.
+    Afterwards everything is as it was.
+    """
+    backends = torch.backends
+    cpu = backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn
+    gpu = backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn
+    before = [(setting, setting.fp32_precision) for setting in (*cpu, *gpu)]
+    try:
+        for setting in cpu:
+            setting.fp32_precision = "ieee"
+        for setting in gpu:
+            setting.fp32_precision = on_gpu
+        yield
+    finally:
+        for setting, value in before:
+            setting.fp32_precision = value
 
 
 def _accelerator_type() -> str:

@@ -23,10 +23,11 @@ from certtrain.callbacks.signals import Interrupted, SignalFlag, StopAtSignal
 from certtrain.callbacks.training_log import TrainingLog
 from certtrain.callbacks.validation import CertifyValidation
 from certtrain.errors import UserError, nearest
+from certtrain.evaluation import float32_products
 from certtrain.methods.module import CertifiedTraining
 from certtrain.ranks import Rank
 
-PRECISIONS = ("32-true", "bf16-mixed")
+PRECISIONS = ("32-true", "tf32", "bf16-mixed")
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,12 @@ class TrainerSettings:
                 f"trainer.precision = {self.precision!r} is unknown",
                 where="configuration key trainer.precision",
                 fix=nearest(str(self.precision), PRECISIONS),
+            )
+        if self.precision == "tf32" and self.device_type != "cuda":
+            raise UserError(
+                "trainer.precision = 'tf32' is for NVIDIA GPUs, and none is used here",
+                where="configuration key trainer.precision",
+                fix="trainer.precision=32-true",
             )
 
     @property
@@ -159,7 +166,8 @@ def fit(
     )
     module.apart()
     try:
-        with whole_batch_norm(module.network):
+        products = float32_products("tf32" if settings.precision == "tf32" else "ieee")
+        with whole_batch_norm(module.network), products:
             trainer.fit(module, datamodule=data, ckpt_path=str(resume_from) if resume_from else None, weights_only=True)
     finally:
         for logger in loggers:
@@ -184,7 +192,7 @@ def _trainer(settings: TrainerSettings, place: Rank | None, **options: Any) -> L
     try:
         return L.Trainer(
             accelerator=settings.accelerator if place is None else settings.device_type,
-            precision=settings.precision,
+            precision="32-true" if settings.precision == "tf32" else settings.precision,
             accumulate_grad_batches=settings.accumulate_grad_batches,
             gradient_clip_val=settings.gradient_clip_val,
             log_every_n_steps=settings.check_every_n_steps,

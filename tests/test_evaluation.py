@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from certtrain.evaluation import frozen
+from certtrain.evaluation import float32_products, frozen
 
 
 @pytest.fixture
@@ -70,6 +70,18 @@ def test_no_autocast_and_no_reduced_precision(network):
         assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
     finally:
         torch.backends.mkldnn.matmul.fp32_precision = before
+
+
+def test_tf32_is_for_products_on_a_gpu_and_ends_where_certifying_begins():
+    gpu, cpu = torch.backends.cudnn.conv, torch.backends.mkldnn.conv
+    before = gpu.fp32_precision, cpu.fp32_precision
+    with float32_products("tf32"):
+        assert (gpu.fp32_precision, torch.backends.cuda.matmul.fp32_precision) == ("tf32", "tf32")
+        assert cpu.fp32_precision == "ieee"
+        with frozen(torch.nn.Linear(1, 1)):
+            assert gpu.fp32_precision == "ieee"
+        assert gpu.fp32_precision == "tf32"
+    assert (gpu.fp32_precision, cpu.fp32_precision) == before
 
 
 def test_under_inference_mode_too(network):

@@ -11,6 +11,8 @@ from certtrain.config import SMOOTHING
 from certtrain.scale_request import read_request, request_text
 from certtrain.threat import parse_radius, radius_text
 
+FULL = "32-true"  # trainer.precision where nothing is reduced
+
 
 def where_and_how() -> dict[str, Any]:
     """The part of the card that the machine and the code decide."""
@@ -59,7 +61,9 @@ def training_recipe(config: dict[str, Any]) -> dict[str, Any]:
         return {"trained": "elsewhere", **config["source"]}
     keys = ("choices", "seed", "epochs", "norm", "eps", "train_eps", "sigma", "schedule", "method", "optimizer")
     scales = {} if config.get("scales") is None else {"scales": config["scales"]}
-    return {key: config[key] for key in keys if key in config} | scales
+    precision = config.get("trainer", {}).get("precision", FULL)
+    reduced = {} if precision == FULL else {"precision": precision}
+    return {key: config[key] for key in keys if key in config} | scales | reduced
 
 
 def _scales(config: dict[str, Any]) -> str:

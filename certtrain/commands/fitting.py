@@ -69,12 +69,11 @@ def fit_run(
     steps = data.steps_per_epoch(settings.accumulate_grad_batches)
     scales = build.build_scales(config, contract, f"data={data.name}")
     method = build.build_method(config, steps, scales)
-    if method.needs_engine and settings.precision != "32-true":
+    if method.needs_engine and settings.precision == "bf16-mixed":
         raise UserError(
-            f"trainer.precision={settings.precision} with method={config['choices']['method']}: bounds in reduced "
-            "precision say nothing",
+            f"trainer.precision=bf16-mixed with method={config['choices']['method']}: bounds of 8 bits say nothing",
             where="configuration key trainer.precision",
-            fix="trainer.precision=32-true, or method=standard or method=gaussian",
+            fix="trainer.precision=32-true (or tf32), or method=standard or method=gaussian",
         )
     make_engine = build.build_engine(config)
     resume_from = directory.last if state == "resume" and directory.last.exists() else None
