@@ -30,6 +30,7 @@ KEYS = ("name", *KINDS, "others", *LISTS)
 MOST = 64  # combinations of categories that are bounded one by one
 PLACES = 10**12  # scales that follow from data are rounded up to so many parts of the range
 NAME = re.compile(r"[\w.,:+%/-]([\w .,:+%/-]{0,58}[\w.,:+%/-])?")
+DISTINCT = 2**23  # whole numbers over [0, 1], each of which float32 still holds to half a number
 KEY = "configuration key scales"
 EXAMPLE = "scales={units: {age: 2}, others: {spread: 0.1}, immutable: [sex]}"
 
@@ -202,6 +203,12 @@ def _whole(name: str, known: Mapping[str, Feature]) -> int:
             f"{name!r} has fractions in the training part, such as {feature.minimum:g} to {feature.maximum:g}",
             where=f"{KEY}.integers",
             fix=f"leave {name} out: it changes by any amount within its size",
+        )
+    if feature.width >= DISTINCT:
+        raise UserError(
+            f"{name!r} has {feature.width:,.0f} whole numbers, more than inputs in float32 tell apart ({DISTINCT:,})",
+            where=f"{KEY}.integers",
+            fix=f"leave {name} out: it changes by any amount within its size, whole ones included",
         )
     return int(feature.width)
 

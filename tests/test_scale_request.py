@@ -44,6 +44,15 @@ def test_names_that_yaml_reads_as_something_else_are_names():
         resolve_scales({"immutable": [["2020"]], "others": 0.1}, features)
 
 
+def test_whole_numbers_that_float32_does_not_tell_apart_are_refused():
+    """An attack would take a neighbour two numbers away for the next one."""
+    features = [Feature("cents", 0.0, width, 1.0, whole=True) for width in (2.0**23 - 1, 2.0**23)]
+    asked = {"units": {"cents": 1}, "integers": ["cents"]}
+    assert resolve_scales(asked, features[:1]).whole == (2**23 - 1,)
+    with pytest.raises(UserError, match="'cents' has 8,388,608 whole numbers, more than inputs in float32 tell apart"):
+        resolve_scales(asked, features[1:])
+
+
 def test_text_is_read_as_the_mapping_that_it_is():
     asked = {"units": {"age: at (first) visit": 2}, "others": 0}
     assert read_request(request_text(asked)) == read_request(asked)
