@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 # A radius that is too small by this share still reaches the whole number that it reaches exactly.
 WHOLE_SLACK = 2.0**-44
+# How far the float32 image of a value in [0, 1] may lie from it: what is further from a whole number is none. With the
+# image of the next whole number that is `threat.OUTWARD` at most: an attack never leaves the box that proofs cover.
+IMAGE = 2.0**-25 * (1 + 2.0**-20)
 
 
 @dataclass(frozen=True)
@@ -164,7 +167,7 @@ class Scales:
         number = (here + moved).clamp_min(0).minimum(safe)
         image = (number / safe).float().to(x.dtype)
         # What is no whole number itself, as a row that the training part knew nothing of may be, is left where it is.
-        stays = (number == here) | ((start * safe - here).abs() > safe * 2.0**-24)
+        stays = (number == here) | ((start * safe - here).abs() > safe * IMAGE)
         return torch.where(counts > 0, torch.where(stays, x, image), point)
 
     @cached_property

@@ -75,6 +75,23 @@ def test_whole_numbered_features_move_by_whole_numbers_within_the_radius():
     assert torch.equal(scales.admissible(point, beside, size)[:, 0], beside[:, 0])
 
 
+@pytest.mark.parametrize("count", [10, 10**5, 4 * 10**6, 6 * 10**6, 2**23 - 1])
+def test_whole_numbers_lie_in_the_box_that_is_proved_also_of_rows_with_fractions(count):
+    draw = torch.Generator().manual_seed(count)
+    rows = torch.randint(count + 1, (4000, 1), generator=draw) + torch.rand(
+        4000, 1, generator=draw, dtype=torch.float64
+    )
+    x = (rows / count).clamp(0, 1).float().double()
+    for most in range(1, 10):
+        units = Fraction(-(-most * 10**12 // count), 10**12)  # as `resolve_scales` rounds them up
+        scales = Scales(("count",), (units,), (count,))
+        lower, upper = ThreatModel(eps=Fraction(1), scales=scales, outward=True).box(x)
+        size = ThreatModel(eps=inside(Fraction(1)), scales=scales, inward=True).eps_tensor(x)
+        for point in (x - size, x + size):
+            moved = scales.admissible(point, x, size)
+            assert bool(((lower <= moved) & (moved <= upper)).all())
+
+
 def test_distances_are_the_radius_that_reaches_a_point():
     offset = torch.tensor([[0.0, 0.1, 0.2, 0.0], [1e-9, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.2 + 1e-9]]).double()
     assert SCALES.distance(offset).tolist() == [pytest.approx(0.3), float("inf"), 1.0]
