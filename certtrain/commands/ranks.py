@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -35,6 +37,7 @@ from certtrain.training import TrainerSettings
 FOLLOWER = ("-m", "certtrain.commands.follower")  # Python's arguments
 STORE = "CERTTRAIN_STORE"  # set where the parent's own store, and not torchrun's, is at MASTER_PORT
 GRACE_SECONDS = 20.0  # of this process, when another has died, to notice by itself
+SECOND_SIGNAL_SECONDS = 2.0  # after a second Ctrl-C, to end by itself
 FAILED = 1
 
 
@@ -112,8 +115,8 @@ def _started(count: int, directory: RunDirectory, device: str) -> Iterator[tuple
     places = [Rank(number, count, number, count, LOCALHOST, store.port) for number in range(count)]
     threads = max(1, (environment.hardware()["usable_cores"] or 1) // count)
     followers = [_start(place, directory, device, threads) for place in places[1:]]
-    ended = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(followers, ended, directory), daemon=True)
+    ended, signals = threading.Event(), _Signals()
+    watcher = threading.Thread(target=_watch, args=(followers, ended, directory, signals), daemon=True)
     watcher.start()
     before = torch.get_num_threads()
     if device == "cpu" and "OMP_NUM_THREADS" not in os.environ:
@@ -138,6 +141,8 @@ def _started(count: int, directory: RunDirectory, device: str) -> Iterator[tuple
                 follower.process.kill()
             follower.process.wait()
             follower.errors.close()
+        watcher.join()
+        signals.close()
 
 
 def _start(place: Rank, directory: RunDirectory, device: str, threads: int) -> _Follower:
@@ -156,13 +161,43 @@ def _start(place: Rank, directory: RunDirectory, device: str, threads: int) -> _
     return _Follower(place, process, errors)
 
 
-def _watch(followers: list[_Follower], ended: threading.Event, directory: RunDirectory) -> None:
-    """Ends this process when another has died and it does not notice: it may wait for that one in a driver's call."""
+class _Signals:
+    """Counts SIGINTs also while a call into a driver or another library keeps Python from handling them."""
+
+    def __init__(self) -> None:
+        self.interrupts = 0
+        self._reader, self._writer = socket.socketpair()
+        for end in (self._reader, self._writer):
+            end.setblocking(False)
+        self._main = threading.current_thread() is threading.main_thread()  # the only one that may ask for them
+        self._before = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False) if self._main else -1
+
+    def look(self) -> int:
+        """How many there were."""
+        with contextlib.suppress(BlockingIOError):
+            self.interrupts += self._reader.recv(4096).count(signal.SIGINT)
+        return self.interrupts
+
+    def close(self) -> None:
+        if self._main:
+            signal.set_wakeup_fd(self._before)
+        self._reader.close()
+        self._writer.close()
+
+
+def _watch(followers: list[_Follower], ended: threading.Event, directory: RunDirectory, signals: _Signals) -> None:
+    """Ends this process when it cannot end by itself, as in a driver's call that waits for a process that is dead, or
+    that hangs and the user wants to end at once."""
     while not ended.wait(0.5):
         dead = _first_dead(followers)
         if dead is not None and not ended.wait(GRACE_SECONDS):
             print(f"certtrain: {_epitaph(dead, directory)}", file=sys.stderr, flush=True)
             os._exit(FAILED)
+        if signals.look() > 1 and not ended.wait(SECOND_SIGNAL_SECONDS):
+            for follower in followers:
+                follower.process.kill()
+            print("certtrain: interrupted while it waited for another process", file=sys.stderr, flush=True)
+            os._exit(128 + signal.SIGINT)
 
 
 def _first_dead(followers: list[_Follower], patience: float = 0.0) -> _Follower | None:

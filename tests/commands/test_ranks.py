@@ -118,6 +118,33 @@ with ranks._started(2, RunDirectory({"runs/x"!r}), "cpu"):
     assert time.monotonic() - start < 45
 
 
+def test_ctrl_c_twice_ends_one_that_waits_for_a_process_that_hangs():
+    """In a library's call, where Python handles no signal."""
+    program = f"""
+import datetime, os
+from certtrain.callbacks.signals import SignalFlag
+from certtrain.commands import ranks
+from certtrain.runs import RunDirectory
+ranks.FOLLOWER = ("-c", "import time; time.sleep(100)")
+with SignalFlag(), ranks._started(2, RunDirectory({"runs/x"!r}), "cpu") as (place, store):
+    print("waits", flush=True)
+    store.wait(["what never comes"], datetime.timedelta(seconds=100))
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout.readline() == "waits\n"
+        for _ in range(2):
+            time.sleep(1)
+            process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "interrupted while it waited for another process" in said
+
+
 def test_one_that_takes_its_time_to_end_is_told_of_and_errors_of_number_0_are_its_own(monkeypatch):
     """Contact is lost seconds before the other process, which says why, has ended."""
     slow = "import sys, time; time.sleep(3); sys.exit(2)"
