@@ -77,6 +77,13 @@ class CSVTable(DataModule):
         self._columns = [name for name in rows if name != label and name not in self.drop]
         names = [[f"{c}={word}" for word in self._words[c]] if c in self._words else [c] for c in self._columns]
         self.feature_names = [name for group in names for name in group]
+        if len(set(self.feature_names)) < len(self.feature_names):
+            twice = next(name for name in self.feature_names if self.feature_names.count(name) > 1)
+            raise UserError(
+                f"{self.path} has two features named {twice!r}, of a column and of a value of another",
+                where="data.one_hot",
+                fix="rename a column, or data.drop it",
+            )
         self.input_shape = (len(self.feature_names),)
         if not self.feature_names or self.num_classes < 2:
             raise UserError(

@@ -75,6 +75,13 @@ def test_bad_tables(table, rows, options, message):
         made(folder, **options)
 
 
+def test_two_features_of_one_name(tmp_path):
+    """A column may be named as the value of another becomes."""
+    (tmp_path / "people.csv").write_text("colour,colour=red,kind\nred,1,a\nblue,2,b\n")
+    with pytest.raises(UserError, match="two features named 'colour=red'"):
+        CSVTable(tmp_path, file="people.csv", label="kind", one_hot=["colour"])
+
+
 def test_a_word_or_class_that_training_lacks(table):
     folder = table()
     table(["1,pink,2,a"], "words.csv")
