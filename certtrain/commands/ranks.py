@@ -213,9 +213,10 @@ def _first_dead(followers: list[_Follower], patience: float = 0.0) -> _Follower 
 
 def _epitaph(dead: _Follower, directory: RunDirectory) -> str:
     place, how = dead.place, ending(dead.process, dead.errors)
+    on = "goes on from the last checkpoint" if directory.last.exists() else "begins again"
     return (
         f"process {place.number + 1} of {place.of} (pid {dead.process.pid}) {how}, and the others were stopped; "
-        f"the same command goes on from the last checkpoint in {directory.path}"
+        f"the same command {on} in {directory.path}"
     )
 
 

@@ -93,7 +93,7 @@ def test_a_killed_process_ends_the_training_with_a_message(in_tmp, tiny, at_step
     said = capsys.readouterr().err
     assert f"process 2 of 2 (pid {started[0].process.pid}) was ended by SIGKILL" in said
     assert "Traceback" not in said
-    assert "the same command goes on" in said
+    assert "the same command begins again in runs/killed" in said  # there is no checkpoint yet
     assert result("killed")["status"] == "interrupted"
     assert not torch.distributed.is_initialized()
 
