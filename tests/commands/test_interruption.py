@@ -141,9 +141,12 @@ def test_a_killed_process_loses_only_the_steps_since_its_last_save(in_tmp, tiny,
     assert process.returncode == (-number if number == signal.SIGKILL else 128 + number), errors
     run = in_tmp / "runs" / "stopped"
     assert result(run)["status"] == "interrupted"
-    assert 0 < read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] < 440
+    step = read_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"]
+    assert 0 < step < 440
     assert main(arguments) == 0
-    assert same_weights(run, in_tmp / "runs" / "whole")
+    resumed, whole = weights(run), weights(in_tmp / "runs" / "whole")
+    different = {name: float((resumed[name] - whole[name]).abs().max()) for name in whole}
+    assert not any(different.values()), (step, different, torch.get_num_threads())
     with (run / "metrics.csv").open() as file:
         steps = [int(line.split(",")[0]) for line in file.readlines()[1:]]
     assert steps == sorted(steps)
