@@ -142,6 +142,7 @@ def run_one(resolved: dict[str, Any], overrides: list[str], report: Report | Non
     """
     path = Path(resolved["runs_dir"]) / str(resolved["name"])
     _refuse_fewer_epochs(RunDirectory(path), resolved["epochs"])
+    resolved = _as_before_the_key(RunDirectory(path), resolved)
     directory, state = RunDirectory.open(path, resolved, overrides, may_differ=MAY_DIFFER, extends=EXTENDS)
     with directory:
         return _Session(directory, state, resolved, report).run()
@@ -178,6 +179,15 @@ def summarise(records: list[dict[str, Any]]) -> None:
         for comparison in comparisons(jobs):
             print_line(console, f"best by {comparison.metric.name}: {comparison.jobs[0].run}")
         print_line(console, "next, for the one you choose, once: certtrain certify run=...")
+
+
+def _as_before_the_key(directory: RunDirectory, resolved: dict[str, Any]) -> dict[str, Any]:
+    """A run from before there was `trainer.precision` goes on without it, in the precision that it had."""
+    trainer = dict(resolved["trainer"])
+    old = directory.read_config().get("trainer", {}) if directory.config.exists() else trainer
+    if "precision" not in old and trainer.get("precision") == "32-true":
+        del trainer["precision"]
+    return {**resolved, "trainer": trainer}
 
 
 def _refuse_fewer_epochs(directory: RunDirectory, epochs: int) -> None:

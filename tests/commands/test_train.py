@@ -107,6 +107,16 @@ def test_another_configuration_of_the_same_name_is_refused(runs, tiny, few_attac
     assert snapshot(runs / "bounds") == before
 
 
+def test_a_run_from_before_there_was_a_precision_goes_on(runs, capsys):
+    config = runs / "noise" / "config.yaml"
+    assert config.read_text().count("  precision: 32-true\n") == 1
+    config.write_text(config.read_text().replace("  precision: 32-true\n", ""))
+    assert main(["train", "resume=noise", "epochs=3", "certify_test=false"]) == 0
+    assert "another configuration" not in capsys.readouterr().err
+    assert main(["train", "resume=noise", "trainer.precision=bf16-mixed"]) == 2
+    assert "trainer.precision" in capsys.readouterr().err
+
+
 def test_resume_with_more_epochs_equals_training_them_at_once(runs, tiny, few_attacks, capsys):
     assert main(["train", "resume=bounds", "epochs=3"]) == 0
     assert "going on with" in capsys.readouterr().out
