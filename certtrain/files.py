@@ -137,6 +137,26 @@ def explained(error: OSError) -> UserError | None:
     return None
 
 
+def refuse_foreign(path: Path, mark: bytes, what: str, head: int | None = None) -> None:
+    r"""Refuse to overwrite a file that is not ours.
+
+    Args:
+        path: named by the user as `--output`.
+        mark: what files of ours hold.
+        what: such a file, `page of \`certtrain report\``.
+        head: bytes within which the mark stands; None for anywhere.
+
+    Raises:
+        UserError: the file exists and lacks the mark, or cannot be read.
+    """
+    try:
+        foreign = path.exists() and mark not in path.read_bytes()[:head]
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}", where="--output", fix="another name") from error
+    if foreign:
+        raise UserError(f"{path} exists and is no {what}: it is not overwritten", where="--output", fix="another name")
+
+
 def write_json_atomic(path: str | Path, value: object) -> Path:
     """`write_text_atomic` of strict JSON, indented, in the order given.
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certtrain.errors import UserError
-from certtrain.files import write_bytes_atomic
+from certtrain.files import refuse_foreign, write_bytes_atomic
 from certtrain.reporting.bootstrap import Difference
 from certtrain.reporting.curves import CONFIDENCE, Outcomes, Share, curves, steps
 from certtrain.reporting.entries import floored
@@ -159,16 +159,7 @@ def check_output(path: Path) -> None:
     """
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path} is neither PNG nor PDF", where="--output", fix="NAME.png, NAME.pdf, or NAME for both")
-    try:
-        foreign = path.exists() and MARK.encode() not in path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}", where="--output", fix="another name") from error
-    if foreign:
-        raise UserError(
-            f"{path} exists and is no figure of `certtrain plot`: it is not overwritten",
-            where="--output",
-            fix="another name",
-        )
+    refuse_foreign(path, MARK.encode(), "figure of `certtrain plot`")
 
 
 def _figure(panels: int) -> tuple[Figure, NDArray[Any]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from certtrain import __version__
 from certtrain.errors import UserError
-from certtrain.files import write_text_atomic
+from certtrain.files import refuse_foreign, write_text_atomic
 from certtrain.reporting.entries import floored, percent
 from certtrain.reporting.page.certificate import certificate_section, kinds, state_badge
 from certtrain.reporting.page.certified_chart import certified_charts
@@ -108,16 +108,7 @@ def check_output(path: Path) -> None:
     """
     if path.suffix not in (".html", ".htm"):
         raise UserError(f"{path} is not HTML", where="--output", fix="NAME.html")
-    try:
-        foreign = path.exists() and f'content="{MARK}"'.encode() not in path.read_bytes()[:HEAD]
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}", where="--output", fix="another name") from error
-    if foreign:
-        raise UserError(
-            f"{path} exists and is no page of `certtrain report`: it is not overwritten",
-            where="--output",
-            fix="another name",
-        )
+    refuse_foreign(path, f'content="{MARK}"'.encode(), "page of `certtrain report`", HEAD)
 
 
 def _state(evidence: Evidence) -> Markup:
