@@ -23,6 +23,7 @@ from typing import Any
 from certtrain.errors import UserError, nearest
 from certtrain.features import Feature
 from certtrain.scales import Scales
+from certtrain.threat import exact_number
 
 KINDS = ("units", "spread", "range")
 LISTS = ("immutable", "integers", "categories")
@@ -234,10 +235,8 @@ def _size(kind: str, amount: Fraction, feature: Feature) -> Fraction:
 
 def _amount(value: object, key: str) -> Fraction:
     try:
-        if isinstance(value, bool):
-            raise ValueError
-        amount = Fraction(repr(value) if isinstance(value, float) else str(value).replace(" ", ""))
-    except (ValueError, ZeroDivisionError):
+        amount = exact_number(value)
+    except ValueError:
         raise UserError(
             f"scales.{key} = {value!r} is not a finite number", where=KEY, fix="a size is a number >= 0, such as 0.1"
         ) from None

@@ -20,6 +20,23 @@ NORMS: tuple[str, ...] = ("linf", "l2")
 NORM_NAMES = {"linf": "l-inf", "l2": "l2"}  # as they are printed
 
 
+def exact_number(value: object) -> Fraction:
+    """The exact number that a user wrote: `2/255`, `0.3`, `"0.30"`, `1`, `1e-3`; a float is the decimal Python prints.
+
+    Raises:
+        ValueError: not a finite number or fraction.
+    """
+    if isinstance(value, bool):
+        raise ValueError(f"{value} is no number")
+    if isinstance(value, Fraction):
+        return value
+    text = repr(value) if isinstance(value, float) else str(value)
+    try:
+        return Fraction(text.replace(" ", ""))
+    except ZeroDivisionError as error:
+        raise ValueError(f"{text} is no number") from error
+
+
 def parse_radius(value: object, *, where: str = "radius") -> Fraction:
     """The exact radius that a user wrote: `2/255`, `0.3`, `"0.30"`, `1`, `1e-3`.
 
@@ -28,18 +45,13 @@ def parse_radius(value: object, *, where: str = "radius") -> Fraction:
     Raises:
         UserError: not a number or a fraction, negative, or not finite.
     """
-    if isinstance(value, Fraction):
-        radius = value
-    else:
+    try:
+        radius = exact_number(value)
+    except ValueError:
         text = repr(value) if isinstance(value, float) else str(value).strip()
-        try:
-            if isinstance(value, bool):
-                raise ValueError
-            radius = Fraction(text.replace(" ", ""))
-        except (ValueError, ZeroDivisionError):
-            raise UserError(
-                f"{text!r} is not a radius", where=where, fix="write a number or a fraction, such as 0.3 or 2/255"
-            ) from None
+        raise UserError(
+            f"{text!r} is not a radius", where=where, fix="write a number or a fraction, such as 0.3 or 2/255"
+        ) from None
     if radius < 0:
         raise UserError(f"the radius {radius_text(radius)} is negative", where=where, fix="a radius is >= 0")
     return radius
