@@ -13,3 +13,15 @@ def people(path: Path, n: int = 120) -> None:
         kind = "old" if income / 80000 + age / 60 + draw.gauss(0, 0.1) > 1.4 else "new"
         lines.append(f"{age},{draw.choice(['red', 'blue'])},{income},{kind}")
     path.write_text("\n".join(lines) + "\n")
+
+
+SCALES = "{name: measured, units: {age: 3}, range: {income: 0.02}, immutable: [colour], integers: [age]}"
+
+
+def training(folder: Path) -> list[str]:
+    """Overrides that train on the table in `folder`, into the run `people` there, over boxes of `SCALES`."""
+    people(folder / "people.csv")
+    made = ["train", "data=csv", "data.file=people.csv", "data.label=kind", "data.one_hot=[colour]", "model=mlp"]
+    made += [f"data_dir={folder}", f"runs_dir={folder / 'runs'}", "name=people", "model.hidden=[8]", "epochs=6"]
+    made += ["schedule.warmup=1", "schedule.ramp=2", "optimizer.lr=0.02", "trainer=cpu", "eps=1"]
+    return [*made, f"scales={SCALES}", "certifier=crown", "certify_test=true"]

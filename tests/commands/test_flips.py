@@ -4,23 +4,16 @@ import json
 import shutil
 
 import pytest
-from people_table import people
+from people_table import training
 
 from certtrain import cli
 from certtrain.certificates import CertificateLog
-
-SCALES = "{name: measured, units: {age: 3}, range: {income: 0.02}, immutable: [colour], integers: [age]}"
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("flips")
-    people(folder / "people.csv")
-    arguments = ["train", "data=csv", "data.file=people.csv", "data.label=kind", "data.one_hot=[colour]", "model=mlp"]
-    arguments += [f"data_dir={folder}", f"runs_dir={folder / 'runs'}", "name=people", "model.hidden=[8]", "epochs=6"]
-    arguments += ["method=ibp", "schedule.warmup=1", "schedule.ramp=2", "optimizer.lr=0.02", "trainer=cpu", "eps=1"]
-    arguments += ["radii=[1,2]", f"scales={SCALES}", "certifier=crown", "certify_test=true"]
-    assert cli.main(arguments) == 0
+    assert cli.main([*training(folder), "method=ibp", "radii=[1,2]"]) == 0
     return folder
 
 
