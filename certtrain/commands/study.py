@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from certtrain import environment
 from certtrain.commands.compose import INTERRUPTED, quoted
-from certtrain.commands.train import EXTENDS, MAY_DIFFER, NOT_OF_A_RUN, print_line, resolve, run_one
+from certtrain.commands.train import EXTENDS, MAY_DIFFER, NOT_OF_A_RUN, resolve, run_one
 from certtrain.config import GROUPS, SMOOTHING, default_monitor, options, plain
 from certtrain.errors import DiskFull, UserError, nearest
 from certtrain.files import write_json_atomic
+from certtrain.reporting import terminal
+from certtrain.reporting.terminal import print_line
 from certtrain.runs import RunDirectory, config_differences
 from certtrain.sweeps.metric import CLEAN, Metric
 from certtrain.sweeps.space import Parameter, read_space
@@ -34,8 +36,6 @@ def run_study(config: Any, hydra: Any) -> int:
     Raises:
         UserError: a mistake in the space or the settings; a database that cannot be used; too many failed trials.
     """
-    from certtrain.reporting import terminal
-
     console = terminal.console()
     work = _Study(config, hydra, console)
     if not work.sweep["certify"]:

@@ -1,11 +1,11 @@
-"""`certtrain train`: compose, train, certify the validation set as it learns; then, when asked, the test set."""
+"""`certtrain train`: which runs a command line means: a new one, one to go on with, several seeds, a study.
+
+What happens within one run is `certtrain.commands.session`.
+"""
 
 from __future__ import annotations
 
 import os
-import shutil
-import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +18,7 @@ from certtrain.errors import UserError
 from certtrain.runs import RunDirectory, find_run
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from certtrain.callbacks.pruning import Report
-    from certtrain.callbacks.signals import SignalFlag
 
 # Keys that may change between two sessions of one run.
 MAY_DIFFER = ("data_dir", "data.data_dir", "runs_dir", "resume", "trainer.accelerator", "logger", "choices.logger")
@@ -140,12 +137,14 @@ def run_one(resolved: dict[str, Any], overrides: list[str], report: Report | Non
         UserError: as `run`.
         Pruned: the report said to stop.
     """
+    from certtrain.commands.session import Session
+
     path = Path(resolved["runs_dir"]) / str(resolved["name"])
     _refuse_fewer_epochs(RunDirectory(path), resolved["epochs"])
     resolved = _as_before_the_key(RunDirectory(path), resolved)
     directory, state = RunDirectory.open(path, resolved, overrides, may_differ=MAY_DIFFER, extends=EXTENDS)
     with directory:
-        return _Session(directory, state, resolved, report).run()
+        return Session(directory, state, resolved, report).run()
 
 
 def summarise(records: list[dict[str, Any]]) -> None:
@@ -177,8 +176,8 @@ def summarise(records: list[dict[str, Any]]) -> None:
     else:
         console.print(multirun_tables(jobs))
         for comparison in comparisons(jobs):
-            print_line(console, f"best by {comparison.metric.name}: {comparison.jobs[0].run}")
-        print_line(console, "next, for the one you choose, once: certtrain certify run=...")
+            terminal.print_line(console, f"best by {comparison.metric.name}: {comparison.jobs[0].run}")
+        terminal.print_line(console, "next, for the one you choose, once: certtrain certify run=...")
 
 
 def _as_before_the_key(directory: RunDirectory, resolved: dict[str, Any]) -> dict[str, Any]:
@@ -197,155 +196,3 @@ def _refuse_fewer_epochs(directory: RunDirectory, epochs: int) -> None:
             where="configuration key epochs",
             fix=f"epochs={before} or more, or another name=",
         )
-
-
-class _Session:
-    """One session of a run: from its start, or from where the last session stopped, to its end or a signal."""
-
-    def __init__(
-        self, directory: RunDirectory, state: str, config: dict[str, Any], report: Report | None = None
-    ) -> None:
-        self.directory, self.state, self.config, self.report = directory, state, config, report
-        self.previous = directory.read_result() or {}
-        choices = config["choices"]
-        self.base = {"experiment": choices.get("experiment"), "seed": config["seed"]}
-        self.base |= {key: choices[key] for key in ("method", "data", "model")} | {"epochs": config["epochs"]}
-        if "loss_fusion" in config["method"]:  # another objective, under the method's same name
-            self.base["loss_fusion"] = config["method"]["loss_fusion"]
-
-    def run(self) -> int:
-        from certtrain.reporting import terminal
-        from certtrain.reporting.tables import config_tree, result_tables
-
-        console = terminal.console()
-        trained = self.previous.get("trained") and self.previous.get("epochs") == self.config["epochs"]
-        if environment.torchrun() is not None and (self.state == "complete" or trained):
-            from certtrain.commands.ranks import dismiss
-
-            dismiss()
-        if self.state == "complete":
-            print_line(console, f"{self.directory.path} is complete; another seed= or name= makes another run")
-            if self.previous.get("test"):
-                console.print(result_tables(self.previous["test"]))
-            return self.status()
-        console.print(config_tree(self.config))
-        self.record(status="interrupted")  # until it is complete; so a kill -9 leaves the truth behind, too
-        if self.state == "resume":
-            print_line(console, f"going on with {self.directory.path}")
-
-        from certtrain.callbacks.guard import TrainingDiverged
-        from certtrain.callbacks.pruning import Pruned
-        from certtrain.callbacks.signals import Interrupted, SignalFlag
-        from certtrain.commands.processes import ProcessDied
-        from certtrain.commands.ranks import FAILED, RankDied, device_count
-
-        try:
-            self.devices = device_count(self.config)
-            with SignalFlag() as flag:
-                self.work(console, flag)
-        except Interrupted as interrupted:
-            self.record(status="interrupted", reason=str(interrupted))
-            print_line(console, f"{interrupted}: the same command goes on from here, {self.directory.path}")
-            return interrupted.exit_status
-        except TrainingDiverged as error:
-            self.record(status="failed", reason=error.what, step=error.step)
-            raise
-        except (RankDied, ProcessDied) as died:
-            self.record(status="interrupted", reason=str(died))
-            print(f"certtrain: {died}", file=sys.stderr)
-            return FAILED
-        except Pruned as pruned:
-            self.record(status="interrupted", reason=str(pruned))
-            raise
-        except UserError:
-            self.withdraw()
-            raise
-        return self.status()
-
-    def status(self) -> int:
-        """The exit status of a complete run: 1 when a certificate of the test set was falsified."""
-        test = (self.directory.read_result() or {}).get("test") or {}
-        return 1 if any(entry.get("falsified") for entry in test.values()) else 0
-
-    def withdraw(self) -> None:
-        """Remove the directory of a new run that came to nothing, so that the mended command may have its name."""
-        if self.state == "new" and not self.directory.last.exists():
-            shutil.rmtree(self.directory.path)
-
-    def set_aside(self) -> None:
-        """Certificates of a checkpoint are no evidence of the next one: they move to `certificates/superseded_N`."""
-        folder = self.directory.certificates
-        old = [path for path in folder.glob("*") if path.is_file() or path.name == "parts"]
-        old += self.directory.path.glob("certified_accuracy*.png")
-        if old:
-            place = folder / f"superseded_{1 + len(list(folder.glob('superseded_*')))}"
-            place.mkdir()
-            for path in old:
-                path.rename(place / path.name)
-
-    def work(self, console: Console, flag: SignalFlag) -> None:
-        """Train unless that is done, then certify the test set when asked to."""
-        from certtrain.commands.build import build_loggers
-
-        loggers = build_loggers(self.config, self.directory)
-        failed = True
-        try:
-            for note in filter(None, (getattr(logger, "note", None) for logger in loggers)):
-                print_line(console, note)
-            if not (self.previous.get("trained") and self.previous.get("epochs") == self.config["epochs"]):
-                from certtrain.checkpoints import read_checkpoint
-                from certtrain.commands.fitting import fit_run
-                from certtrain.commands.ranks import joined_by_all
-
-                if self.directory.last.exists():
-                    read_checkpoint(self.directory.last)  # refused before anything moves when it is corrupt
-                self.set_aside()
-                self.record(status="interrupted", trained=False, test={}, validation=None)
-                with joined_by_all(self.config, self.directory, self.state, self.devices) as place:
-                    trained = fit_run(
-                        self.directory, self.state, self.config, console, flag, loggers, self.report, place
-                    )
-                self.record(**trained)
-            if self.config["certify_test"]:
-                found = self.certify(console, flag)
-                for logger in loggers:
-                    if hasattr(logger, "log_test"):
-                        logger.log_test(found, self.directory.figure)
-            else:
-                print_line(console, f"next: certtrain certify run={self.directory.path}")
-            self.record(status="complete", reason=None, step=None)
-            for logger in loggers:
-                if hasattr(logger, "log_files"):
-                    folder = self.directory.certificates
-                    checkpoint = self.directory.checkpoints / self.directory.read_result()["checkpoint"]
-                    logger.log_files(checkpoint, [*folder.glob("*.tsv"), *folder.glob("*.json")])
-            failed = False
-        finally:
-            for logger in loggers:
-                if hasattr(logger, "close"):
-                    logger.close(failed=failed)
-
-    def certify(self, console: Console, flag: SignalFlag) -> dict[str, Any]:
-        from certtrain.commands.build import build_data
-        from certtrain.commands.loading import load_run
-        from certtrain.commands.several import helpers
-        from certtrain.commands.stage import Job, certify_stage
-
-        loaded = replace(load_run(self.directory.path), run=self.directory)  # which holds the lock
-        config, processes = self.config, 1 if environment.torchrun() is not None else self.devices
-        if processes > 1:  # they read it as the certify command's
-            config = {**config, "run": str(self.directory.path), "checkpoint": None, "name": None}
-        job = Job(loaded, build_data(self.config), config, console, flag)
-        return certify_stage(job, helpers(job, processes))
-
-    def record(self, **fields: Any) -> None:
-        """Bring `result.json` up to date; what is in it stays unless it is given."""
-        old = self.directory.read_result() or {"status": "interrupted", "test": {}}
-        new = {**old, **self.base, **fields}
-        gone = {key for key in ("reason", "step") if new.get(key) is None}
-        self.directory.write_result({key: value for key, value in new.items() if key not in gone})
-
-
-def print_line(console: Console, text: str) -> None:
-    """One line as it is: no wrapping, no colours for numbers."""
-    console.print(text, highlight=False, soft_wrap=True)

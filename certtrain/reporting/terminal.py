@@ -12,3 +12,8 @@ WIDTH = 100  # of what is piped or redirected: every table fits it
 def console() -> Console:
     """The terminal at its own width, or a file at 100 columns."""
     return Console(width=None if sys.stdout.isatty() else WIDTH)
+
+
+def print_line(console: Console, text: str) -> None:
+    """One line as it is: no wrapping, no colours for numbers."""
+    console.print(text, highlight=False, soft_wrap=True)

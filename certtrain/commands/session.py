@@ -1,0 +1,192 @@
+"""One session of a training: it records what becomes of the run, so that whatever ends it, the next one goes on."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from certtrain import environment
+from certtrain.errors import UserError
+from certtrain.reporting import terminal
+from certtrain.reporting.terminal import print_line
+from certtrain.runs import RunDirectory, State
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
+    from rich.console import Console
+
+    from certtrain.callbacks.pruning import Report
+    from certtrain.callbacks.signals import SignalFlag
+
+
+class Session:
+    """One session of a run: from its start, or from where the last session stopped, to its end or a signal.
+
+    Whatever happens stands in `result.json`: `interrupted` from the first moment, so that a kill -9 leaves the truth
+    behind too, `failed` with the reason and step of a divergence, `complete` at the end. The weights are in
+    `checkpoints/`, where the next session finds them.
+
+    Args:
+        directory: the run, open: this process has its lock.
+        state: `new`, `resume` or `complete`, as `RunDirectory.open` found it.
+        config: resolved.
+        report: of a study's trial: told of each validation after the ramp's end, and may stop the training.
+    """
+
+    def __init__(
+        self, directory: RunDirectory, state: State, config: dict[str, Any], report: Report | None = None
+    ) -> None:
+        self.directory, self.state, self.config, self.report = directory, state, config, report
+        previous = directory.read_result() or {}
+        self.test = previous.get("test")
+        self.trained = bool(previous.get("trained")) and previous.get("epochs") == config["epochs"]
+        self.devices = 1
+        choices = config["choices"]
+        self.base = {"experiment": choices.get("experiment"), "seed": config["seed"]}
+        self.base |= {key: choices[key] for key in ("method", "data", "model")} | {"epochs": config["epochs"]}
+        if "loss_fusion" in config["method"]:  # another objective, under the method's same name
+            self.base["loss_fusion"] = config["method"]["loss_fusion"]
+
+    def run(self) -> int:
+        """Train unless that is done; certify the test set when asked to.
+
+        Returns:
+            The exit status: 0; 1 when a certificate of the test set was falsified or a process died; 130 or 143 after
+            a signal.
+
+        Raises:
+            UserError: a mistake in the configuration or the data, and the directory of a new run is gone; training that
+                diverged.
+            Pruned: the report said to stop.
+        """
+        from certtrain.reporting.tables import config_tree, result_tables
+
+        console = terminal.console()
+        if environment.torchrun() is not None and (self.state == "complete" or self.trained):
+            from certtrain.commands.ranks import dismiss
+
+            dismiss()
+        if self.state == "complete":
+            print_line(console, f"{self.directory.path} is complete; another seed= or name= makes another run")
+            if self.test:
+                console.print(result_tables(self.test))
+            return self._status()
+        console.print(config_tree(self.config))
+        self._record(status="interrupted")  # until it is complete
+        if self.state == "resume":
+            print_line(console, f"going on with {self.directory.path}")
+
+        from certtrain.callbacks.guard import TrainingDiverged
+        from certtrain.callbacks.pruning import Pruned
+        from certtrain.callbacks.signals import Interrupted, SignalFlag
+        from certtrain.commands.processes import ProcessDied
+        from certtrain.commands.ranks import FAILED, RankDied, device_count
+
+        try:
+            self.devices = device_count(self.config)
+            with SignalFlag() as flag:
+                self._work(console, flag)
+        except Interrupted as interrupted:
+            self._record(status="interrupted", reason=str(interrupted))
+            print_line(console, f"{interrupted}: the same command goes on from here, {self.directory.path}")
+            return interrupted.exit_status
+        except TrainingDiverged as error:
+            self._record(status="failed", reason=error.what, step=error.step)
+            raise
+        except (RankDied, ProcessDied) as died:
+            self._record(status="interrupted", reason=str(died))
+            print(f"certtrain: {died}", file=sys.stderr)
+            return FAILED
+        except Pruned as pruned:
+            self._record(status="interrupted", reason=str(pruned))
+            raise
+        except UserError:
+            self._withdraw()
+            raise
+        return self._status()
+
+    def _work(self, console: Console, flag: SignalFlag) -> None:
+        from certtrain.commands.build import build_loggers
+
+        loggers = build_loggers(self.config, self.directory)
+        failed = True
+        try:
+            for note in filter(None, (getattr(logger, "note", None) for logger in loggers)):
+                print_line(console, note)
+            if not self.trained:
+                self._train(console, flag, loggers)
+            if self.config["certify_test"]:
+                found = self._certify(console, flag)
+                for logger in loggers:
+                    if hasattr(logger, "log_test"):
+                        logger.log_test(found, self.directory.figure)
+            else:
+                print_line(console, f"next: certtrain certify run={self.directory.path}")
+            self._record(status="complete", reason=None, step=None)
+            for logger in loggers:
+                if hasattr(logger, "log_files"):
+                    folder = self.directory.certificates
+                    checkpoint = self.directory.checkpoints / self.directory.read_result()["checkpoint"]
+                    logger.log_files(checkpoint, [*folder.glob("*.tsv"), *folder.glob("*.json")])
+            failed = False
+        finally:
+            for logger in loggers:
+                if hasattr(logger, "close"):
+                    logger.close(failed=failed)
+
+    def _train(self, console: Console, flag: SignalFlag, loggers: Sequence[Logger]) -> None:
+        from certtrain.checkpoints import read_checkpoint
+        from certtrain.commands.fitting import fit_run
+        from certtrain.commands.ranks import joined_by_all
+
+        if self.directory.last.exists():
+            read_checkpoint(self.directory.last)  # refused before anything moves when it is corrupt
+        self._set_aside()
+        self._record(status="interrupted", trained=False, test={}, validation=None)
+        with joined_by_all(self.config, self.directory, self.state, self.devices) as place:
+            trained = fit_run(self.directory, self.state, self.config, console, flag, loggers, self.report, place)
+        self._record(**trained)
+
+    def _certify(self, console: Console, flag: SignalFlag) -> dict[str, Any]:
+        from certtrain.commands.build import build_data
+        from certtrain.commands.loading import load_run
+        from certtrain.commands.several import helpers
+        from certtrain.commands.stage import Job, certify_stage
+
+        loaded = replace(load_run(self.directory.path), run=self.directory)  # which holds the lock
+        config, processes = self.config, 1 if environment.torchrun() is not None else self.devices
+        if processes > 1:  # they read it as the certify command's
+            config = {**config, "run": str(self.directory.path), "checkpoint": None, "name": None}
+        job = Job(loaded, build_data(self.config), config, console, flag)
+        return certify_stage(job, helpers(job, processes))
+
+    def _set_aside(self) -> None:
+        """Certificates of a checkpoint are no evidence of the next one: they move to `certificates/superseded_N`."""
+        folder = self.directory.certificates
+        old = [path for path in folder.glob("*") if path.is_file() or path.name == "parts"]
+        old += self.directory.path.glob("certified_accuracy*.png")
+        if old:
+            place = folder / f"superseded_{1 + len(list(folder.glob('superseded_*')))}"
+            place.mkdir()
+            for path in old:
+                path.rename(place / path.name)
+
+    def _record(self, **fields: Any) -> None:
+        """Bring `result.json` up to date; what is in it stays unless it is given."""
+        old = self.directory.read_result() or {"status": "interrupted", "test": {}}
+        new = {**old, **self.base, **fields}
+        gone = {key for key in ("reason", "step") if new.get(key) is None}
+        self.directory.write_result({key: value for key, value in new.items() if key not in gone})
+
+    def _withdraw(self) -> None:
+        """Remove the directory of a new run that came to nothing, so that the mended command may have its name."""
+        if self.state == "new" and not self.directory.last.exists():
+            shutil.rmtree(self.directory.path)
+
+    def _status(self) -> int:
+        """The exit status of a complete run: 1 when a certificate of the test set was falsified."""
+        test = (self.directory.read_result() or {}).get("test") or {}
+        return 1 if any(entry.get("falsified") for entry in test.values()) else 0
