@@ -13,6 +13,7 @@ from typing import Any, Literal
 import yaml
 
 from certtrain import environment
+from certtrain.added_keys import BEFORE
 from certtrain.errors import UserError, nearest
 from certtrain.files import plain, write_json_atomic, write_text_atomic
 from certtrain.locks import RunLock, unwritable_run
@@ -121,7 +122,8 @@ class RunDirectory:
 
         Returns:
             The run and its state: `new`; `resume`: begun with this configuration; `complete`: finished, nothing to do.
-            A resumed run's files get the new configuration, and `environment.json` one more entry of `resumed`.
+            A resumed run's files get the new configuration where it differs, and `environment.json` one more entry of
+            `resumed`.
 
         Raises:
             UserError: the name belongs to another configuration (with the keys that differ) or to something that is
@@ -142,7 +144,7 @@ class RunDirectory:
             result = run.read_result()
             if result is not None and result["status"] == "complete" and not longer:
                 return run, "complete"
-            run._write_resumption(config, overrides)
+            run._write_resumption(config if differing else run.read_config(), overrides)
             return run, "resume"
         except BaseException:
             run.close()
@@ -303,12 +305,14 @@ def config_differences(
 ) -> list[tuple[str, Any, Any]]:
     """The `(dotted key, old value, new value)` in which two configurations differ, in the order of the new one.
 
-    A list is one value. A key that only one of them has stands with `ABSENT` for the other. `may_differ` names keys to
-    pass over, each with all below it.
+    A list is one value. A key that only one of them has stands with `ABSENT` for the other; one of
+    `certtrain.added_keys` with what runs did before there was the key. `may_differ` names keys to pass over, each with
+    all below it.
     """
     before, after = _flatten(plain(old)), _flatten(plain(new))
     keys = [*after, *(key for key in before if key not in after)]
-    pairs = [(key, before.get(key, ABSENT), after.get(key, ABSENT)) for key in keys]
+    without = {key: BEFORE.get(key, ABSENT) for key in keys}
+    pairs = [(key, before.get(key, without[key]), after.get(key, without[key])) for key in keys]
     return [(key, a, b) for key, a, b in pairs if _canonical(a) != _canonical(b) and not _below(key, may_differ)]
 
 

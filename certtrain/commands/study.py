@@ -262,7 +262,7 @@ def _refuse(config: Any, hydra: Any, sweep: Mapping[str, Any], resolved: Mapping
             where="the command line",
             fix="leave -m and seeds= out; the chosen setting can be trained with seeds=5 afterwards",
         )
-    if resolved.get("resume"):
+    if config.get("resume"):
         raise UserError("sweep=optuna does not resume a run", where="the command line", fix="leave resume= out")
     if hydra.runtime.choices.get("hydra/launcher") != "basic":
         raise UserError(
@@ -294,14 +294,15 @@ def _claim(folder: Path, sweep: Mapping[str, Any], resolved: dict[str, Any], met
     """
     path = folder / "study.json"
     fixed = {key: value for key, value in sweep.items() if key not in FREE}
-    described = {"objectives": [metric.name for metric in metrics], "sweep": fixed, "config": resolved}
+    objectives = [metric.name for metric in metrics]
     if path.exists():
         try:
             before = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+            there = {**before["config"], "sweep": before["sweep"], "objectives": before["objectives"]}
+        except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"cannot read {path}: {error}", where="study", fix="choose another name=") from error
-        free = [f"config.{key}" for key in (*MAY_DIFFER, *EXTENDS) if key != "epochs"]
-        differing = config_differences(before, described, free)
+        now = {**resolved, "sweep": fixed, "objectives": objectives}
+        differing = config_differences(there, now, [key for key in (*MAY_DIFFER, *EXTENDS) if key != "epochs"])
         if differing:
             lines = [f"    {key}: {old!r} there, {new!r} now" for key, old, new in differing[:12]]
             raise UserError(
@@ -312,7 +313,7 @@ def _claim(folder: Path, sweep: Mapping[str, Any], resolved: dict[str, Any], met
         return
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} exists and is no study", where=str(folder), fix="choose another name=")
-    write_json_atomic(path, described)
+    write_json_atomic(path, {"objectives": objectives, "sweep": fixed, "config": resolved})
 
 
 def _override(key: str, value: str) -> str:

@@ -81,8 +81,7 @@ def resolve(config: Any, hydra: Any) -> tuple[dict[str, Any], list[str]]:
     resolved = check(config)
     for key in ("seeds", "sweep"):  # of several runs, not of one
         resolved.pop(key, None)
-    if resolved.get("scales") is None:  # a run without is the run that it was before there were any
-        resolved.pop("scales", None)
+    resolved["resume"] = None  # of a session, not of the run
     choices = {k: v for k, v in hydra.runtime.choices.items() if not k.startswith(("hydra/", "sweep"))}
     resolved["choices"] = choices
     overrides = [o for o in hydra.overrides.task if not o.lstrip("+~").startswith(NOT_OF_A_RUN)]
@@ -141,7 +140,6 @@ def run_one(resolved: dict[str, Any], overrides: list[str], report: Report | Non
 
     path = Path(resolved["runs_dir"]) / str(resolved["name"])
     _refuse_fewer_epochs(RunDirectory(path), resolved["epochs"])
-    resolved = _as_before_the_key(RunDirectory(path), resolved)
     directory, state = RunDirectory.open(path, resolved, overrides, may_differ=MAY_DIFFER, extends=EXTENDS)
     with directory:
         return Session(directory, state, resolved, report).run()
@@ -178,15 +176,6 @@ def summarise(records: list[dict[str, Any]]) -> None:
         for comparison in comparisons(jobs):
             terminal.print_line(console, f"best by {comparison.metric.name}: {comparison.jobs[0].run}")
         terminal.print_line(console, "next, for the one you choose, once: certtrain certify run=...")
-
-
-def _as_before_the_key(directory: RunDirectory, resolved: dict[str, Any]) -> dict[str, Any]:
-    """A run from before there was `trainer.precision` goes on without it, in the precision that it had."""
-    trainer = dict(resolved["trainer"])
-    old = directory.read_config().get("trainer", {}) if directory.config.exists() else trainer
-    if "precision" not in old and trainer.get("precision") == "32-true":
-        del trainer["precision"]
-    return {**resolved, "trainer": trainer}
 
 
 def _refuse_fewer_epochs(directory: RunDirectory, epochs: int) -> None:

@@ -254,10 +254,3 @@ def test_a_method_or_certifier_without_scales_is_refused():
     assert _taking(None, partial(dict), "method") == {}
     with pytest.raises(UserError, match="Random has no argument scales: what it does would be about another threat"):
         _taking(scales, random.Random, "certifier.mine")
-
-
-def test_a_run_without_scales_says_nothing_of_them(trained_runs):
-    """So that runs from before there were any are gone on with."""
-    import yaml
-
-    assert "scales" not in yaml.safe_load((trained_runs / "bounds" / "config.yaml").read_text())

@@ -4,6 +4,7 @@ from importlib.util import find_spec
 
 import pytest
 import torch
+import yaml
 from run_files import result, same_weights, weights
 
 from certtrain.cli import main
@@ -23,14 +24,22 @@ def test_another_configuration_of_the_same_name_is_refused(runs, tiny, few_attac
     assert snapshot(runs / "bounds") == before
 
 
-def test_a_run_from_before_there_was_a_precision_goes_on(runs, capsys):
-    config = runs / "noise" / "config.yaml"
-    assert config.read_text().count("  precision: 32-true\n") == 1
-    config.write_text(config.read_text().replace("  precision: 32-true\n", ""))
-    assert main(["train", "resume=noise", "epochs=3", "certify_test=false"]) == 0
-    assert "another configuration" not in capsys.readouterr().err
+def test_a_run_from_before_there_were_some_keys_goes_on(runs, trained_runs, capsys):
+    config, key = runs / "noise" / "config.yaml", "  precision: 32-true\n"
+    then = config.read_text()
+    assert then.count(f"trainer:\n  accelerator: cpu\n  devices: 1\n{key}") == then.count("\nscales: null\n") == 1
+    then = then.replace(f"  devices: 1\n{key}", "  devices: 1\n").replace("\nscales: null\n", "\n")
+    then = then.replace(f"runs_dir: {trained_runs}\n", "runs_dir: runs\n")
+    config.write_text(then)
     assert main(["train", "resume=noise", "trainer.precision=bf16-mixed"]) == 2
-    assert "trainer.precision" in capsys.readouterr().err
+    assert "trainer.precision: '32-true' there, 'bf16-mixed' now" in capsys.readouterr().err
+    (runs / "noise" / "result.json").write_text(
+        (runs / "noise" / "result.json").read_text().replace("complete", "failed")
+    )
+    assert main(["train", "resume=noise"]) == 0  # of nothing that differs: its certificates' hash of it stays right
+    assert config.read_text() == then
+    assert main(["train", "resume=noise", "epochs=3", "certify_test=false"]) == 0
+    assert yaml.safe_load(config.read_text())["trainer"]["precision"] == "32-true"
 
 
 def test_resume_of_an_unknown_run_or_under_another_name_is_refused(runs, capsys):
