@@ -1,4 +1,7 @@
-"""What each feature of a table can do alone: all others keep their values, so that its box is a line."""
+"""What each feature of a table can do alone: all others keep their values, so that its box is a line.
+
+A column of words that may take any of its categories is one feature, and its line is its categories.
+"""
 
 from __future__ import annotations
 
@@ -30,14 +33,16 @@ class Alone:
     """One feature, of which each example's radius is decided by itself.
 
     Attributes:
-        name: of the feature.
-        size: its change at radius 1, in shares of the input range.
-        proved: (n,) the largest radius of the grid at which no value of the feature changes the class; 0 for none.
-        broken: (n,) the smallest radius at which a value was found that does; infinite for none.
+        name: of the feature, or of the column of words.
+        size: its change at radius 1, in shares of the input range; None: it takes any of its categories, whatever the
+            radius.
+        proved: (n,) the largest radius of the grid at which no value of the feature changes the class; 0 for none; -1
+            where a category does, which it may at 0 too.
+        broken: (n,) the smallest radius at which a value was found that does; infinite for none; 0 for a category.
     """
 
     name: str
-    size: Fraction
+    size: Fraction | None
     proved: NDArray[np.float64]
     broken: NDArray[np.float64]
 
@@ -60,7 +65,7 @@ def each_alone(
 
     Proofs are those of `BoundCertifier` in float64 over the line, rounded outward; broken says that one of 200 points
     on each side up to the largest radius, each inside the exact line and on a whole number where the feature has only
-    these, has another class in float64.
+    these, has another class in float64. The categories of a column are tried one and all, in float64: none stays open.
 
     Args:
         network: (B, d) inputs to logits.
@@ -70,6 +75,9 @@ def each_alone(
         engine: makes the bound engine.
         progress: told the name of each feature before it is tried.
 
+    Returns:
+        In the order of the inputs.
+
     Raises:
         ValueError: an example that is misclassified.
     """
@@ -78,8 +86,12 @@ def each_alone(
         if bool((own(batch.x.double()).argmax(1) != batch.y).any()):
             raise ValueError("an example is misclassified: there is no right decision to flip")
     found = []
+    columns = {places[0]: (column, places) for column, places in scales.groups}
     for place, (name, size) in enumerate(zip(scales.names, scales.values)):
-        if size:
+        if place in columns:
+            progress(columns[place][0])
+            found.append(_any_category(own, batch, replace(scales, groups=(columns[place],)), max(radii)))
+        elif size:
             progress(name)
             zeros = [Fraction(0)] * len(scales.values)
             only = replace(scales, values=(*zeros[:place], size, *zeros[place + 1 :]), groups=())
@@ -89,6 +101,17 @@ def each_alone(
                 broken = _broken(own, batch.x.double(), batch.y, only, max(radii))
             found.append(Alone(name, size, proved, broken))
     return found
+
+
+def _any_category(own: nn.Module, batch: Batch, scales: Scales, largest: Fraction) -> Alone:
+    """The one column of the scales, which keeps the category it has or takes another."""
+    flipped = torch.zeros(len(batch.x), dtype=torch.bool, device=batch.x.device)
+    with frozen(own), torch.no_grad():
+        for other in scales.categories(batch.x.double()):
+            flipped |= ~(margin(own(other), batch.y) > 0)
+    fell = flipped.cpu().numpy()
+    ((column, _),) = scales.groups
+    return Alone(column, None, np.where(fell, -1.0, float(largest)), np.where(fell, 0.0, np.inf))
 
 
 def _broken(own: nn.Module, x: Tensor, y: Tensor, scales: Scales, largest: Fraction) -> NDArray[np.float64]:

@@ -1,7 +1,8 @@
 """`certtrain flips RUN`: what fraction of a table's decisions bounded changes cannot flip, by class and by feature.
 
 From a certificate over `scales` of the run: the right decisions that no allowed change flips, by class, against the
-size of the change; then each feature alone, all others fixed: which flips most. Writes flips_NAME.png and .json.
+size of the change; then each feature alone, all others fixed: which flips most (a column of `scales.categories` by any
+of its categories). Writes flips_NAME.png and .json.
 """
 
 from __future__ import annotations
@@ -59,9 +60,11 @@ def main(arguments: Sequence[str]) -> int:
     classes = flips.by_class(rows, radii, card["input_contract"].get("class_names"), reach)
     alone = [] if options.no_features else _alone(run, card, rows, scales, radii, options.data_dir)
     unit = unit_of(card.get("scales_asked") or {}, scales)
-    terminal.console().print(flips.flips_tables(classes, alone, radii, radius, unit))
+    free = [column for column, _ in scales.groups]
+    terminal.console().print(flips.flips_tables(classes, alone, radii, radius, unit, free))
     found = {key: card[key] for key in ("run", "dataset", "split", "certifier", "checkpoint_sha256")}
-    found |= {"certificate": name, "scales": scales.label, "unit": unit, **flips.to_dict(classes, alone, radii)}
+    found |= {"certificate": name, "scales": scales.label, "unit": unit} | ({"any_category": free} if free else {})
+    found |= flips.to_dict(classes, alone, radii)
     subject = f"{card['dataset']} {card['split']}"
     figure = run.path / f"flips_{name}.png"
     flips.flips_figure(classes, alone, figure, radius=radius, unit=unit, subject=subject)
@@ -144,7 +147,7 @@ def _alone(
         raise UserError("the data are not those that were certified", where="data", fix="--data-dir, or --no-features")
     right = torch.from_numpy(rows.index[rows.correct])
     batch = Batch(split.x[right], split.y[right], right)
-    features = sum(bool(size) for size in scales.values)
+    features = sum(map(bool, scales.values)) + len(scales.groups)
     with Bar(terminal.console(), "each feature alone", features) as bar:
         done: list[str] = []
 

@@ -93,8 +93,18 @@ def ranked(alone: Sequence[Alone], radius: Fraction) -> list[Alone]:
     return sorted(alone, key=lambda one: (-one.counts(radius)[1], one.counts(radius)[0], one.name))
 
 
+def shown_name(one: Alone) -> str:
+    """`income`; of a column of words `colour, any category`."""
+    return one.name if one.size is not None else f"{one.name}, any category"
+
+
 def flips_tables(
-    classes: Sequence[ClassFlips], alone: Sequence[Alone], radii: Sequence[Fraction], radius: Fraction, unit: str
+    classes: Sequence[ClassFlips],
+    alone: Sequence[Alone],
+    radii: Sequence[Fraction],
+    radius: Fraction,
+    unit: str,
+    any_category: Sequence[str] = (),
 ) -> Group:
     """By class and radius the decisions that cannot be flipped; below, by feature, those that it alone flips.
 
@@ -104,6 +114,7 @@ def flips_tables(
         radii: of the grid.
         radius: at which features are compared.
         unit: of radius 1, in words.
+        any_category: columns of words that may take any of their categories at each change > 0.
     """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("class")
@@ -116,7 +127,8 @@ def flips_tables(
             cells = (radius_text(r), percent(count / len(one)), interval_text(*one.interval(count)), attacked)
             table.add_row(one.name, f"{len(one):,}", *cells, end_section=r == radii[-1])
     parts: list[Any] = [Text("decisions that are right and that no allowed change flips", style="bold"), table]
-    parts.append(Text(f"change: in multiples of {unit}, of all features at once; 0: right as it is\n"))
+    free = f", and any category of {' and '.join(any_category)}" if any_category else ""
+    parts.append(Text(f"change: in multiples of {unit}, of all features at once{free}; 0: right as it is\n"))
     if alone:
         features = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for name, side in (("one feature alone", "left"), ("flips", "right"), ("cannot flip", "right")):
@@ -124,7 +136,7 @@ def flips_tables(
         features.add_column("open", justify="right", no_wrap=True)
         for one in ranked(alone, radius)[:MOST]:
             proved, broken, unknown = one.counts(radius)
-            features.add_row(one.name, f"{broken:,}", f"{proved:,}", f"{unknown:,}")
+            features.add_row(shown_name(one), f"{broken:,}", f"{proved:,}", f"{unknown:,}")
         n = len(alone[0].proved)
         parts += [Text(f"of the {n:,} right decisions, at change {radius_text(radius)}", style="bold"), features]
     return Group(*parts)
@@ -219,7 +231,7 @@ def _bars(axes: Any, alone: Sequence[Alone], radius: Fraction, unit: str) -> Non
     )
     for y, (_, k, more) in zip(place, counts):
         axes.annotate(f"{k}", (100 * (k + more) / n, y), (4, 0), textcoords="offset points", va="center", fontsize=8)
-    axes.set_yticks(place, [one.name for one in alone], fontsize=8.5)
+    axes.set_yticks(place, [shown_name(one) for one in alone], fontsize=8.5)
     axes.set_xlim(0, max(5.0, 118 * float((broken + unknown).max()) / n))
     axes.set_xlabel(f"of the {n:,} right decisions (%)")
     axes.set_title(f"one feature alone, by up to {100 * float(radius):g} %\nof {unit}", fontsize=10, loc="left")

@@ -46,6 +46,26 @@ def test_the_table_the_figure_and_the_counts(here, capsys):
     assert "the change stated in measured (" in shown
 
 
+def test_a_column_that_may_take_any_category_is_one_feature(here, capsys):
+    asked = "scales={name: free, units: {age: 3}, range: {income: 0}, categories: [colour], integers: [age]}"
+    assert cli.main(["certify", "run=people", asked, "certifier=crown", "name=free", "falsify.examples=0"]) == 0
+    assert cli.main(["flips", "people", "--certificate", "free_crown"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "of all features at once, and any category of colour;" in shown
+    assert "colour, any category" in shown
+    found, rows = (
+        json.loads((here / "flips_free_crown.json").read_text()),
+        CertificateLog(here / "certificates/free_crown.tsv").read(),
+    )
+    assert found["any_category"] == ["colour"]
+    assert list(found["features_alone"]) == ["age", "colour"]
+    counts = found["features_alone"]["colour"]
+    assert counts["1"] == counts["2"]  # whatever the radius
+    assert counts["2"]["open"] == 0
+    # Two boxes of one line each: what neither feature does alone, both may do; not the other way round.
+    assert counts["2"]["cannot_flip"] >= int((rows.radius[rows.correct] >= 2).sum())
+
+
 def test_without_features_neither_data_nor_network_are_needed(here, capsys):
     shutil.rmtree(here / "checkpoints")
     assert cli.main(["flips", str(here), "--no-features", "--radius", "1"]) == 0

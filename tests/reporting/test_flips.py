@@ -75,6 +75,19 @@ def test_tables_and_plain_values_say_the_same():
     assert found["features_alone"]["income"]["1"] == {"cannot_flip": 1, "flips": 2, "open": 0}
 
 
+def test_a_column_of_words_is_one_feature_that_takes_any_category():
+    colour = Alone("colour", None, np.array([1.0, -1.0, 1.0]), np.array([float("inf"), 0.0, float("inf")]))
+    for radius in (Fraction(0), *RADII):
+        assert colour.counts(radius) == (2, 1, 0)
+    classes = flips.by_class(rows(), RADII, None)
+    text = " ".join(
+        printed(flips.flips_tables(classes, [colour], RADII, Fraction(1), UNIT, ["colour", "region"])).split()
+    )
+    assert "of all features at once, and any category of colour and region; 0: right as it is" in text
+    assert "colour, any category 1 2 0" in text
+    assert flips.to_dict(classes, [colour], RADII)["features_alone"]["colour"]["0.5"]["flips"] == 1
+
+
 def test_the_figure_draws_these_numbers(tmp_path, monkeypatch):
     figures = []
     monkeypatch.setattr(flips, "save_figure", lambda figure, path: figures.append(figure) or path)
