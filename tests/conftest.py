@@ -7,9 +7,21 @@ from pathlib import Path
 
 import pytest
 
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
 sys.path.insert(0, str(Path(__file__).parent))  # for the modules that tests share
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # before torch is imported: they share the cores
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
+
+
+@pytest.fixture(autouse=True)
+def same_threads():
+    """No test leaves another number of threads behind: sums round otherwise then, and later tests compare bits."""
+    torch = sys.modules.get("torch")
+    variables, threads = [os.environ.get(name) for name in THREADS], torch and torch.get_num_threads()
+    yield
+    assert [os.environ.get(name) for name in THREADS] == variables, "this test leaves another environment to later ones"
+    assert (torch and torch.get_num_threads()) == threads, "this test leaves another number of threads to later ones"
 
 
 @pytest.fixture(scope="session")

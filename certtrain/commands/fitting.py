@@ -86,6 +86,8 @@ def fit_run(
         load_weights(network, content, str(resume_from))  # here for its message: Lightning loads them again
         done = int(content["global_step"])
         console.print(f"from step {done} of {steps * config['epochs']}", highlight=False)
+        if settings.device_type == "cpu" and (note := other_threads(content)):
+            console.print(note, highlight=False)
     for logger in loggers:
         if hasattr(logger, "resume_from"):
             logger.resume_from(done)  # rows after the checkpoint belong to work that was lost
@@ -135,6 +137,17 @@ def fit_run(
         "seconds": outcome.seconds,
         "validation": build.validation_entry(validation, data, best),
     }
+
+
+def other_threads(checkpoint: dict[str, Any]) -> str | None:
+    """What to say where a resumed run is not bit for bit the one that never stopped: threads add up in parts."""
+    before, now = checkpoint["certtrain"].get("threads"), torch.get_num_threads()
+    if before in (None, now):
+        return None
+    return (
+        f"the checkpoint was computed on {before} thread(s), and this is on {now}: the weights will differ from those "
+        f"of an undisturbed run by rounding; OMP_NUM_THREADS={before} avoids that"
+    )
 
 
 def refuse_unshareable(data: DataModule) -> None:

@@ -124,6 +124,7 @@ class CertifiedTraining(L.LightningModule):
             "schema": CHECKPOINT_SCHEMA,
             **self.record,
             "rng": torch.get_rng_state(),
+            "threads": torch.get_num_threads(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -73,6 +73,26 @@ def test_a_signal_saves_and_the_same_command_goes_on_bit_for_bit(in_tmp, tiny, s
     assert same_weights(run, in_tmp / "runs" / "whole")
 
 
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_a_run_that_goes_on_with_other_threads_says_that_its_sums_round_otherwise(
+    in_tmp, tiny, signal_at, threads, capsys
+):
+    arguments = ["train", *tiny, "method=standard", "name=run"]
+    for count, step in ((1, 3), (1, 7), (2, 9)):
+        threads(count)
+        signal_at(step, signal.SIGTERM)
+        assert main(arguments) == 143
+        said = capsys.readouterr().out
+        assert ("computed on 1 thread(s), and this is on 2" in said) is (count == 2)
+        assert ("OMP_NUM_THREADS=1 avoids that" in said) is (count == 2)
+
+
 def test_a_signal_ends_a_whole_multirun(in_tmp, tiny, signal_at):
     signal_at(3, signal.SIGINT)
     assert main(["train", "-m", *tiny, "method=standard", "seed=0,1,2"]) == 130
