@@ -81,13 +81,6 @@ def build_export(loaded: LoadedRun, resolved: dict[str, Any]) -> Export:
         about |= {"dataset": data.name, "split": split_name, "indices": str(resolved["indices"])}
         folder = loaded.run.certificates
         scales = build_scales(resolved, contract if contract.features else InputContract.of(data), f"data={data.name}")
-        if scales is not None and scales.groups:
-            raise UserError(
-                "a VNN-LIB property is one box, and "
-                f"{', '.join(column for column, _ in scales.groups)} may take any category",
-                where="configuration key scales.categories",
-                fix="vnnlib=false exports the network alone; scales with immutable: in place of categories: export",
-            )
         claims = read_claims(
             folder,
             checkpoint_sha256=sha256,

@@ -17,7 +17,7 @@ from certtrain.certificates import STATUSES
 from certtrain.errors import UserError
 from certtrain.export.claims import Claims
 from certtrain.export.onnx import INPUT, OPSET, OUTPUT, onnx_bytes
-from certtrain.export.vnnlib import PLACES, decimal_box, property_text
+from certtrain.export.vnnlib import PLACES, decimal_boxes, property_text
 from certtrain.files import unwritable, write_bytes_atomic, write_json_atomic, write_text_atomic
 from certtrain.scales import Scales
 from certtrain.threat import radius_key, radius_text
@@ -25,6 +25,10 @@ from certtrain.threat import radius_key, radius_text
 SCALED = (
     "The ball is a box of another size for each feature: radius times its size in properties.json, scales.features.",
     "A feature of size 0 is the same number at both ends, with all its digits and nothing added.",
+)
+CATEGORIES = (
+    "A column in scales.categories takes any of its values: the input is in one of several boxes, one for each",
+    "combination of categories, written as an (or ...) of an (and ...) that bounds every input.",
 )
 
 
@@ -127,9 +131,10 @@ def _property(part: Path, export: Export, x: Tensor, y: int, index: int, radius:
         + ("" if export.scales is None else f" of the features' scales {export.scales.label}"),
         f"unsat: every input of the ball gets the label; certtrain: {said}",
     ]
-    box = decimal_box(x, radius, scales=export.scales)
-    write_text_atomic(part / file, property_text(box, y, export.num_classes, comment))
-    return {"file": file, "index": index, "label": y, "radius": radius_text(radius), "claims": claims}
+    boxes = decimal_boxes(x, radius, scales=export.scales)
+    write_text_atomic(part / file, property_text(boxes, y, export.num_classes, comment))
+    several = {"boxes": len(boxes)} if len(boxes) > 1 else {}
+    return {"file": file, "index": index, "label": y, "radius": radius_text(radius), **several, "claims": claims}
 
 
 def verdict(entry: dict[str, Any]) -> str:
@@ -161,6 +166,7 @@ def readme(found: dict[str, Any]) -> str:
             f"The box holds the exact l-inf ball within [0, 1]: rounded outward to {PLACES} decimals, after 2^-25 was",
             "added on each side, so that it still holds the ball when its numbers are read as float32.",
             *(SCALED if "scales" in found else ()),
+            *(CATEGORIES if "categories" in found.get("scales", ()) else ()),
             "  unsat   proves the claim about the ball; sat where we say verified: one of the two is wrong",
             "  sat     a counterexample, unless it lies in the added 2^-25; unsat where we say falsified: likewise",
             "",

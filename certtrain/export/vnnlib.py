@@ -1,13 +1,13 @@
-"""Local robustness as a VNN-LIB property: a box of inputs, and the outputs that would refute the claim."""
+"""Local robustness as a VNN-LIB property: boxes of inputs, and the outputs that would refute the claim."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from certtrain.export.onnx import INPUT, OUTPUT
-from certtrain.threat import OUTWARD, radius_text
+from certtrain.threat import OUTWARD, ThreatModel, radius_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +25,8 @@ Box = list[tuple[Fraction, Fraction]]
 def decimal_box(x: Tensor, radius: Fraction, *, lower: int = 0, upper: int = 1, scales: Scales | None = None) -> Box:
     """The l-inf ball `{x' : |x' - x| <= radius} ∩ [lower, upper]^d` in decimals, rounded outward.
 
-    With scales `|x'_i - x_i| <= radius w_i`; where w_i = 0 both ends are the value itself, in full.
+    With scales `|x'_i - x_i| <= radius w_i`; where w_i = 0 both ends are the value itself, in full. Columns that may
+    take any category make several boxes: see `decimal_boxes`.
 
     With B the exact ball and P the box that `ThreatModel(outward=True)` proves over: B ⊆ box ⊆ P. Hence `unsat` of any
     verifier implies the claim about B, and a certificate of ours implies `unsat`.
@@ -38,9 +39,12 @@ def decimal_box(x: Tensor, radius: Fraction, *, lower: int = 0, upper: int = 1, 
 
     Returns:
         (lower, upper) of each input in row-major order, multiples of 10^-12.
+
+    Raises:
+        ValueError: there are several boxes.
     """
     if scales is not None and scales.groups:
-        raise ValueError("columns that may take any category make several boxes")
+        raise ValueError("columns that may take any category make several boxes, not one: see decimal_boxes")
     unit, box = 10**PLACES, []
     for value, scale in zip(x.flatten().tolist(), [Fraction(1)] * x.numel() if scales is None else scales.values):
         if not scale:
@@ -51,6 +55,20 @@ def decimal_box(x: Tensor, radius: Fraction, *, lower: int = 0, upper: int = 1, 
         low, high = Fraction(low * unit // 1, unit), Fraction(-(-high * unit // 1), unit)
         box.append((max(low, Fraction(lower)), min(high, Fraction(upper))))
     return box
+
+
+def decimal_boxes(
+    x: Tensor, radius: Fraction, *, lower: int = 0, upper: int = 1, scales: Scales | None = None
+) -> list[Box]:
+    """The boxes whose union is the set of admissible inputs, each once; the first is around x itself.
+
+    Those of `ThreatModel.parts`: one for each combination of the categories that columns may take, and one for a value
+    of x that is none of them. Arguments and rounding are those of `decimal_box`.
+    """
+    fixed = None if scales is None else scales.fixed()
+    parts = (part[0] for part, _ in ThreatModel(eps=radius, scales=scales).parts(x[None]))
+    boxes = [decimal_box(part, radius, lower=lower, upper=upper, scales=fixed) for part in parts]
+    return [box for place, box in enumerate(boxes) if box not in boxes[:place]]
 
 
 def box_text(value: Fraction) -> str:
@@ -65,22 +83,31 @@ def box_text(value: Fraction) -> str:
     return text if "." in text else f"{text}.0"
 
 
-def property_text(box: Box, label: int, num_classes: int, comment: Sequence[str] = ()) -> str:
+def property_text(boxes: Sequence[Box], label: int, num_classes: int, comment: Sequence[str] = ()) -> str:
     """A property in VNN-LIB 1.0 as the verification competitions write it: satisfiable when the claim is false.
 
-    The box, and a disjunction: some other class has a logit >= the label's. A tie counts against the claim, as in our
-    certificates, whose margins are > 0.
+    The input is in the box, or in one of the boxes, a disjunction of conjunctions each of which bounds every input; and
+    a disjunction: some other class has a logit >= the label's. A tie counts against the claim, as in our certificates,
+    whose margins are > 0.
 
     Args:
-        box: of the inputs, in row-major order.
+        boxes: of the inputs, in row-major order.
         label: the class claimed.
         num_classes: K.
         comment: lines that stand first.
     """
     lines = [f"; {line}" for line in comment]
-    lines += ["", *(f"(declare-const {INPUT}_{i} Real)" for i in range(len(box)))]
+    lines += ["", *(f"(declare-const {INPUT}_{i} Real)" for i in range(len(boxes[0])))]
     lines += ["", *(f"(declare-const {OUTPUT}_{k} Real)" for k in range(num_classes)), ""]
-    for i, (low, high) in enumerate(box):
-        lines += [f"(assert (>= {INPUT}_{i} {box_text(low)}))", f"(assert (<= {INPUT}_{i} {box_text(high)}))"]
+    if len(boxes) == 1:
+        lines += [f"(assert {side})" for side in _sides(boxes[0])]
+    else:
+        lines += ["(assert (or", *(f"    (and {' '.join(_sides(box))})" for box in boxes), "))"]
     others = [f"    (and (>= {OUTPUT}_{k} {OUTPUT}_{label}))" for k in range(num_classes) if k != label]
     return "\n".join([*lines, "", "(assert (or", *others, "))", ""])
+
+
+def _sides(box: Box) -> Iterator[str]:
+    for i, (low, high) in enumerate(box):
+        yield f"(>= {INPUT}_{i} {box_text(low)})"
+        yield f"(<= {INPUT}_{i} {box_text(high)})"

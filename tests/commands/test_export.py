@@ -80,7 +80,7 @@ def test_properties_are_what_the_logs_claim(exported, found, running, test_part)
     """Each box holds its exact ball. Counterexamples of ours satisfy the property; inside proved balls nothing does."""
     draw, seen = np.random.default_rng(0), Counter()
     for entry in found["properties"]:
-        box, satisfied = read_vnnlib((exported / entry["file"]).read_text())
+        (box,), satisfied = read_vnnlib((exported / entry["file"]).read_text())
         x, label = test_part.x[entry["index"]], int(test_part.y[entry["index"]])
         assert entry["label"] == label
         for (low, high), value in zip(box, x.flatten().tolist(), strict=True):
@@ -107,7 +107,7 @@ def test_a_counterexample_satisfies_the_property(exported, found, running, train
         x, y = test_part.x[entry["index"]][None], test_part.y[entry["index"]][None]
         attack = pgd_margins(network, x, y, ThreatModel("linf", Fraction(3, 10)), steps=20)
         if attack.margin.item() < -1e-3:
-            box, satisfied = read_vnnlib((exported / entry["file"]).read_text())
+            (box,), satisfied = read_vnnlib((exported / entry["file"]).read_text())
             assert all(low <= value <= high for (low, high), value in zip(box, attack.x.flatten().tolist()))
             assert satisfied(running(attack.x.numpy())[0].tolist())
             hits += 1

@@ -4,11 +4,13 @@ import json
 import random
 import re
 import shutil
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 from people_table import people, training
+from vnnlib_reader import read_vnnlib
 
 from certtrain import cli
 from certtrain.certificates import CertificateLog
@@ -146,12 +148,38 @@ def test_columns_that_may_take_any_category(here, capsys):
     assert run("audit", str(here)) == 0
     assert run("report", "runs/people") == 0
     assert "any category" in (here / "report.html").read_text()
-    assert run("export", "run=people", any_colour[0]) == 2
-    assert "a VNN-LIB property is one box, and colour may take any category" in capsys.readouterr().err
     (here.parent.parent / "row.csv").write_text("income,colour,age\n11000,red,21\n")
     assert run("predict", "run=people", "input=row.csv", any_colour[0], "certifier.crown.attack_steps=2") == 0
     assert "any of blue, red" in capsys.readouterr().out
     assert run("flips", "people", "--certificate", "any_crown") == 0
+
+
+def test_an_export_states_every_box_of_any_category(here):
+    """Inside the boxes of what is verified no point satisfies; of what another category alone flips one does."""
+    onnxruntime, any_colour = pytest.importorskip("onnxruntime"), "categories: [colour]}"
+    asked = f"scales={{name: free, units: {{age: 3}}, range: {{income: 0.02}}, {any_colour}"
+    assert run("certify", "run=people", asked, "certifier=cascade", "name=free") == 0
+    assert run("export", "run=people", asked) == 0
+    found, seen = json.loads((here / "export" / "properties.json").read_text()), Counter()
+    session = onnxruntime.InferenceSession(here / "export" / found["network"]["file"])
+    assert found["scales"]["categories"] == {"colour": ["colour=blue", "colour=red"]}
+    assert "one of several boxes" in (here / "export" / "README.txt").read_text()
+    draw = np.random.default_rng(0)
+    for entry in found["properties"]:
+        boxes, satisfied = read_vnnlib((here / "export" / entry["file"]).read_text())
+        assert len(boxes) == entry["boxes"] == 2
+        assert sorted([box[1], box[2]] for box in boxes) == [[(0, 0), (1, 1)], [(1, 1), (0, 0)]]
+        ends = np.array(boxes, dtype=np.float32)
+        points = (
+            ends[:, None, :, 0] + draw.random((2, 30, 4), dtype=np.float32) * (ends[..., 1] - ends[..., 0])[:, None]
+        )
+        hit = any(satisfied(session.run(["Y"], {"X": point[None]})[0][0].tolist()) for point in points.reshape(-1, 4))
+        (claim,) = entry["claims"]
+        assert claim["log"] == "free_cascade"
+        assert not (hit and claim["status"] == "verified")
+        seen[claim["status"], hit] += 1
+    assert seen["verified", False] > 5
+    assert seen["falsified", True] + seen["misclassified", True] > 2
 
 
 def test_training_over_categories(here, capsys):

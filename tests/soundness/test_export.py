@@ -80,7 +80,7 @@ def test_what_we_verify_by_intervals_is_proved_from_the_files_alone(exported):
     found = json.loads((exported / "properties.json").read_text())
     verifier, proved = Intervals(exported / found["network"]["file"]), {"0.02": 0, "0.05": 0}
     for entry in found["properties"]:
-        box, satisfied = read_vnnlib((exported / entry["file"]).read_text())
+        (box,), satisfied = read_vnnlib((exported / entry["file"]).read_text())
         margins = verifier.margins(box, entry["label"])
         for claim in entry["claims"]:
             if claim["log"] == "ibp" and claim["status"] == "verified":
