@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ class TensorBoardMetrics(Logger):
         self.folder, self.config = Path(folder), config
         self._make = _writer_class()
         self._writer: Any = None
+        self._kept: _Kept | None = None
         self._purge: int | None = None
         self._last = 0
 
@@ -47,6 +48,7 @@ class TensorBoardMetrics(Logger):
         """The event writer, made when there is something to write."""
         if self._writer is None:
             self._writer = self._make(str(self.folder), purge_step=self._purge)
+            self._kept = _Kept.of(self._writer)
             if self.config and self._purge is None:
                 self._writer.add_text("configuration", f"```yaml\n{self.config}\n```")
         return self._writer
@@ -96,12 +98,12 @@ class TensorBoardMetrics(Logger):
             UserError: there is no room for the events, or the folder cannot be written.
         """
         try:
+            if self._kept is not None and self._kept.error is not None:
+                raise self._kept.error
             yield
         except OSError as error:
-            events = getattr(getattr(self._writer, "file_writer", None), "event_writer", None)
-            if events is not None:
-                events.close = lambda: None  # tensorboardX tries once more when Python ends, with a traceback
-            self._writer = None
+            _abandon(self._writer)
+            self._writer = self._kept = None
             raise unwritable(self.folder / "events", error, where="logger=tensorboard") from error
 
     @rank_zero_only
@@ -115,8 +117,53 @@ class TensorBoardMetrics(Logger):
         if self._writer is not None:
             with self._writing():
                 self._writer.close()
-            self._writer = None
+            self._writer = self._kept = None
             self._purge = self._last + 1
+
+
+class _Kept:
+    """What tensorboardX's thread writes to. An error is kept for the next call: a thread that died of it would leave a
+    queue that fills, and a training that waits for ever.
+
+    Args:
+        file: what the thread wrote to.
+    """
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    @classmethod
+    def of(cls, writer: Any) -> _Kept | None:
+        """Put in its place; None for the other package, which keeps errors by itself."""
+        worker = getattr(getattr(getattr(writer, "file_writer", None), "event_writer", None), "_worker", None)
+        if not hasattr(worker, "_record_writer"):
+            return None
+        worker._record_writer = cls(worker._record_writer)
+        return worker._record_writer
+
+    def write_event(self, event: Any) -> None:
+        self._attempt(self._file.write_event, event)
+
+    def flush(self) -> None:
+        self._attempt(self._file.flush)
+
+    def _attempt(self, call: Callable[..., Any], *given: Any) -> None:
+        if self.error is None:
+            try:
+                call(*given)
+            except OSError as error:
+                self.error = error
+
+
+def _abandon(writer: Any) -> None:
+    """Keep tensorboardX from trying once more when Python ends, and its thread from living until then: tracebacks."""
+    events = getattr(getattr(writer, "file_writer", None), "event_writer", None)
+    if events is not None:
+        events.close = lambda: None
+    worker = getattr(events, "_worker", None)
+    if worker is not None and worker.is_alive():
+        worker.stop()
 
 
 def _writer_class() -> Any:

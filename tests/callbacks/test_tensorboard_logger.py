@@ -3,6 +3,9 @@
 import builtins
 import errno
 import struct
+import subprocess
+import sys
+import threading
 
 import pytest
 
@@ -101,3 +104,27 @@ def test_no_room_for_the_events(tmp_path, monkeypatch, when):
     logger.close()  # in the finally of who has it
     monkeypatch.undo()
     writer.file_writer.event_writer.close()  # as tensorboardX does when Python ends
+    # A thread that is left reads from a queue that ends before it, with a traceback.
+    assert not [thread for thread in threading.enumerate() if type(thread).__module__.startswith("tensorboardX")]
+
+
+def test_a_disk_that_fills_up_while_tensorboardx_writes(tmp_path):
+    """In its thread, which must not die of it: the queue before it holds ten events, then a call waits for ever."""
+    program = f"""
+import resource, threading
+from certtrain.callbacks.tensorboard_logger import TensorBoardMetrics
+from certtrain.errors import DiskFull
+logger = TensorBoardMetrics({str(tmp_path)!r})
+logger.log_metrics({{"loss": 1.0}}, 0)
+resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+try:
+    for step in range(100_000):
+        logger.log_metrics({{"loss": 1.0}}, step)
+except DiskFull as error:
+    print(error)
+logger.close()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "there is no room for" in done.stdout
+    assert done.stderr == ""
