@@ -1,7 +1,7 @@
 """A multirun: one job per combination of swept values, by any launcher, and what became of each.
 
-A job may run in another process or on another machine, so nothing is handed back in memory: each writes a small record
-into a folder that all can see, and everything else stands in its run directory.
+A job may run in another process or on another machine, so it writes a small record into a folder that all can see, and
+everything else stands in its run directory. Only a record that finds no room there travels with the launcher's results.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 from certtrain import environment
 from certtrain.commands.compose import INTERRUPTED, call_hydra
-from certtrain.errors import DiskFull, UserError
+from certtrain.errors import UserError
 from certtrain.files import explained, unwritable, write_json_atomic
 
 FOLDER = ".multirun"
@@ -44,8 +44,17 @@ def run_multirun(command: str, arguments: list[str]) -> int:
         call_hydra(command, ["-m", *(word for word in arguments if word not in ("-m", "--multirun"))], task)
     except Exception as error:  # refused by Hydra; or a launcher whose worker was killed, or whose cluster says no
         stopped = error
-    records = read_records(spool)
-    if not any(spool.glob("*.log")):
+    records, every = read_records(spool), True
+    if isinstance(stopped, Unrecorded):
+        by_number = {record["number"]: record for record in records}
+        every = stopped.record["number"] in by_number  # else other jobs may have found no room for a first word either
+        by_number[stopped.record["number"]] = stopped.record
+        records, stopped = [by_number[number] for number in sorted(by_number)], None
+    if any(spool.glob("*.log")):  # where the jobs' own messages are
+        told = {record["error"]: record["number"] for record in reversed(records) if record["error"]}
+        for error, number in sorted(told.items(), key=lambda pair: pair[1]):
+            print(f"certtrain: job {number} failed: {error}", file=sys.stderr)
+    else:
         _sweep_up(root, spool)
     if not records:
         if not existed:
@@ -66,7 +75,7 @@ def run_multirun(command: str, arguments: list[str]) -> int:
     module = import_module(f"certtrain.commands.{command}")
     if hasattr(module, "summarise"):
         module.summarise(records)
-    return _verdict(records, stopped)
+    return _verdict(records, stopped, every)
 
 
 def _sweep_up(root: Path, spool: Path) -> None:
@@ -76,8 +85,8 @@ def _sweep_up(root: Path, spool: Path) -> None:
         shutil.rmtree(root, ignore_errors=True)
 
 
-def _verdict(records: Sequence[dict[str, Any]], stopped: Exception | None) -> int:
-    """The exit status of the whole, or the error that stands for what failed."""
+def _verdict(records: Sequence[dict[str, Any]], stopped: Exception | None, every: bool) -> int:
+    """The exit status of the whole, or the error that stands for what failed; `every`: there are no other jobs."""
     if signals := [record["status"] for record in records if (record["status"] or 0) >= INTERRUPTED]:
         return max(signals)
     lost = [record for record in records if record["status"] is None]
@@ -89,15 +98,24 @@ def _verdict(records: Sequence[dict[str, Any]], stopped: Exception | None) -> in
         f"job {record['number']} ended without a word, as when it is killed or its disk is full" for record in lost
     ]
     causes += [f"the launcher stopped: {stopped}"] if stopped else []
+    count = len(failed) + len(lost)
     raise UserError(
-        f"{len(failed) + len(lost)} of {len(records)} jobs failed, the first because: {causes[0]}",
+        f"{f'{count} of {len(records)}' if every else f'at least {count}'} jobs failed, the first because: {causes[0]}",
         where="the multirun",
         fix="the messages above; the other jobs are whole, the same command runs only what is missing",
     ) from stopped
 
 
+class Unrecorded(Exception):
+    """How a job ended, whose record found no room: Hydra carries the exception of the first such job to the command."""
+
+    def __init__(self, record: dict[str, Any]) -> None:
+        super().__init__(record)  # so that it can be pickled
+        self.record = record
+
+
 class Task:
-    """What Hydra calls per job, in this process or, pickled, in another one. Raises only for want of a record.
+    """What Hydra calls per job, in this process or, pickled, in another one. Raises only `Unrecorded`.
 
     Args:
         command: whose module runs the job.
@@ -121,36 +139,35 @@ class Task:
         if elsewhere:
             environment.remember_command(self.words)
             share_cores(int(hydra.launcher.get("n_jobs") or 1), hydra.launcher.get("cpus_per_task"))
-        with self._output(record["number"], elsewhere):
-            self._run(record, config, hydra)
-
-    def _run(self, record: dict[str, Any], config: Any, hydra: Any) -> None:
-        path = self.spool / f"{record['number']:04}.json"
-        module = import_module(f"certtrain.commands.{self.command}")
-        print(f"\njob {record['number']}: {' '.join(record['overrides'])}", flush=True)
         try:
+            with self._output(record["number"], elsewhere):
+                self._run(record, config)
+        except (UserError, OSError) as error:  # no room for the record, or for the log
+            if record["status"] is None:
+                record |= {"status": FAILED, "error": str(_message(error) or error)}
+            raise Unrecorded(record) from error
+
+    def _run(self, record: dict[str, Any], config: Any) -> None:
+        path = self.spool / f"{record['number']:04}.json"
+        try:
+            module = import_module(f"certtrain.commands.{self.command}")
+            print(f"\njob {record['number']}: {' '.join(record['overrides'])}", flush=True)
             if hasattr(module, "run_path"):
                 record["run"] = str(Path(module.run_path(config)).resolve())
             write_json_atomic(path, record)
             record["status"] = module.run(config)
             if record["status"] == FAILED:
                 record["error"] = "an attack broke certificates that it issued"
-        except UserError as error:
-            record |= {"status": FAILED, "error": str(error)}
-            print(f"certtrain: this job failed: {error}", file=sys.stderr)
-        except Exception as error:  # not the user's mistake: all that helps to mend it
-            message = explained(error) if isinstance(error, OSError) else None
+        except Exception as error:
+            message = _message(error)
             record |= {"status": FAILED, "error": str(message or f"{type(error).__name__}: {error}")}
-            if message is None:
-                traceback.print_exc()
-            else:
-                print(f"certtrain: this job failed: {message}", file=sys.stderr)
+            # Of what is not the user's mistake all that helps to mend it.
+            _tell(traceback.format_exc() if message is None else f"certtrain: this job failed: {message}")
         try:
             write_json_atomic(path, record)
-        except DiskFull as error:
-            if not path.exists():
-                raise
-            print(f"certtrain: how this job ended is not recorded: {error}", file=sys.stderr)
+        except UserError as error:
+            _tell(f"certtrain: how this job ended is not recorded: {error}")
+            raise
 
     @contextlib.contextmanager
     def _output(self, number: int, elsewhere: bool) -> Iterator[None]:
@@ -160,13 +177,28 @@ class Task:
             return
         log = self.spool / f"{number:04}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
+        file = log.open("a", encoding="utf-8")
         print(f"job {number}: started, output in {log}", flush=True)
-        with contextlib.ExitStack() as stack:
-            file = stack.enter_context(log.open("a", encoding="utf-8"))
-            stack.enter_context(contextlib.redirect_stdout(file))
-            stack.enter_context(contextlib.redirect_stderr(file))
-            yield
+        try:
+            with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+                yield
+        finally:
+            with contextlib.suppress(OSError):  # lines that find no room: why the job failed goes another way
+                file.close()
         print(f"job {number}: ended", flush=True)
+
+
+def _tell(text: str) -> None:
+    """A message of a job, where there is room for it."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
+def _message(error: Exception) -> UserError | None:
+    """What the user is told of an error that is no bug."""
+    if isinstance(error, OSError):
+        return explained(error)
+    return error if isinstance(error, UserError) else None
 
 
 def read_records(spool: Path) -> list[dict[str, Any]]:

@@ -2,9 +2,11 @@
 
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -197,10 +199,28 @@ def test_a_multirun_runs_what_is_missing(in_tmp, tiny, full, capsys):
     shown = capsys.readouterr()
     assert "Traceback" not in shown.err + shown.out
     assert "how this job ended is not recorded: there is no room for" in shown.err
-    assert "1 of 2 jobs failed, the first because: " in shown.err
+    assert "1 of 2 jobs failed, the first because: there is no room for " in shown.err
+    assert "checkpoints/last.ckpt: No space left on device" in shown.err.split("the first because")[1]
     assert main(arguments) == 0
     results = [json.loads(path.read_text()) for path in (in_tmp / "runs").glob("*/result.json")]
     assert [result["status"] for result in results] == ["complete"] * 2
+
+
+@pytest.mark.parametrize(("eps", "cause"), [("-1", "the radius -1 is negative"), ("0.05", "there is no room for ")])
+def test_a_job_that_cannot_record_its_end_tells_why_all_the_same(in_tmp, tiny, full, capsys, eps, cause):
+    with full("0000.json", 1):
+        assert main(["train", "-m", *tiny, "method=standard", f"eps={eps}", "seed=0,1"]) == 2
+    shown = capsys.readouterr().err
+    assert f"at least 1 jobs failed, the first because: {cause}" in shown
+    assert "without a word" not in shown
+    assert "Traceback" not in shown
+
+
+def test_how_a_job_ended_travels_from_its_process():
+    from certtrain.commands.multirun import Unrecorded
+
+    record = {"number": 3, "status": 1, "error": "no room"}
+    assert pickle.loads(pickle.dumps(Unrecorded(record))).record == record
 
 
 LIMITED = """
@@ -253,6 +273,37 @@ def test_a_real_file_system_of_a_few_kibibytes(in_tmp, training, small_disk, cap
     small_disk(10_000)
     assert main(arguments) == 0
     assert outcome(in_tmp / "runs" / "run") == expected
+
+
+@pytest.fixture
+def workers():
+    """Ended with the test: idle ones would live as long as the tests, in the directory of this one."""
+    yield
+    from joblib.externals.loky import get_reusable_executor
+
+    get_reusable_executor().shutdown(wait=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("hydra_plugins") is None, reason="the launchers are not installed")
+@pytest.mark.parametrize("kibibytes", [0, 16, 60])
+def test_jobs_of_a_launcher_on_a_real_file_system(in_tmp, tiny, small_disk, workers, capfd, kibibytes):
+    """A job that fills the disk, and its log, tells why in its own words, and not that it ended without a word."""
+    small_disk(10_000)
+    command = ["train", "-m", *tiny, "method=standard", "epochs=1", "seed=0,1", "hydra/launcher=joblib"]
+    (in_tmp / "runs" / "in_the_way").write_bytes(bytes(1_000_000))
+    small_disk(1_004 + kibibytes)
+    assert main(command) == 2
+    shown = capfd.readouterr().err
+    assert "Traceback" not in shown
+    assert "there is no room for " in shown
+    assert "No space left on device" in shown
+    assert "without a word" not in shown
+    assert " MB free of " in shown
+    small_disk(10_000)
+    assert main(command) == 0
+    results = [json.loads(path.read_text()) for path in (in_tmp / "runs").glob("*/result.json")]
+    assert [result["status"] for result in results] == ["complete"] * 2
 
 
 @pytest.mark.slow
