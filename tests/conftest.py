@@ -76,6 +76,14 @@ def runs(trained_runs, in_tmp) -> Path:
 
 
 @pytest.fixture
+def study(tiny) -> list[str]:
+    """A study of the learning rate, whose trials take a fraction of a second."""
+    own = ["method=standard", "epochs=1", "val_size=0.2", "sweep=optuna", "sweep.n_trials=2", "name=it"]
+    rest = [word for word in tiny if not word.startswith("epochs")]
+    return ["train", *rest, *own, "+sweep.space.optimizer.lr={low: 0.001, high: 0.1, log: true}"]
+
+
+@pytest.fixture
 def snapshot():
     """What maps every file below a folder to its content, to see that nothing was overwritten."""
 

@@ -10,7 +10,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from certtrain.added_keys import BEFORE
-from certtrain.commands.study import FREE
+from certtrain.commands.study_request import FREE
 from certtrain.commands.train import EXTENDS, MAY_DIFFER, resolve
 from certtrain.config import GROUPS, conf_dir, options, plain
 from certtrain.runs import ABSENT, RunDirectory, config_differences

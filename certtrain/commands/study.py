@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from certtrain import environment
 from certtrain.commands.compose import INTERRUPTED, quoted
-from certtrain.commands.train import EXTENDS, MAY_DIFFER, NOT_OF_A_RUN, resolve, run_one
-from certtrain.config import GROUPS, SMOOTHING, default_monitor, options, plain
-from certtrain.errors import DiskFull, UserError, nearest
+from certtrain.commands.study_request import StudyRequest
+from certtrain.commands.train import resolve, run_one
+from certtrain.errors import DiskFull, UserError
 from certtrain.files import write_json_atomic
 from certtrain.reporting import terminal
 from certtrain.reporting.terminal import print_line
-from certtrain.runs import RunDirectory, config_differences
-from certtrain.sweeps.metric import CLEAN, Metric
-from certtrain.sweeps.space import Parameter, read_space
-from certtrain.sweeps.study import Outcome, Row, Settings, Study, Trial
+from certtrain.runs import RunDirectory
+from certtrain.sweeps.study import Outcome, Row, Study, Trial
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-# Keys of `sweep` that may change between two sessions of a study.
-FREE = ("n_trials", "max_failed", "certify", "pruner", "pruner_startup", "startup", "sampler")
 
 
 def run_study(config: Any, hydra: Any) -> int:
@@ -60,33 +52,15 @@ class _Stopped(Exception):
         self.status = status
 
 
-@dataclass(frozen=True)
-class _Base:
-    """What the trials share: the composed configuration, and the overrides it was composed of."""
-
-    resolved: dict[str, Any]
-    overrides: list[str]
-
-
 class _Study:
     """A study and the run directories of its trials."""
 
     def __init__(self, config: Any, hydra: Any, console: Console) -> None:
         self.console = console
-        self.sweep: dict[str, Any] = plain(config["sweep"])
-        self.base = _base(config, hydra)
-        resolved = self.base.resolved
-        self.folder = Path(resolved["runs_dir"]) / str(resolved["name"])
-        self.space = _space(self.sweep, resolved, hydra)
-        self.metrics = _metrics(self.sweep, resolved)
-        _refuse(config, hydra, self.sweep, resolved)
-        _claim(self.folder, self.sweep, resolved, self.metrics)
-        storage = self.sweep["storage"] or f"sqlite:///{(self.folder / 'study.db').resolve()}"
-        keys = ("n_trials", "sampler", "startup", "pruner", "pruner_startup", "max_failed")
-        given = {key: self.sweep[key] for key in keys}
-        names = tuple(metric.name for metric in self.metrics)
-        settings = Settings(self.folder.name, storage, names, seed=resolved["seed"], **given)
-        self.study = Study(self.folder, settings, self.space)
+        self.request = StudyRequest.read(config, hydra)
+        self.sweep, self.metrics, self.folder = self.request.sweep, self.request.metrics, self.request.folder
+        self.request.claim()
+        self.study = Study(self.folder, self.request.settings(), self.request.space)
 
     def path(self, number: int) -> Path:
         """The run directory of a trial."""
@@ -99,8 +73,8 @@ class _Study:
         return [*self._fixed(settings), *tried, f"certify_test={str(certify).lower()}", *where]
 
     def _fixed(self, settings: Mapping[str, str]) -> list[str]:
-        """The base's overrides that a trial does not set itself."""
-        return [override for override in self.base.overrides if override.lstrip("+").split("=", 1)[0] not in settings]
+        """The shared overrides that a trial does not set itself."""
+        return [o for o in self.request.overrides if o.lstrip("+").split("=", 1)[0] not in settings]
 
     def evaluate(self, trial: Trial) -> Outcome:
         """Train a trial's run, or go on with it, and read its values from its result."""
@@ -216,119 +190,7 @@ class _Study:
         return run_one(*self._compose(self.overrides(chosen.number, chosen.settings, certify=True)))
 
 
-def _base(config: Any, hydra: Any) -> _Base:
-    """The configuration that every trial starts from; its name is the study's."""
-    named = config["name"]
-    resolved, overrides = resolve(config, hydra)
-    if named is None:
-        resolved["name"] += "-pareto" if config["sweep"].get("pareto") else "-optuna"
-    mine = (*NOT_OF_A_RUN, "runs_dir=", "certify_test=")
-    return _Base(resolved, [o for o in overrides if not o.lstrip("+~").startswith(mine)])
-
-
-def _space(sweep: Mapping[str, Any], resolved: Mapping[str, Any], hydra: Any) -> list[Parameter]:
-    spaces = [name.removeprefix("space/") for name in options("sweep") if name.startswith("space/")]
-    for override in hydra.overrides.task:  # the group is optional, so that Hydra passes over a typo
-        group, _, name = override.partition("=")
-        if group == "sweep/space" and name not in spaces:
-            raise UserError(f"sweep/space has no option {name!r}", where=override, fix=nearest(name, spaces))
-    if not sweep.get("space"):
-        raise UserError(
-            f"there is no search space for method={resolved['choices']['method']}",
-            where="sweep/space",
-            fix=f"sweep/space={'|'.join(spaces)}, or +sweep.space.optimizer.lr={{low: 1e-4, high: 1e-1, log: true}}",
-        )
-    groups = {group: options(group) for group in GROUPS if group not in ("experiment", "sweep")}
-    return read_space(sweep["space"], _flat(resolved), groups)
-
-
-def _metrics(sweep: Mapping[str, Any], resolved: dict[str, Any]) -> tuple[Metric, ...]:
-    norm = "l2" if resolved["choices"]["certifier"] in SMOOTHING else resolved["norm"]
-    name = sweep["metric"] or resolved["checkpoint"]["monitor"] or default_monitor(resolved)
-    certified = Metric(name, norm)
-    known = ["val/acr" if resolved["choices"]["certifier"] in SMOOTHING else "val/acr_grid", CLEAN]
-    known += [Metric.certified(str(radius), norm).name for radius in resolved["radii"]]
-    if name not in known:
-        raise UserError(f"no validation metric is called {name!r}", where="sweep.metric", fix=nearest(name, known))
-    return (Metric(CLEAN, norm), certified) if sweep["pareto"] else (certified,)
-
-
-def _refuse(config: Any, hydra: Any, sweep: Mapping[str, Any], resolved: Mapping[str, Any]) -> None:
-    """What does not go with a study."""
-    multirun = hydra.mode is not None and hydra.mode.name == "MULTIRUN"
-    if multirun or config.get("seeds") is not None:
-        raise UserError(
-            "sweep=optuna makes its own runs",
-            where="the command line",
-            fix="leave -m and seeds= out; the chosen setting can be trained with seeds=5 afterwards",
-        )
-    if config.get("resume"):
-        raise UserError("sweep=optuna does not resume a run", where="the command line", fix="leave resume= out")
-    if hydra.runtime.choices.get("hydra/launcher") != "basic":
-        raise UserError(
-            "the trials of a study run one after another",
-            where="hydra/launcher",
-            fix="leave it out, and start the same command several times: the processes share the study",
-        )
-    if resolved["trainer"].get("devices", 1) != 1 or environment.torchrun() is not None:
-        raise UserError(
-            "each trial of a study trains on one device",
-            where="configuration key trainer.devices",
-            fix="trainer.devices=1, and start the same command once per device: the processes share the study",
-        )
-    if not resolved["val_size"]:
-        raise UserError(
-            "there is nothing to choose by without validation examples", where="val_size", fix="val_size=0.2"
-        )
-    if sweep["certify"] and sweep["pareto"]:
-        raise UserError(
-            "a front has no best run to certify", where="sweep.certify", fix="choose, then certtrain certify run=..."
-        )
-
-
-def _claim(folder: Path, sweep: Mapping[str, Any], resolved: dict[str, Any], metrics: tuple[Metric, ...]) -> None:
-    """Make the study's directory, or see that it is this study's.
-
-    Raises:
-        UserError: the directory holds a run, another study, or something else.
-    """
-    path = folder / "study.json"
-    fixed = {key: value for key, value in sweep.items() if key not in FREE}
-    objectives = [metric.name for metric in metrics]
-    if path.exists():
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-            there = {**before["config"], "sweep": before["sweep"], "objectives": before["objectives"]}
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"cannot read {path}: {error}", where="study", fix="choose another name=") from error
-        now = {**resolved, "sweep": fixed, "objectives": objectives}
-        differing = config_differences(there, now, [key for key in (*MAY_DIFFER, *EXTENDS) if key != "epochs"])
-        if differing:
-            lines = [f"    {key}: {old!r} there, {new!r} now" for key, old, new in differing[:12]]
-            raise UserError(
-                "\n".join([f"the study {folder.name} exists with other settings:", *lines]),
-                where=str(folder),
-                fix="choose another name=",
-            )
-        return
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{folder} exists and is no study", where=str(folder), fix="choose another name=")
-    write_json_atomic(path, {"objectives": objectives, "sweep": fixed, "config": resolved})
-
-
 def _override(key: str, value: str) -> str:
     """A value as an override: numbers, words, paths and lists as they are, anything else quoted."""
     bare = re.fullmatch(r"[\w.+/-]+", value) is not None or value[:1] in "[{"
     return f"{key}={value}" if bare else quoted(key, value)
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, item in value.items():
-        found[f"{prefix}{key}"] = item
-        if isinstance(item, Mapping):
-            found |= _flat(item, f"{prefix}{key}.")
-    return found
-
-
-__all__ = ["run_study"]

@@ -16,14 +16,6 @@ from certtrain.sweeps.study import Settings
 pytest.importorskip("optuna")
 
 
-@pytest.fixture
-def study(tiny) -> list[str]:
-    """A study of the learning rate, whose trials take a fraction of a second."""
-    own = ["method=standard", "epochs=1", "val_size=0.2", "sweep=optuna", "sweep.n_trials=2", "name=it"]
-    rest = [word for word in tiny if not word.startswith("epochs")]
-    return ["train", *rest, *own, "+sweep.space.optimizer.lr={low: 0.001, high: 0.1, log: true}"]
-
-
 def trials(folder) -> list[dict]:
     return json.loads((folder / "runs" / "it" / "trials.json").read_text())["trials"]
 
@@ -111,7 +103,7 @@ def test_only_the_chosen_run_is_certified_and_only_once(in_tmp, study, capsys):
 
 
 def test_a_locked_database(in_tmp, study, capsys, monkeypatch):
-    monkeypatch.setattr("certtrain.commands.study.Settings", partial(Settings, lock_seconds=0.05))
+    monkeypatch.setattr("certtrain.commands.study_request.Settings", partial(Settings, lock_seconds=0.05))
     assert main([*study, "sweep.n_trials=1"]) == 0
     other = sqlite3.connect(in_tmp / "runs" / "it" / "study.db")
     other.execute("BEGIN EXCLUSIVE")
@@ -122,43 +114,6 @@ def test_a_locked_database(in_tmp, study, capsys, monkeypatch):
     other.rollback()
     assert main(study) == 0
     assert [trial["state"] for trial in trials(in_tmp)] == ["complete"] * 2
-
-
-@pytest.mark.parametrize(
-    ("arguments", "expecting"),
-    [
-        (["+sweep.space.optimizer.lrr={low: 0.1, high: 1}"], "did you mean optimizer.lr"),
-        (["+sweep.space.seed={low: 0, high: 9, step: 1}"], "cannot be searched"),
-        (["sweep.n_trails=3"], "sweep.n_trials"),
-        (["sweep=optnua"], "did you mean optuna"),
-        (["sweep/space=crown_ipb"], "crown_ibp"),
-        (["sweep.metric=val/certified@0.07"], "val/certified@0.05"),
-        (["sweep.pruner=medain"], "did you mean median"),
-        (["seeds=2"], "makes its own runs"),
-        (["-m", "seed=0,1"], "makes its own runs"),
-        (["val_size=0"], "validation examples"),
-        (["hydra/launcher=joblib"], "one after another"),
-        (["sweep.pareto=true", "sweep.certify=true"], "a front has no best"),
-        (["~sweep.space.optimizer"], "no search space for method=standard"),
-    ],
-)
-def test_mistakes_before_the_first_trial(in_tmp, study, capsys, arguments, expecting):
-    assert main([*study, *arguments]) == 2
-    shown = capsys.readouterr().err
-    assert expecting in shown
-    assert "Traceback" not in shown
-    assert not [path for path in in_tmp.rglob("*") if path.is_file() and path.name != "study.json"]
-
-
-def test_another_study_of_the_same_name_is_refused(in_tmp, study, capsys, snapshot):
-    assert main([*study, "sweep.n_trials=1"]) == 0
-    before = snapshot(in_tmp / "runs")
-    for other in ("sweep.space.optimizer.lr.high=0.2", "epochs=2", "sweep.pareto=true", "seed=3"):
-        assert main([*study, other]) == 2
-        shown = capsys.readouterr().err
-        assert "exists with other settings" in shown
-        assert other.split("=")[0].removeprefix("sweep.pareto") in shown
-    assert snapshot(in_tmp / "runs") == before
 
 
 @pytest.mark.parametrize(
