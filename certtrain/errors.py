@@ -35,10 +35,10 @@ class DiskFull(UserError):
     """
 
 
-def nearest(word: str, options: Iterable[str], limit: int = 3) -> str:
+def nearest(word: str, options: Iterable[str]) -> str:
     """`did you mean a, b?` for a mistyped word, or the list of all options when nothing is near."""
     options = sorted(set(options))
-    close = difflib.get_close_matches(word, options, n=limit, cutoff=0.5)
+    close = difflib.get_close_matches(word, options, n=3, cutoff=0.5)
     if close:
         return f"did you mean {', '.join(close)}?"
     return f"available: {', '.join(options)}"

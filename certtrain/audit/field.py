@@ -62,10 +62,10 @@ def _check_ladder(audit: Audit, log: FieldLog, stated: Stated) -> None:
         return
     draws, alphas = ({"draws": (stated.n,)} if stated.n else {}), ({"alphas": (stated.alpha,)} if stated.alpha else {})
     found = fingerprint(shown, sigma, **draws, **alphas)
-    _say_candidates(audit, log, shown, found)
+    _say_candidates(audit, shown, found)
 
 
-def _say_candidates(audit: Audit, log: FieldLog, shown: Printed, found: list[Candidate]) -> None:
+def _say_candidates(audit: Audit, shown: Printed, found: list[Candidate]) -> None:
     m = len(shown.radius)
     likely = [candidate for candidate in found if candidate.likely]
     unlikely = [candidate for candidate in found if candidate.consistent and not candidate.likely]

@@ -14,6 +14,7 @@ UNCHECKED: Kind = "not checked"
 WARNING: Kind = "warning"
 DIFFERENT: Kind = "DIFFERENT"
 
+SHOWN = 5  # offending rows named
 INTEGRITY = (
     "An audit shows integrity, not authenticity: that files agree with each other, not who made them, nor that the "
     "votes or bounds were computed as stated. Labels, selected classes, votes, margins, attacks, sigma and that all "
@@ -90,8 +91,8 @@ def _number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def rows_text(rows: Any, limit: int = 5) -> str:
+def rows_text(rows: Any) -> str:
     """`idx 3, 17, 20 and 4 more` of the indices of offending rows."""
     values = [str(int(value)) for value in rows]
-    more = f" and {len(values) - limit} more" if len(values) > limit else ""
-    return f"idx {', '.join(values[:limit])}{more}"
+    more = f" and {len(values) - SHOWN} more" if len(values) > SHOWN else ""
+    return f"idx {', '.join(values[:SHOWN])}{more}"

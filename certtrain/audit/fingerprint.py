@@ -93,7 +93,7 @@ def fingerprint(
     return judged + sorted(others, key=lambda c: (-c.held, c.ladder.n, -c.ladder.level))
 
 
-def guess_sigma(shown: Printed, sigmas: Sequence[float] = SIGMAS) -> float | None:
+def guess_sigma(shown: Printed) -> float | None:
     """The sigma of the field whose ladder holds every radius and has the largest of them as its cap; None if not one.
 
     A guess: easy images get all votes, so that a log of many rows shows its cap, and the caps of other sigmas differ.
@@ -102,7 +102,7 @@ def guess_sigma(shown: Printed, sigmas: Sequence[float] = SIGMAS) -> float | Non
         return None
     few = thinned(shown)
     found = set()
-    for ladder in (Ladder(n, level, sigma) for sigma in sigmas for n in DRAWS for level in levels()):
+    for ladder in (Ladder(n, level, sigma) for sigma in SIGMAS for n in DRAWS for level in levels()):
         if ladder.sigma not in found and _capped(ladder, few) and ladder.holds(few.low, few.high).all():
             found.add(ladder.sigma)
     return found.pop() if len(found) == 1 else None

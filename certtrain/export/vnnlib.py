@@ -22,8 +22,8 @@ PLACES = 12
 Box = list[tuple[Fraction, Fraction]]
 
 
-def decimal_box(x: Tensor, radius: Fraction, *, lower: int = 0, upper: int = 1, scales: Scales | None = None) -> Box:
-    """The l-inf ball `{x' : |x' - x| <= radius} ∩ [lower, upper]^d` in decimals, rounded outward.
+def decimal_box(x: Tensor, radius: Fraction, *, scales: Scales | None = None) -> Box:
+    """The l-inf ball `{x' : |x' - x| <= radius} ∩ [0, 1]^d` in decimals, rounded outward.
 
     With scales `|x'_i - x_i| <= radius w_i`; where w_i = 0 both ends are the value itself, in full. Columns that may
     take any category make several boxes: see `decimal_boxes`.
@@ -34,7 +34,6 @@ def decimal_box(x: Tensor, radius: Fraction, *, lower: int = 0, upper: int = 1, 
     Args:
         x: one input, float32; its numbers are taken as they are, exactly.
         radius: exact.
-        lower, upper: the input range.
         scales: sizes of the features; None: 1 for all.
 
     Returns:
@@ -53,13 +52,11 @@ def decimal_box(x: Tensor, radius: Fraction, *, lower: int = 0, upper: int = 1, 
         wide = radius * scale + WIDENING
         low, high = Fraction(value) - wide, Fraction(value) + wide
         low, high = Fraction(low * unit // 1, unit), Fraction(-(-high * unit // 1), unit)
-        box.append((max(low, Fraction(lower)), min(high, Fraction(upper))))
+        box.append((max(low, Fraction(0)), min(high, Fraction(1))))
     return box
 
 
-def decimal_boxes(
-    x: Tensor, radius: Fraction, *, lower: int = 0, upper: int = 1, scales: Scales | None = None
-) -> list[Box]:
+def decimal_boxes(x: Tensor, radius: Fraction, *, scales: Scales | None = None) -> list[Box]:
     """The boxes whose union is the set of admissible inputs, each once; the first is around x itself.
 
     Those of `ThreatModel.parts`: one for each combination of the categories that columns may take, and one for a value
@@ -67,7 +64,7 @@ def decimal_boxes(
     """
     fixed = None if scales is None else scales.fixed()
     parts = (part[0] for part, _ in ThreatModel(eps=radius, scales=scales).parts(x[None]))
-    boxes = [decimal_box(part, radius, lower=lower, upper=upper, scales=fixed) for part in parts]
+    boxes = [decimal_box(part, radius, scales=fixed) for part in parts]
     return [box for place, box in enumerate(boxes) if box not in boxes[:place]]
 
 

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certtrain.errors import UserError
-from certtrain.reporting.curves import CONFIDENCE, Outcomes
+from certtrain.reporting.curves import Outcomes
+from certtrain.reporting.plots import CONFIDENCE
 
 RESAMPLES = 10_000
 CHUNK = 2_000_000  # drawn positions held at a time

@@ -18,7 +18,6 @@ from certtrain.reporting.published import Paper, Row
 from certtrain.threat import parse_radius
 
 WITHIN, SHORT, NOT_RUN, NO_TARGET, RECALLED = "within", "short", "not run", "no target", "recalled"
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -178,9 +177,9 @@ def _judge(
     return allowed, WITHIN if mean >= target - allowed - 1e-12 else SHORT
 
 
-def clopper_pearson_mean(share: float, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+def clopper_pearson_mean(share: float, n: int) -> tuple[float, float]:
     """The two-sided Clopper-Pearson interval of a share of n images; of a mean over seeds, as if one had given it."""
-    low, high = clopper_pearson(np.array(share * n), n, confidence)
+    low, high = clopper_pearson(np.array(share * n), n)
     return float(low), float(high)
 
 

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from certtrain.errors import UserError
 from certtrain.files import refuse_foreign, write_bytes_atomic
 from certtrain.reporting.bootstrap import Difference
-from certtrain.reporting.curves import CONFIDENCE, Outcomes, Share, curves, steps
+from certtrain.reporting.curves import Outcomes, Share, curves, steps
 from certtrain.reporting.entries import floored
 from certtrain.reporting.palette import BLACK, BLUE, GREEN, MARKERS, ORANGE, PURPLE, SKY, VERMILION, radius_axis
+from certtrain.reporting.plots import CONFIDENCE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

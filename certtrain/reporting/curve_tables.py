@@ -10,9 +10,9 @@ from rich import box
 from rich.table import Table
 
 from certtrain.reporting.bootstrap import Difference
-from certtrain.reporting.curves import CONFIDENCE, Curves, Outcomes, Share, curves
+from certtrain.reporting.curves import Curves, Outcomes, Share, curves
 from certtrain.reporting.entries import floored, percent
-from certtrain.reporting.plots import interval_text
+from certtrain.reporting.plots import CONFIDENCE, interval_text
 from certtrain.threat import radius_text
 
 

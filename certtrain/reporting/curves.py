@@ -16,7 +16,6 @@ from certtrain.summary import ACR_UNIT, held_radii
 from certtrain.threat import parse_radius
 
 Floats = NDArray[np.float64]
-CONFIDENCE = 0.95
 # Steps of the radii that are shown where nobody named any.
 STEPS = tuple(Fraction(k, 2) / 10**d for d in range(6, -3, -1) for k in (2, 5, 10))
 MOST = 10
@@ -59,7 +58,7 @@ class Outcomes:
 class Share:
     """k of n at each radius, and the Clopper-Pearson interval of the probability over the data's distribution.
 
-    Pointwise: at each radius with the confidence asked for, not for all radii at once. n = 0 gives NaN and [0, 1].
+    Pointwise: 95 % at each radius, not for all radii at once. n = 0 gives NaN and [0, 1].
     """
 
     k: NDArray[np.int64]
@@ -89,7 +88,7 @@ def outcomes(certificates: Certificates) -> Outcomes:
     return Outcomes(certificates.index, certificates.label, certificate, certificates.correct)
 
 
-def curves(examples: Outcomes, radii: Sequence[float] | Floats, confidence: float = CONFIDENCE) -> Curves:
+def curves(examples: Outcomes, radii: Sequence[float] | Floats) -> Curves:
     """All shares at the given radii.
 
     Raises:
@@ -100,12 +99,7 @@ def curves(examples: Outcomes, radii: Sequence[float] | Floats, confidence: floa
     at = np.asarray(radii, dtype=np.float64)
     n = np.full(len(at), len(examples), dtype=np.int64)
     certified, covered = _reaching(examples.held, at), _reaching(examples.certificate, at)
-    return Curves(
-        at,
-        _share(certified, n, confidence),
-        _share(covered, n, confidence),
-        _share(certified, covered, confidence),
-    )
+    return Curves(at, _share(certified, n), _share(covered, n), _share(certified, covered))
 
 
 def steps(examples: Outcomes) -> Floats:
@@ -130,9 +124,9 @@ def _reaching(values: Floats, radii: Floats) -> NDArray[np.int64]:
     return (len(values) - np.searchsorted(np.sort(values), radii, side="left")).astype(np.int64)
 
 
-def _share(k: NDArray[np.int64], n: NDArray[np.int64], confidence: float) -> Share:
+def _share(k: NDArray[np.int64], n: NDArray[np.int64]) -> Share:
     low, high = np.zeros(len(k)), np.ones(len(k))
     for total in np.unique(n[n > 0]):
         at = n == total
-        low[at], high[at] = clopper_pearson(k[at], int(total), confidence)
+        low[at], high[at] = clopper_pearson(k[at], int(total))
     return Share(k, n, low, high)

@@ -29,6 +29,7 @@ from certtrain.scales import ball_of
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+CONFIDENCE = 0.95  # of every interval that is shown
 COLOURS = (BLUE, GREEN, VERMILION, PURPLE, SKY)  # markers repeat what they say
 STYLE = {"linewidth": 1.6, "markersize": 5.5, "markeredgecolor": "white", "markeredgewidth": 0.6}
 
@@ -38,7 +39,6 @@ def certified_accuracy_plot(
     path: str | Path,
     *,
     radii: Mapping[str, Sequence[float] | np.ndarray] | None = None,
-    band: bool = True,
 ) -> Path:
     """Draw a test result, one panel per set of entries that may be compared, and replace the PNG at path.
 
@@ -51,9 +51,9 @@ def certified_accuracy_plot(
     Args:
         test: the mapping of `result.json`.
         path: the PNG to write.
-        radii: per entry name the radius of each example, -1 where it is misclassified or abstained.
-        band: with radii, the Clopper-Pearson 95 % interval of each value over the n examples as a draw from the data's
-            distribution (alpha, the risk of each certificate, comes on top).
+        radii: per entry name the radius of each example, -1 where it is misclassified or abstained. With them each
+            value gets its Clopper-Pearson 95 % interval over the n examples as a draw from the data's distribution
+            (alpha, the risk of each certificate, comes on top).
 
     Raises:
         ValueError: there is nothing to draw, or as many radii as examples are not given.
@@ -71,7 +71,7 @@ def certified_accuracy_plot(
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
         entry = panel[0]
         if is_smoothing(entry):
-            _smoothing(axes, entry, (radii or {}).get(names[id(entry)]), band)
+            _smoothing(axes, entry, (radii or {}).get(names[id(entry)]))
         else:
             _bounds(axes, panel)
         axes.set_xlabel(radius_axis(ball_of(entry)))
@@ -98,11 +98,11 @@ def step_curve(radii: Sequence[float] | np.ndarray) -> tuple[np.ndarray, np.ndar
     return points, len(values) - np.searchsorted(values, points, side="left")
 
 
-def clopper_pearson(count: np.ndarray, n: int, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """The exact two-sided interval of a probability after `count` successes in n (Clopper and Pearson 1934)."""
+def clopper_pearson(count: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """The exact two-sided 95 % interval of a probability after `count` successes in n (Clopper and Pearson 1934)."""
     from scipy.stats import beta
 
-    tail = (1 - confidence) / 2
+    tail = (1 - CONFIDENCE) / 2
     count = np.asarray(count)
     with np.errstate(invalid="ignore"):
         lower = np.where(count > 0, beta.ppf(tail, count, n - count + 1), 0.0)
@@ -145,7 +145,7 @@ def _bounds(axes: Axes, entries: list[Entry]) -> None:
     axes.set_title(f"certified accuracy, n = {entries[0]['n']:,}", fontsize=10)
 
 
-def _smoothing(axes: Axes, entry: Entry, radii: Sequence[float] | np.ndarray | None, band: bool) -> None:
+def _smoothing(axes: Axes, entry: Entry, radii: Sequence[float] | np.ndarray | None) -> None:
     settings, n, colour = entry["settings"], entry["n"], COLOURS[0]
     staged = is_staged(entry)
     found = "FALSIFIED" if falsified(entry) else "at targets" if staged else f"ACR {floored(entry['acr'], 3)}"
@@ -161,10 +161,9 @@ def _smoothing(axes: Axes, entry: Entry, radii: Sequence[float] | np.ndarray | N
         right, lowest = points[-1], 0.0
         x = np.append(points, right)
         axes.step(x, 100 * np.append(count, 0) / n, where="pre", color=colour, linewidth=1.6, label=text)
-        if band:
-            low, high = clopper_pearson(count, n)
-            shade = {"step": "pre", "color": colour, "alpha": 0.16, "linewidth": 0}
-            axes.fill_between(points, 100 * low, 100 * high, label=f"95 % interval over {n:,} images", **shade)
+        low, high = clopper_pearson(count, n)
+        shade = {"step": "pre", "color": colour, "alpha": 0.16, "linewidth": 0}
+        axes.fill_between(points, 100 * low, 100 * high, label=f"95 % interval over {n:,} images", **shade)
     clean = entry.get("clean")
     if clean is not None and "0" in entry["certified"] and percent(clean) != percent(entry["certified"]["0"]):
         axes.plot(
