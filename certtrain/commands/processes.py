@@ -6,19 +6,15 @@ import contextlib
 import json
 import os
 import queue
-import shutil
 import signal
-import subprocess
-import sys
-import tempfile
 import threading
 import time
-from dataclasses import dataclass, field
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from certtrain import environment
 from certtrain.callbacks.signals import SignalFlag
 from certtrain.commands.bar import Bar
+from certtrain.commands.children import Child, threads_of
 from certtrain.errors import UserError
 from certtrain.parts import Share
 
@@ -27,18 +23,19 @@ if TYPE_CHECKING:
 
 WORKER = ("-m", "certtrain.commands.shares")  # Python's arguments
 GRACE_SECONDS = 30.0  # of the others, when one has died, to finish the batch that they are at
+TERM_SECONDS = 15.0  # of all, after a SIGTERM: who sends one kills before long
 
 
 class ProcessDied(Exception):
     """A process ended before its share was done; the others were stopped, and all parts are kept."""
 
 
-@dataclass
-class _Worker:
-    share: Share
-    process: subprocess.Popen[str]
-    errors: IO[str]
-    refusal: dict[str, Any] | None = field(default=None)
+class _Worker(Child):
+    def __init__(self, share: Share, locks: tuple[int, ...]) -> None:
+        variables = {"OMP_NUM_THREADS": threads_of(share.of), **os.environ}
+        super().__init__(WORKER, variables, locks, answers=True)
+        self.share = share
+        self.refusal: dict[str, Any] | None = None
 
 
 def certify_in_processes(job: Job, shard: Share, count: int, total: int) -> None:
@@ -67,34 +64,19 @@ def certify_in_processes(job: Job, shard: Share, count: int, total: int) -> None
             _watch(workers, bar, job.flag)
     finally:
         for worker in workers:
-            if worker.process.poll() is None:
-                worker.process.kill()
-            worker.process.wait()
-            worker.errors.close()
+            worker.close()
     job.flag.raise_if_set()
 
 
 def _start(config: dict[str, Any], shard: Share, share: Share, locks: tuple[int, ...]) -> _Worker:
-    cores = environment.hardware()["usable_cores"] or 1
-    threads = str(max(1, cores // share.of))
-    path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)  # a user's own parts are found there, too
-    errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 (closed with its process)
-    process = subprocess.Popen(
-        [sys.executable, *WORKER],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=errors,
-        env={"OMP_NUM_THREADS": threads, **os.environ, "PYTHONPATH": path},
-        pass_fds=locks,
-        text=True,
-    )
+    worker = _Worker(share, locks)
     place = {"shard": str(shard), "process": str(share)}
     order = json.dumps({"config": config, "place": place, "command": environment.typed_words()})
-    assert process.stdin is not None
+    assert worker.process.stdin is not None
     with contextlib.suppress(BrokenPipeError):  # it has died already, which is noticed soon
-        process.stdin.write(order + "\n")
-        process.stdin.flush()
-    return _Worker(share, process, errors)
+        worker.process.stdin.write(order + "\n")
+        worker.process.stdin.flush()
+    return worker
 
 
 def _watch(workers: list[_Worker], bar: Bar, flag: SignalFlag) -> None:
@@ -105,14 +87,16 @@ def _watch(workers: list[_Worker], bar: Bar, flag: SignalFlag) -> None:
     rows, certified = 0, 0
     first: _Worker | None = None  # that did not end well
     deadline: float | None = None
-    while any(worker.process.poll() is None for worker in workers) or not answers.empty():
+    while any(worker.runs for worker in workers) or not answers.empty():
         with contextlib.suppress(queue.Empty):
             worker, answer = answers.get(timeout=0.2)
             worker.refusal = answer.get("error", worker.refusal)
             rows, certified = rows + answer.get("rows", 0), certified + answer.get("certified", 0)
             bar.update(rows, f"certified {certified / rows:.1%}" if rows else "")
-        first = first or next((worker for worker in workers if worker.process.poll() not in (None, 0)), None)
-        if first is not None and flag.number is None and deadline is None:
+        first = first or next((worker for worker in workers if worker.failed), None)
+        if deadline is None and flag.number == signal.SIGTERM:
+            deadline = time.monotonic() + TERM_SECONDS
+        if deadline is None and flag.number is None and first is not None:
             deadline = time.monotonic() + GRACE_SECONDS
         if first is not None or flag.number is not None:
             _stop(workers)
@@ -147,20 +131,6 @@ def _explain(worker: _Worker) -> None:
         refusal = worker.refusal
         raise UserError(refusal["what"], where=refusal["where"], fix=refusal["fix"])
     raise ProcessDied(
-        f"process {worker.share.number} of {worker.share.of} (pid {worker.process.pid}) "
-        f"{ending(worker.process, worker.errors)}; what all of them had certified is kept, and the same command goes "
-        "on from there with any number of processes"
+        f"process {worker.share.number} of {worker.share.of} {worker.ending()}; what all of them had certified is "
+        "kept, and the same command goes on from there with any number of processes"
     )
-
-
-def ending(process: subprocess.Popen[Any], errors: IO[str]) -> str:
-    """How a process ended that should not have; what it printed when it failed goes to standard error."""
-    status = process.returncode
-    if status < 0 or status > 128:
-        number = -status if status < 0 else status - 128
-        return f"was ended by {signal.Signals(number).name}" + (
-            ", as when memory runs out" if number == signal.SIGKILL else ""
-        )
-    errors.seek(0)
-    shutil.copyfileobj(errors, sys.stderr)
-    return f"failed with exit status {status}"

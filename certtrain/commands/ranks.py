@@ -13,12 +13,10 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -27,7 +25,7 @@ from rich.console import Console
 from certtrain import environment
 from certtrain.allocator import keep_freed_memory
 from certtrain.callbacks.signals import Interrupted, SignalFlag
-from certtrain.commands.processes import ending
+from certtrain.commands.children import Child, threads_of
 from certtrain.config import call_partial
 from certtrain.errors import UserError
 from certtrain.ranks import LOCALHOST, Rank, joined, local_store
@@ -38,6 +36,7 @@ FOLLOWER = ("-m", "certtrain.commands.follower")  # Python's arguments
 STORE = "CERTTRAIN_STORE"  # set where the parent's own store, and not torchrun's, is at MASTER_PORT
 GRACE_SECONDS = 20.0  # of this process, when another has died, to notice by itself
 SECOND_SIGNAL_SECONDS = 2.0  # after a second Ctrl-C, to end by itself
+STANDING_SECONDS = 15.0  # in one call after a signal; schedulers send SIGTERM, and SIGKILL half a minute later
 FAILED = 1
 
 
@@ -45,11 +44,14 @@ class RankDied(Exception):
     """A process ended while the others trained; what `last.ckpt` holds is kept."""
 
 
-@dataclass
-class _Follower:
-    place: Rank
-    process: subprocess.Popen[bytes]
-    errors: IO[str]
+class _Follower(Child):
+    def __init__(self, place: Rank, device: str, locks: tuple[int, ...]) -> None:
+        variables = {**os.environ, **place.environment(), STORE: device}
+        if device == "cpu":
+            variables.setdefault("OMP_NUM_THREADS", threads_of(place.of))
+        # Ctrl-C is for number 0, which agrees with the others on when to stop.
+        super().__init__(FOLLOWER, variables, locks, group=False)
+        self.place = place
 
 
 def device_count(config: dict[str, Any]) -> int:
@@ -113,19 +115,18 @@ def joined_by_all(config: dict[str, Any], directory: RunDirectory, state: str, c
 def _started(count: int, directory: RunDirectory, device: str) -> Iterator[tuple[Rank, dist.TCPStore]]:
     store = local_store(count)
     places = [Rank(number, count, number, count, LOCALHOST, store.port) for number in range(count)]
-    threads = max(1, (environment.hardware()["usable_cores"] or 1) // count)
-    followers = [_start(place, directory, device, threads) for place in places[1:]]
+    followers = [_Follower(place, device, directory.lock_descriptors) for place in places[1:]]
     ended, signals = threading.Event(), _Signals()
     watcher = threading.Thread(target=_watch, args=(followers, ended, directory, signals), daemon=True)
     watcher.start()
     before = torch.get_num_threads()
     if device == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(int(threads_of(count)))
     try:
         yield places[0], store
-        for follower in followers:  # they end their own last epoch; all that counts is written, by this process
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                follower.process.wait(timeout=GRACE_SECONDS)
+        _wait_for(
+            followers, GRACE_SECONDS
+        )  # they end their own last epoch; all that counts is written, by this process
     except Exception as error:
         # An error of this process' own is told as it is: the others end because of it. To end takes them seconds.
         if isinstance(error, RuntimeError) and _lost_contact(error):
@@ -137,46 +138,27 @@ def _started(count: int, directory: RunDirectory, device: str) -> Iterator[tuple
         ended.set()
         torch.set_num_threads(before)
         for follower in followers:
-            if follower.process.poll() is None:
-                follower.process.kill()
-            follower.process.wait()
-            follower.errors.close()
+            follower.close()
         watcher.join()
         signals.close()
 
 
-def _start(place: Rank, directory: RunDirectory, device: str, threads: int) -> _Follower:
-    path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)  # a user's own parts are found there, too
-    errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 (closed with its process)
-    variables = {**os.environ, **place.environment(), "PYTHONPATH": path, STORE: device}
-    process = subprocess.Popen(
-        [sys.executable, *FOLLOWER],
-        stdin=subprocess.PIPE,  # never written to: its end tells that this process has ended
-        stdout=errors,
-        stderr=errors,
-        env={"OMP_NUM_THREADS": str(threads), **variables} if device == "cpu" else variables,
-        pass_fds=directory.lock_descriptors,
-        start_new_session=True,  # Ctrl-C is for number 0, which agrees with the others on when to stop
-    )
-    return _Follower(place, process, errors)
-
-
 class _Signals:
-    """Counts SIGINTs also while a call into a driver or another library keeps Python from handling them."""
+    """SIGINTs and SIGTERMs, also while a call into a driver or another library keeps Python from handling them."""
 
     def __init__(self) -> None:
-        self.interrupts = 0
+        self.received: list[int] = []
         self._reader, self._writer = socket.socketpair()
         for end in (self._reader, self._writer):
             end.setblocking(False)
         self._main = threading.current_thread() is threading.main_thread()  # the only one that may ask for them
         self._before = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False) if self._main else -1
 
-    def look(self) -> int:
-        """How many there were."""
+    def look(self) -> list[int]:
+        """Those that came."""
         with contextlib.suppress(BlockingIOError):
-            self.interrupts += self._reader.recv(4096).count(signal.SIGINT)
-        return self.interrupts
+            self.received += [number for number in self._reader.recv(4096) if number in SignalFlag.SIGNALS]
+        return self.received
 
     def close(self) -> None:
         if self._main:
@@ -185,26 +167,54 @@ class _Signals:
         self._writer.close()
 
 
+class _Standing:
+    """For how long the main thread has been in one and the same call."""
+
+    def __init__(self) -> None:
+        self._call: tuple[object, int] | None = None  # the frame itself: another one may get the place of a freed one
+        self._since = 0.0
+
+    def seconds(self) -> float:
+        """Since the first time that one asked and found it there."""
+        frame = sys._current_frames()[threading.main_thread().ident or 0]
+        if (call := (frame, frame.f_lasti)) != self._call:
+            self._call, self._since = call, time.monotonic()
+        return time.monotonic() - self._since
+
+
 def _watch(followers: list[_Follower], ended: threading.Event, directory: RunDirectory, signals: _Signals) -> None:
     """Ends this process when it cannot end by itself, as in a driver's call that waits for a process that is dead, or
-    that hangs and the user wants to end at once."""
+    that hangs although a signal asked for the end: once and long ago, or twice by Ctrl-C."""
+    standing = _Standing()
     while not ended.wait(0.5):
         dead = _first_dead(followers)
         if dead is not None and not ended.wait(GRACE_SECONDS):
             print(f"certtrain: {_epitaph(dead, directory)}", file=sys.stderr, flush=True)
             os._exit(FAILED)
-        if signals.look() > 1 and not ended.wait(SECOND_SIGNAL_SECONDS):
+        received = signals.look()
+        hangs = bool(received) and standing.seconds() > STANDING_SECONDS
+        twice = received.count(signal.SIGINT) > 1 and not ended.wait(SECOND_SIGNAL_SECONDS)
+        if hangs or twice:
             for follower in followers:
                 follower.process.kill()
-            print("certtrain: interrupted while it waited for another process", file=sys.stderr, flush=True)
-            os._exit(128 + signal.SIGINT)
+            _wait_for(followers, SECOND_SIGNAL_SECONDS)  # the run is locked until they have gone
+            name = signal.Signals(received[0]).name
+            said = f"interrupted by {name} while it waited for another process; {_next(directory)}"
+            print(f"certtrain: {said}", file=sys.stderr, flush=True)
+            os._exit(128 + received[0])
+
+
+def _wait_for(followers: list[_Follower], seconds: float) -> None:
+    for follower in followers:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            follower.process.wait(timeout=seconds)
 
 
 def _first_dead(followers: list[_Follower], patience: float = 0.0) -> _Follower | None:
     deadline = time.monotonic() + patience
     while True:
         for follower in followers:
-            if follower.process.poll() not in (None, 0):
+            if follower.failed:
                 return follower
         if time.monotonic() >= deadline:
             return None
@@ -212,12 +222,13 @@ def _first_dead(followers: list[_Follower], patience: float = 0.0) -> _Follower 
 
 
 def _epitaph(dead: _Follower, directory: RunDirectory) -> str:
-    place, how = dead.place, ending(dead.process, dead.errors)
+    place = dead.place
+    return f"process {place.number + 1} of {place.of} {dead.ending()}, and the others were stopped; {_next(directory)}"
+
+
+def _next(directory: RunDirectory) -> str:
     on = "goes on from the last checkpoint" if directory.last.exists() else "begins again"
-    return (
-        f"process {place.number + 1} of {place.of} (pid {dead.process.pid}) {how}, and the others were stopped; "
-        f"the same command {on} in {directory.path}"
-    )
+    return f"the same command {on} in {directory.path}"
 
 
 def _lost_contact(error: RuntimeError) -> bool:

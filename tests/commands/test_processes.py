@@ -121,6 +121,14 @@ def test_a_signal_stops_all_and_waits_for_them(workers, in_tmp, number):
     assert len(list(in_tmp.glob("stopped-*"))) == 2
 
 
+def test_a_process_that_hangs_does_not_keep_the_rest_from_a_sigterm(workers, monkeypatch):
+    monkeypatch.setattr(processes, "TERM_SECONDS", 0.3)
+    with SignalFlag() as flag, pytest.raises(Interrupted) as caught:
+        workers("os.kill(os.getppid(), signal.SIGTERM) if number == 1 else None; time.sleep(600)", count=2, flag=flag)
+    assert caught.value.number == signal.SIGTERM
+    assert workers.seconds < 20
+
+
 def test_a_second_interrupt_ends_at_once(workers):
     with SignalFlag() as flag, pytest.raises(KeyboardInterrupt):
         workers(

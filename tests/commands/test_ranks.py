@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -86,8 +87,8 @@ def test_two_processes_stopped_and_ended_by_one_give_what_one_gives(in_tmp, tiny
 
 def test_a_killed_process_ends_the_training_with_a_message(in_tmp, tiny, at_step, monkeypatch, capsys):
     started = []
-    start = ranks._start
-    monkeypatch.setattr(ranks, "_start", lambda *given: started.append(start(*given)) or started[-1])
+    start = ranks._Follower
+    monkeypatch.setattr(ranks, "_Follower", lambda *given: started.append(start(*given)) or started[-1])
     at_step(5, lambda: started[0].process.kill())
     assert main(["train", *tiny, *METHOD, *TWO, "name=killed"]) == 1
     said = capsys.readouterr().err
@@ -142,7 +143,72 @@ with SignalFlag(), ranks._started(2, RunDirectory({"runs/x"!r}), "cpu") as (plac
     finally:
         process.kill()
     assert process.returncode == 130
-    assert "interrupted while it waited for another process" in said
+    assert "interrupted by SIGINT while it waited for another process" in said
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_one_signal_ends_a_training_of_which_a_process_hangs(in_tmp, tiny, number):
+    """Schedulers send one SIGTERM before they kill. Number 0 waits in a sum over the processes, one of which stands."""
+    shared = [word for word in tiny if not word.startswith("epochs")]
+    arguments = ["train", *shared, *METHOD, *TWO, "epochs=400", "checkpoint.every_n_seconds=0", "name=hung"]
+    program = f"""
+import sys
+from certtrain.cli import main
+from certtrain.commands import ranks
+ranks.STANDING_SECONDS = 2.0
+start = ranks._Follower
+def told(*given):
+    follower = start(*given)
+    print("started", follower.process.pid, flush=True)
+    return follower
+ranks._Follower = told
+sys.exit(main({arguments!r}))
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        follower = next(int(line.split()[1]) for line in process.stdout if line.startswith("started"))
+        last, limit = Path("runs/hung/checkpoints/last.ckpt"), time.monotonic() + 100
+        while not last.exists() and time.monotonic() < limit:
+            time.sleep(0.05)
+        os.kill(follower, signal.SIGSTOP)
+        time.sleep(1)
+        assert process.poll() is None
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 128 + number, said
+    assert f"interrupted by {number.name} while it waited for another process" in said
+    assert "the same command goes on from the last checkpoint in runs/hung" in said
+    with pytest.raises(ProcessLookupError):
+        os.kill(follower, 0)
+    assert result("hung")["status"] == "interrupted"
+    assert 0 < read_checkpoint(last)["global_step"] < 4400
+
+
+def test_who_stands_still_and_who_works():
+    """A loop that calls the same again and again is not one call."""
+    standing, ended, seen = ranks._Standing(), threading.Event(), []
+
+    def look():
+        while not ended.wait(0.05):
+            seen.append(standing.seconds())
+
+    def short():
+        time.sleep(0.1)
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    for _ in range(10):
+        short()
+    longest = max(seen)
+    time.sleep(1)
+    ended.set()
+    watcher.join()
+    assert longest < 0.5
+    assert max(seen) > 0.7
 
 
 def test_one_that_takes_its_time_to_end_is_told_of_and_errors_of_number_0_are_its_own(monkeypatch):
