@@ -59,6 +59,12 @@ class RunDirectory:
         return self.path / "config.yaml"
 
     @property
+    def earlier_configs(self) -> list[Path]:
+        """`config.N.yaml`: what `config.yaml` was in session N, from 0, where a later one changed it. Certificates from
+        before, about weights that are still these, state its hash."""
+        return sorted(self.path.glob("config.*.yaml"))
+
+    @property
     def overrides(self) -> Path:
         return self.path / "overrides.yaml"
 
@@ -122,8 +128,8 @@ class RunDirectory:
 
         Returns:
             The run and its state: `new`; `resume`: begun with this configuration; `complete`: finished, nothing to do.
-            A resumed run's files get the new configuration where it differs, and `environment.json` one more entry of
-            `resumed`.
+            A resumed run's files get the new configuration where it differs, the old one stays as `config.N.yaml`, and
+            `environment.json` gets one more entry of `resumed`.
 
         Raises:
             UserError: the name belongs to another configuration (with the keys that differ) or to something that is
@@ -144,7 +150,7 @@ class RunDirectory:
             result = run.read_result()
             if result is not None and result["status"] == "complete" and not longer:
                 return run, "complete"
-            run._write_resumption(config if differing else run.read_config(), overrides)
+            run._write_resumption(config if differing else None, overrides)
             return run, "resume"
         except BaseException:
             run.close()
@@ -170,13 +176,13 @@ class RunDirectory:
         """Give the locks back."""
         self._lock.release()
 
-    def read_config(self) -> dict[str, Any]:
-        """The resolved configuration.
+    def read_config(self, path: Path | None = None) -> dict[str, Any]:
+        """The resolved configuration, or one of `earlier_configs`.
 
         Raises:
             UserError: missing, or no YAML mapping.
         """
-        return _read_yaml(self.config, dict)
+        return _read_yaml(path or self.config, dict)
 
     def read_overrides(self) -> list[str]:
         """The command-line overrides that the run was composed with.
@@ -246,12 +252,21 @@ class RunDirectory:
         write_text_atomic(self.overrides, _yaml(list(overrides)))
         write_text_atomic(self.config, _yaml(plain(config)))
 
-    def _write_resumption(self, config: Mapping[str, Any], overrides: Sequence[str]) -> None:
-        """The first session's evidence stays; this one's is added to it, with its own patch when the code is dirty."""
+    def _write_resumption(self, config: Mapping[str, Any] | None, overrides: Sequence[str]) -> None:
+        """The earlier sessions' evidence stays; this one's is added to it, with its own patch when the code is dirty.
+
+        Args:
+            config: None: as it was.
+            overrides: of this session.
+        """
         described = self._read_environment()
         sessions = list(described.get("resumed", []))
         patch = self._write_patch(self.path / f"diff.{len(sessions) + 1}.patch")
         session = environment.describe() | ({"patch": patch.name} if patch else {})
+        if config is None:
+            config = self.read_config()
+        else:
+            write_text_atomic(self.path / f"config.{len(sessions)}.yaml", self.config.read_text(encoding="utf-8"))
         described["config_sha256"] = config_hash(config)
         described["resumed"] = [*sessions, session]
         write_json_atomic(self.environment, described)

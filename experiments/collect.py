@@ -18,7 +18,7 @@ from pathlib import Path
 
 from certtrain.runs import RunDirectory, config_hash
 
-FILES = ("result.json", "config.yaml", "overrides.yaml", "environment.json", "metrics.csv")
+FILES = ("result.json", "config.yaml", "overrides.yaml", "environment.json", "metrics.csv")  # and earlier config.N.yaml
 LARGE = 200_000
 
 
@@ -27,7 +27,7 @@ def collect(run: Path, folder: Path) -> Path:
     target = folder / "results" / run.name
     (target / "certificates").mkdir(parents=True, exist_ok=True)
     cards = [f"certificates/{card.name}" for card in (run / "certificates").glob("*.json")]
-    for name in (*FILES, *cards):
+    for name in (*FILES, *(path.name for path in RunDirectory(run).earlier_configs), *cards):
         text = (run / name).read_text(encoding="utf-8")
         text = re.sub(r"data_dir: [\w./~-]+", "data_dir: data", text)
         text = re.sub(r"data_dir=[\w./~-]+", "data_dir=data", text)
@@ -45,15 +45,16 @@ def collect(run: Path, folder: Path) -> Path:
 
 
 def mend_hashes(run: RunDirectory, target: RunDirectory) -> None:
-    """Where the copied configuration is another than the run's, state its hash, and the old one beside it."""
-    old, new = config_hash(run.read_config()), config_hash(target.read_config())
-    if old == new:
-        return
-    for path in (target.environment, *target.certificates.glob("*.json")):
-        line = f'"config_sha256": "{old}"'
-        text = path.read_text(encoding="utf-8")
-        mended = text.replace(line, f'"config_sha256": "{new}",\n  "original_config_sha256": "{old}"')
-        path.write_text(mended, encoding="utf-8")
+    """Where a copied configuration is another than the run's, state its hash, and the old one beside it."""
+    for config in (target.config, *target.earlier_configs):
+        old, new = config_hash(run.read_config(run.path / config.name)), config_hash(target.read_config(config))
+        if old == new:
+            continue
+        for path in (target.environment, *target.certificates.glob("*.json")):
+            line = f'"config_sha256": "{old}"'
+            text = path.read_text(encoding="utf-8")
+            mended = text.replace(line, f'"config_sha256": "{new}",\n  "original_config_sha256": "{old}"')
+            path.write_text(mended, encoding="utf-8")
 
 
 def main() -> None:

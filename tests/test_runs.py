@@ -81,6 +81,15 @@ def test_keys_that_may_differ(tmp_path):
         opened(tmp_path / "r", longer, may_differ=("trainer", "data_dir"))
     assert opened(tmp_path / "r", longer, may_differ=("trainer", "data_dir"), extends=("epochs",))[1] == "resume"
     assert run.read_config()["epochs"] == 40
+    assert [path.name for path in run.earlier_configs] == ["config.0.yaml"]
+    assert run.read_config(run.earlier_configs[0]) == {**CONFIG, "trainer": {"devices": 1}, "data_dir": "a"}
+    again = {**longer, "data_dir": "c"}
+    run.write_result({"status": "interrupted"})
+    assert opened(tmp_path / "r", again, may_differ=("data_dir",))[1] == "resume"
+    assert [run.read_config(path)["epochs"] for path in run.earlier_configs] == [20, 40]
+    before = run.config.read_bytes()
+    assert opened(tmp_path / "r", {**again, "trainer": {"devices": 2.0}})[1] == "resume"  # nothing differs
+    assert (run.config.read_bytes(), len(run.earlier_configs)) == (before, 2)
 
 
 def test_a_key_below_does_not_free_its_namesakes():

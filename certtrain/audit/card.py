@@ -111,12 +111,17 @@ def _audit_config(audit: Audit, path: Path, card: dict[str, Any]) -> None:
     if run is None or "config_sha256" not in card:
         audit.unchecked("config_sha256: " + ("the card has none" if run else "there is no config.yaml of the run"))
         return
+    stated = card["config_sha256"]
     try:
         found = config_hash(run.read_config())
+        earlier = [path.name for path in run.earlier_configs if config_hash(run.read_config(path)) == stated]
     except UserError as error:
         audit.differs(f"config_sha256: {error.what}")
         return
-    audit.compare("config_sha256 of config.yaml", card["config_sha256"], found)
+    if found != stated and earlier:
+        audit.same(f"config_sha256 of {earlier[0]}, which config.yaml was before the run was gone on with")
+    else:
+        audit.compare("config_sha256 of config.yaml", stated, found)
     if "original_config_sha256" in card:
         audit.unchecked("original_config_sha256: when the run was collected, a path in config.yaml was replaced")
 

@@ -125,6 +125,23 @@ def test_a_complete_run_is_certified_later_without_training(runs, tiny, monkeypa
     assert sorted(result(runs / "later")["test"]) == ["ibp"]
 
 
+def test_certificates_from_before_a_run_was_gone_on_with_still_pass_their_audit(runs, capsys):
+    """`certify_test=true` changes config.yaml, and not the network: its old configuration stays beside it."""
+    arguments = ["resume=bounds", "certify_test=false", "epochs=3"]
+    assert main(["train", *arguments]) == 0
+    assert main(["certify", "run=bounds", "certifier=ibp", "indices=first_20", "certifier.ibp.attack_steps=0"]) == 0
+    assert main(["train", "resume=bounds", "certify_test=true"]) == 0
+    run = RunDirectory(runs / "bounds")
+    assert [run.read_config(path)["epochs"] for path in run.earlier_configs] == [2, 3]
+    capsys.readouterr()
+    assert main(["audit", "runs/bounds", "--verbose"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "config_sha256 of config.1.yaml, which config.yaml was before the run was gone on with" in shown
+    (run.path / "config.1.yaml").unlink()
+    assert main(["audit", "runs/bounds/certificates/ibp_first_20.json"]) == 1
+    assert "config_sha256 of config.yaml: stated" in " ".join(capsys.readouterr().out.split())
+
+
 def test_wandb_logs_offline_beside_the_csv(in_tmp, tiny, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
