@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from certtrain.bounds.affine import Affine
 from certtrain.bounds.graph import Call, Graph
+from certtrain.bounds.instructions import Instruction, filled
 from certtrain.bounds.interval import InputSet, Region, combine, concatenate
 from certtrain.bounds.nonlinear import Nonlinear
 from certtrain.bounds.rules import Concat, Operation, Relu, Sum, check
@@ -47,37 +48,31 @@ def propagate(graph: Graph, inputs: InputSet) -> Pass:
         UserError: an operation whose live form has no rule.
     """
     run = Pass(inputs, [], [], {})
-    values: dict[fx.Node, Any] = {}
-    where: dict[fx.Node, int] = {}
-    for node in graph.nodes:
-        if node is graph.input:
-            step, region = Step("input", None, ()), inputs.region()
-        elif graph.is_abstract(node):
-            step = _step(graph, node, values, where)
-            regions = [run.regions[source] for source in step.sources]
-            region = _apply(run, step.op, regions)
-        else:
-            values[node] = graph.evaluate(node, _concrete(values, node))
+    network = graph.network
+    values: list[Any] = []
+    where: dict[int, int] = {}  # from an instruction to its step
+    for index, instruction in enumerate(graph.instructions):
+        if not instruction.abstract:
+            values.append(instruction.value(network, lambda place: _concrete(values[place])))
             continue
-        where[node] = len(run.steps)
-        values[node] = region
+        if instruction.is_input:
+            step, region = Step("input", None, ()), inputs.region()
+        else:
+            step = _step(network, instruction, values, where)
+            region = _apply(run, step.op, [run.regions[source] for source in step.sources])
+        where[index] = len(run.steps)
+        values.append(region)
         run.steps.append(step)
         run.regions.append(region)
     return run
 
 
-def _step(graph: Graph, node: fx.Node, values: dict[fx.Node, Any], where: dict[fx.Node, int]) -> Step:
-    args, kwargs = graph.resolve(node, values)
-    module = graph.network.get_submodule(node.target) if node.op == "call_module" else None
-    key: object = type(module) if isinstance(module, nn.Module) else node.target
-    name = graph.names[node]
-    op = check(name, key, module)(Call(name, key, module, args, kwargs))
-    sources: list[int] = []
-    # Sorted, `input` comes before `other`, in whichever order a difference was given them.
-    fx.map_arg(
-        (node.args, dict(sorted(node.kwargs.items()))), lambda n: sources.append(where[n]) if n in where else None
-    )
-    return Step(name, op, tuple(sources))
+def _step(network: nn.Module, instruction: Instruction, values: list[Any], where: dict[int, int]) -> Step:
+    module = network.get_submodule(instruction.path) if instruction.path is not None else None
+    key: object = type(module) if module is not None else instruction.key
+    args, kwargs = (filled(given, values.__getitem__) for given in (instruction.args, instruction.kwargs))
+    op = check(instruction.name, key, module)(Call(instruction.name, key, module, args, kwargs))
+    return Step(instruction.name, op, tuple(where[source] for source in instruction.sources))
 
 
 def _apply(run: Pass, op: Operation | None, regions: list[Region]) -> Region:
@@ -93,9 +88,6 @@ def _apply(run: Pass, op: Operation | None, regions: list[Region]) -> Region:
     return region
 
 
-def _concrete(values: dict[fx.Node, Any], node: fx.Node) -> dict[fx.Node, Any]:
+def _concrete(value: Any) -> Any:
     """Sizes are asked of the clean activations."""
-    return {
-        parent: values[parent].clean if isinstance(values[parent], Region) else values[parent]
-        for parent in node.all_input_nodes
-    }
+    return value.clean if isinstance(value, Region) else value

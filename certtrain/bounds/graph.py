@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from certtrain.bounds.instructions import instructions
 from certtrain.errors import UserError
 from certtrain.models.normalize import Normalize
 
@@ -124,6 +125,7 @@ class Graph:
             if not self._is_size(node) and any(parent in self._depends for parent in node.all_input_nodes):
                 self._depends.add(node)
         self.names = self._names()
+        self.instructions = instructions(self.nodes, self._depends, self.names)
         for node in graph.nodes:  # also those whose own result nobody uses: what they change may be used
             self._refuse_hidden_mutation(node)
 
@@ -145,21 +147,6 @@ class Graph:
             if node in self._depends and node.op != "placeholder":
                 module = self.network.get_submodule(node.target) if node.op == "call_module" else None
                 yield node, type(module) if module is not None else node.target, module
-
-    def resolve(self, node: fx.Node, values: dict[fx.Node, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The node's arguments with the values of the nodes among them."""
-        return fx.map_arg(node.args, values.__getitem__), fx.map_arg(node.kwargs, values.__getitem__)
-
-    def evaluate(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
-        """The value of a constant or a size."""
-        if node.op == "get_attr":
-            return operator.attrgetter(node.target)(self.network)
-        args, kwargs = self.resolve(node, values)
-        if node.op == "call_module":
-            return self.network.get_submodule(node.target)(*args, **kwargs)
-        if node.op == "call_method":
-            return getattr(args[0], node.target)(*args[1:], **kwargs)
-        return node.target(*args, **kwargs)
 
     def _is_size(self, node: fx.Node) -> bool:
         if node.op == "call_method":

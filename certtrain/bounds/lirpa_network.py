@@ -120,11 +120,11 @@ class Conversion:
         self._where: dict[fx.Node, int] = {graph.input: 0}
         self._values: dict[fx.Node, Any] = {}
         self._uses: dict[nn.Module, int] = {}
-        for node in graph.nodes:
+        for node, instruction in zip(graph.nodes, graph.instructions):
             if node is graph.input:
                 continue
             if not graph.is_abstract(node):
-                self._values[node] = graph.evaluate(node, self._sizes(node))
+                self._values[node] = instruction.value(graph.network, lambda place: self._size(graph.nodes[place]))
                 continue
             if node.op == "call_module":
                 source = self._where[node.all_input_nodes[0]]
@@ -149,14 +149,11 @@ class Conversion:
         flat = {index for index, step in enumerate(self.steps) if step.kind == "flatten" and step.sources == (0,)}
         return {index for index, step in enumerate(self.steps) if {0, *flat} & set(step.sources) and index not in flat}
 
-    def _sizes(self, node: fx.Node) -> dict[fx.Node, Any]:
-        """The node's arguments, for a batch of two without data: sizes are all that depends on the input here."""
-        return {
-            parent: torch.empty(2, *self.steps[self._where[parent]].shape, device="meta")
-            if parent in self._where
-            else self._values[parent]
-            for parent in node.all_input_nodes
-        }
+    def _size(self, node: fx.Node) -> Any:
+        """A node's value, for a batch of two without data: sizes are all that depends on the input here."""
+        if node in self._where:
+            return torch.empty(2, *self.steps[self._where[node]].shape, device="meta")
+        return self._values[node]
 
     def _only_reader(self, node: fx.Node, source: int) -> bool:
         """Whether nothing but the node reads the step, under any of the step's names."""

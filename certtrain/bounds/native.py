@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -147,20 +147,26 @@ class _Output:
     step: int
     layer: LinearMap | None
     known: Mapping[int, Box] | None = None
+    # Not functools.cached_property, whose lock in Python 3.11 torch.compile cannot follow.
+    made: dict[str, Any] = field(default_factory=dict, init=False)
 
     def bounds(self, methods: tuple[str, ...]) -> Bounds:
         """What the engine answers."""
         return Bounds(self.clean, {method: self.margins(method) for method in methods}, self.pre_activations())
 
-    @cached_property
+    @property
     def refined(self) -> Refined:
-        """CROWN's lines and boxes."""
-        return refine(self.run, self.known)
+        """CROWN's lines and boxes, made once."""
+        if "refined" not in self.made:
+            self.made["refined"] = refine(self.run, self.known)
+        return self.made["refined"]
 
-    @cached_property
+    @property
     def classes(self) -> Tensor:
-        """(B, K-1, K) the margins as functions of the logits."""
-        return margin_matrix(self.y, self.clean.shape[1], self.clean.dtype)
+        """(B, K-1, K) the margins as functions of the logits, made once."""
+        if "classes" not in self.made:
+            self.made["classes"] = margin_matrix(self.y, self.clean.shape[1], self.clean.dtype)
+        return self.made["classes"]
 
     def margins(self, method: str) -> Tensor:
         """(B, K-1) lower bounds of the margins."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol
 
@@ -13,6 +14,8 @@ from certtrain.bounds.base import BoundEngine
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError
 from certtrain.smoothing.noise import Split, gaussian_noise
+
+Value = float | Tensor  # a number, or a scalar tensor where the objective is compiled for many steps
 
 
 class Objective(NamedTuple):
@@ -59,13 +62,16 @@ class KeyedNoise:
 class Method(ABC):
     """A training method. It holds settings and no state: the same arguments give the same objective.
 
+    What depends on the step is of three kinds, so that the objective itself can be compiled once for many steps
+    (`methods.compiled`): the inputs, as far as noise is added to them; the phase, which says what is computed and
+    changes a few times in a training; the values, numbers that change at every step.
+
     Attributes:
         needs_engine: whether the objective may ask for bounds.
     """
 
     needs_engine: ClassVar[bool] = False
 
-    @abstractmethod
     def __call__(
         self, network: nn.Module, engine: BoundEngine | None, batch: Batch, step: int, rng: Noise
     ) -> Objective:
@@ -78,6 +84,33 @@ class Method(ABC):
             step: completed optimiser steps.
             rng: gives the noise, for methods that add some.
         """
+        return self.objective(network, engine, self.inputs(batch, step, rng), self.phase(step), self.values(step))
+
+    @abstractmethod
+    def objective(
+        self,
+        network: nn.Module,
+        engine: BoundEngine | None,
+        batch: Batch,
+        phase: Hashable,
+        values: Mapping[str, Value],
+    ) -> Objective:
+        """The objective of `inputs`, in the phase and with the values of a step; see `__call__`.
+
+        Differentiable tensor operations only, whose course depends on nothing but the phase.
+        """
+
+    def inputs(self, batch: Batch, step: int, rng: Noise) -> Batch:
+        """What the objective sees of a batch."""
+        return batch
+
+    def phase(self, step: int, *, sparing: bool = True) -> Hashable:
+        """What is computed at this step; `sparing` leaves out at most steps what is only logged and takes time."""
+        return None
+
+    def values(self, step: int) -> dict[str, float]:
+        """The numbers that the objective computes with at this step."""
+        return self.scheduled(step)
 
     def scheduled(self, step: int) -> dict[str, float]:
         """What the method has scheduled, by name, at this step: eps, kappa, beta, ..."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fractions import Fraction
 
 from torch import Tensor
 
 from certtrain.bounds.base import BoundEngine, Bounds, FusedLoss
 from certtrain.data.batch import Batch
-from certtrain.methods.ibp import IBP, Init
+from certtrain.methods.base import Value
+from certtrain.methods.ibp import IBP, Init, Phase
 from certtrain.methods.losses import proved_share, robust_cross_entropy
 from certtrain.methods.regularisers import ShiRegulariser
 from certtrain.scales import Scales
@@ -67,30 +69,36 @@ class CrownIBP(IBP):
         """eps, kappa, beta, and the regulariser's weight when there is one."""
         return {**super().scheduled(step), "beta": self.beta.at(step, self.ramp)}
 
-    def bounds(self, engine: BoundEngine, batch: Batch, threat: ThreatModel, step: int) -> Bounds:
-        """IBP's, CROWN-IBP's or both, as beta asks for; the fused loss, which has IBP's with it."""
-        beta = self.beta.at(step, self.ramp)
-        if beta < NEGLIGIBLE_BETA:
-            return engine.bounds(batch.x, batch.y, threat, ("ibp",))
-        if self.loss_fusion:
-            return engine.fused_loss(batch.x, batch.y, threat, "crown_ibp")
-        return engine.bounds(batch.x, batch.y, threat, ("ibp", "crown_ibp") if beta < 1 else ("crown_ibp",))
+    def phase(self, step: int, *, sparing: bool = True) -> Phase:
+        """As of `IBP`, with IBP's bounds, CROWN-IBP's or both, as beta asks for."""
+        phase, beta = super().phase(step, sparing=sparing), self.beta.at(step, self.ramp)
+        if not phase.robust or beta < NEGLIGIBLE_BETA:
+            return phase
+        return phase._replace(methods=("ibp", "crown_ibp") if beta < 1 else ("crown_ibp",))
 
-    def margins(self, bounds: Bounds, step: int) -> Tensor:
+    def bounds(self, engine: BoundEngine, batch: Batch, threat: ThreatModel, phase: Phase) -> Bounds:
+        """The bounds of the phase; the fused loss, which has IBP's with it."""
+        if self.loss_fusion and "crown_ibp" in phase.methods:
+            return engine.fused_loss(batch.x, batch.y, threat, "crown_ibp")
+        return super().bounds(engine, batch, threat, phase)
+
+    def margins(self, bounds: Bounds, phase: Phase, values: Mapping[str, Value]) -> Tensor:
         """(B, K-1) the mixture."""
-        if len(bounds.margins) == 1:
-            return next(iter(bounds.margins.values()))
-        beta = self.beta.at(step, self.ramp)
+        if len(phase.methods) == 1:
+            return bounds.margins[phase.methods[0]]
+        beta = values["beta"]
         return beta * bounds.margins["crown_ibp"] + (1 - beta) * bounds.margins["ibp"]
 
-    def robust(self, bounds: Bounds, y: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def robust(
+        self, bounds: Bounds, y: Tensor, phase: Phase, values: Mapping[str, Value]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The robust loss of the mixture: of margins, or with loss fusion of losses."""
         if not self.loss_fusion:
-            return super().robust(bounds, y, step)
-        ibp, beta = bounds.margins["ibp"], self.beta.at(step, self.ramp)
+            return super().robust(bounds, y, phase, values)
+        ibp, beta = bounds.margins["ibp"], values["beta"]
         parts = {"train_verified_ibp": proved_share(ibp, bounds.clean, y)}
         if not isinstance(bounds, FusedLoss):
             return robust_cross_entropy(ibp), parts
-        if beta == 1:
+        if "ibp" not in phase.methods:
             return bounds.loss.mean(), parts
         return beta * bounds.loss.mean() + (1 - beta) * robust_cross_entropy(ibp), parts

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fractions import Fraction
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal, NamedTuple, get_args
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from certtrain.bounds.base import BoundEngine, Bounds
 from certtrain.bounds.united import United, united
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError, nearest
-from certtrain.methods.base import Method, Noise, Objective, non_negative
+from certtrain.methods.base import Method, Objective, Value, non_negative
 from certtrain.methods.initialisation import ibp_init
 from certtrain.methods.losses import accuracy, add_l1, proved_share, robust_cross_entropy
 from certtrain.methods.regularisers import MIN_EPS, ShiRegulariser, normalised_radius
@@ -25,6 +26,22 @@ from certtrain.threat import Norm, ThreatModel, parse_radius
 Init = Literal["default", "ibp"]
 KAPPA = Weight(1.0, 0.5, "step")
 UNSTABLE_EVERY = 10  # steps: to count over all neurons takes 3 % of a step of a small network
+
+
+class Phase(NamedTuple):
+    """What is computed at a step.
+
+    Attributes:
+        robust: the robust loss.
+        regularised: the regularisers.
+        counted: the share of unstable neurons.
+        methods: the bounds that the robust loss mixes.
+    """
+
+    robust: bool
+    regularised: bool
+    counted: bool
+    methods: tuple[str, ...]
 
 
 class IBP(Method):
@@ -101,17 +118,31 @@ class IBP(Method):
         if self.init == "ibp":
             ibp_init(network)
 
-    def bounds(self, engine: BoundEngine, batch: Batch, threat: ThreatModel, step: int) -> Bounds:
-        """What the robust loss needs at this step."""
-        return engine.bounds(batch.x, batch.y, threat, ("ibp",))
+    def phase(self, step: int, *, sparing: bool = True) -> Phase:
+        """What is computed: bounds only where they count; sparing, unstable neurons are counted every tenth step."""
+        robust = self.eps(step) > 0 and self.kappa.at(step, self.ramp) < 1
+        regularised = self.regularisation(step) > 0
+        counted = (robust or regularised) and (not sparing or step % UNSTABLE_EVERY == 0)
+        return Phase(robust, regularised, counted, ("ibp",))
 
-    def margins(self, bounds: Bounds, step: int) -> Tensor:
+    def values(self, step: int) -> dict[str, float]:
+        """What is scheduled; while the regulariser counts eps is at least MIN_EPS."""
+        values = self.scheduled(step)
+        return {**values, "eps": max(values["eps"], MIN_EPS)} if self.regularisation(step) else values
+
+    def bounds(self, engine: BoundEngine, batch: Batch, threat: ThreatModel, phase: Phase) -> Bounds:
+        """What the robust loss needs in this phase."""
+        return engine.bounds(batch.x, batch.y, threat, phase.methods)
+
+    def margins(self, bounds: Bounds, phase: Phase, values: Mapping[str, Value]) -> Tensor:
         """(B, K-1) lower bounds of the margins that the robust loss is computed from."""
         return bounds.margins["ibp"]
 
-    def robust(self, bounds: Bounds, y: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def robust(
+        self, bounds: Bounds, y: Tensor, phase: Phase, values: Mapping[str, Value]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The robust loss from `bounds`, and the parts to log with it."""
-        margins = self.margins(bounds, step)
+        margins = self.margins(bounds, phase, values)
         return robust_cross_entropy(margins), {"train_verified": proved_share(margins, bounds.clean, y)}
 
     def _refuse_several_boxes(self, network: nn.Module) -> None:
@@ -124,23 +155,26 @@ class IBP(Method):
                 fix="a network without BatchNorm, method.regulariser=0; or train with the columns immutable",
             )
 
-    def __call__(
-        self, network: nn.Module, engine: BoundEngine | None, batch: Batch, step: int, rng: Noise
+    def objective(  # type: ignore[override]
+        self,
+        network: nn.Module,
+        engine: BoundEngine | None,
+        batch: Batch,
+        phase: Phase,
+        values: Mapping[str, Value],
     ) -> Objective:
         """Parts: loss_natural, clean; with bounds also, as far as they are computed, loss_robust, train_verified (the
-        share correct and proved at eps_t), loss_tight, loss_relu, and at every tenth step unstable_relu; loss_l1 when
+        share correct and proved at eps_t), loss_tight, loss_relu, and where they are counted unstable_relu; loss_l1 when
         there is one."""
-        eps, kappa, weight = self.eps(step), self.kappa.at(step, self.ramp), self.regularisation(step)
-        robust = eps > 0 and kappa < 1
-        if not robust and not weight:
+        if not phase.robust and not phase.regularised:
             return natural_objective(network, batch, self.l1)
         assert engine is not None, "a bound-propagation method needs an engine"
-        threat = self.threat.at(max(eps, MIN_EPS) if weight else eps)
+        threat = self.threat.at(values["eps"])
         engine = united(engine, threat)
         if isinstance(engine, United):
             self._refuse_several_boxes(network)
-        if robust:
-            bounds = self.bounds(engine, batch, threat, step)
+        if phase.robust:
+            bounds = self.bounds(engine, batch, threat, phase)
         else:
             bounds = engine.bounds(batch.x, batch.y, threat, ("ibp",))
 
@@ -149,15 +183,15 @@ class IBP(Method):
             "loss_natural": natural.detach(),
             "clean": accuracy(bounds.clean, batch.y),
         }
-        if any(p.kink for p in bounds.pre_activations) and step % UNSTABLE_EVERY == 0:
+        if phase.counted and any(p.kink for p in bounds.pre_activations):
             parts["unstable_relu"] = unstable_share(bounds.pre_activations)
-        if robust:
-            worst, more = self.robust(bounds, batch.y, step)
-            loss = kappa * natural + (1 - kappa) * worst
+        if phase.robust:
+            worst, more = self.robust(bounds, batch.y, phase, values)
+            loss = values["kappa"] * natural + (1 - values["kappa"]) * worst
             parts |= {"loss_robust": worst.detach(), **more}
-        if weight:
+        if phase.regularised:
             assert self.regulariser is not None
             terms = self.regulariser.terms(normalised_radius(network, batch.x, threat), bounds.pre_activations)
-            loss = loss + weight * (terms.tight + terms.relu)
+            loss = loss + values["regulariser"] * (terms.tight + terms.relu)
             parts |= {"loss_tight": terms.tight.detach(), "loss_relu": terms.relu.detach()}
         return Objective(add_l1(loss, parts, network, self.l1), parts)

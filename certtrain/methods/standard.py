@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from certtrain.bounds.base import BoundEngine
 from certtrain.data.batch import Batch
-from certtrain.methods.base import Method, Noise, Objective, non_negative
+from certtrain.methods.base import Method, Objective, Value, non_negative
 from certtrain.methods.losses import accuracy, add_l1
 
 
@@ -24,8 +26,13 @@ class Standard(Method):
     def __init__(self, l1: float = 0.0) -> None:
         self.l1 = non_negative(l1, "method.l1")
 
-    def __call__(
-        self, network: nn.Module, engine: BoundEngine | None, batch: Batch, step: int, rng: Noise
+    def objective(
+        self,
+        network: nn.Module,
+        engine: BoundEngine | None,
+        batch: Batch,
+        phase: Hashable,
+        values: Mapping[str, Value],
     ) -> Objective:
         """Parts: loss_natural, clean, and loss_l1 when there is one."""
         return natural_objective(network, batch, self.l1)

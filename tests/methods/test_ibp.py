@@ -74,7 +74,7 @@ def test_after_the_ramp_nothing_is_verified_where_the_bound_is_zero_or_negative(
 @pytest.mark.parametrize("margin", [0.0, -1.0, math.nan, math.inf])
 def test_a_margin_that_proves_nothing_is_not_counted(paper_network, paper_engine, paper_batch, margin):
     class OneOff(IBP):
-        def margins(self, bounds, step):
+        def margins(self, bounds, phase, values):
             return torch.tensor([[1.0], [margin], [1.0]])
 
     parts = OneOff(0.5, RAMP)(paper_network, paper_engine, paper_batch, 15, NOISE).parts

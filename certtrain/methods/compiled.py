@@ -1,0 +1,78 @@
+"""A method whose objective torch.compile has turned into a few fused kernels: for accelerators, whose step of many small
+operations is otherwise spent on starting them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from functools import partial
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from certtrain.bounds.base import BoundEngine
+from certtrain.data.batch import Batch
+from certtrain.methods.base import Method, Noise, Objective
+
+CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
+COMPILE_MODES: tuple[str, ...] = get_args(CompileMode)
+WITH_GRAPHS = ("reduce-overhead", "max-autotune")  # replay CUDA graphs, whose results live until the next replay
+
+
+class Compiled:
+    """Called as a method is, with its values but for the last bits: a compiler adds up in another order.
+
+    Compiled once for each phase of the method, when the first step of the phase comes. What changes at every step
+    (eps, kappa, beta) enters as tensors on the device: nothing is compiled again, and no CUDA graph holds an old value.
+    The noise is drawn outside, where no compiler can change its bits. Batches smaller than the largest so far, such as
+    an epoch's last, are not worth a compilation and run as they are.
+
+    Args:
+        method: the objective.
+        mode: of torch.compile.
+        backend: of torch.compile.
+    """
+
+    def __init__(
+        self, method: Method, mode: CompileMode = "default", backend: str | Callable[..., object] = "inductor"
+    ) -> None:
+        self.method, self.mode, self.backend = method, mode, backend
+        self._made: dict[Hashable, Callable[..., Objective]] = {}
+        self._largest = 0
+
+    def __call__(
+        self, network: nn.Module, engine: BoundEngine | None, batch: Batch, step: int, rng: Noise
+    ) -> Objective:
+        """See `Method.__call__`. Network and engine are the same at every call.
+
+        Raises:
+            RuntimeError: torch.compile cannot follow the network, or finds no compiler.
+        """
+        self._largest = max(self._largest, len(batch.y))
+        if len(batch.y) < self._largest:
+            return self.method(network, engine, batch, step, rng)
+        phase = self.method.phase(step, sparing=False)  # fused, what is only logged costs next to nothing
+        if phase not in self._made:
+            run = partial(_objective, self.method, network, engine, phase)
+            options = {"mode": self.mode} if self.backend == "inductor" else {}
+            self._made[phase] = torch.compile(run, fullgraph=True, dynamic=False, backend=self.backend, **options)
+        numbers = {
+            name: torch.full((), value, dtype=batch.x.dtype, device=batch.x.device)
+            for name, value in self.method.values(step).items()
+        }
+        if self.mode not in WITH_GRAPHS:
+            return self._made[phase](self.method.inputs(batch, step, rng), numbers)
+        torch.compiler.cudagraph_mark_step_begin()
+        found = self._made[phase](self.method.inputs(batch, step, rng), numbers)
+        return Objective(found.loss.clone(), {name: part.clone() for name, part in found.parts.items()})
+
+
+def _objective(
+    method: Method,
+    network: nn.Module,
+    engine: BoundEngine | None,
+    phase: Hashable,
+    batch: Batch,
+    values: dict[str, Tensor],
+) -> Objective:
+    return method.objective(network, engine, batch, phase, values)

@@ -1,0 +1,124 @@
+"""A compiled objective is the method's own: values, gradients, running statistics, over all phases of a training."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from certtrain.bounds import NativeEngine
+from certtrain.data.batch import Batch
+from certtrain.methods import IBP, CrownIBP, Gaussian, KeyedNoise, Ramp, ShiRegulariser, Standard, Weight
+from certtrain.methods.compiled import Compiled
+from certtrain.models.normalize import Normalize
+
+RAMP = Ramp(2, 4)
+HALF = Weight(1.0, 0.5)
+
+
+class Network(nn.Module):
+    """Normalisation, BatchNorm, a shortcut, joined branches, pooling, a smooth activation, a size and a constant."""
+
+    def __init__(self):
+        super().__init__()
+        self.normalize = Normalize([0.4], [0.2], (1, 6, 6))
+        self.stem, self.norm = nn.Conv2d(1, 3, 3, padding=1, bias=False), nn.BatchNorm2d(3)
+        self.left, self.right = nn.Conv2d(3, 2, 3, 2, 1), nn.Conv2d(3, 2, 1, 2)
+        self.last = nn.Conv2d(4, 4, 3, padding=1)
+        self.head = nn.Linear(4, 3)
+        self.register_buffer("shift", torch.tensor(0.25))
+
+    def forward(self, x):
+        x = torch.relu(self.norm(self.stem(self.normalize(x))))
+        x = torch.cat([self.left(x), self.right(x) + self.shift], 1)
+        x = x + torch.sigmoid(self.last(nn.functional.leaky_relu(x, 0.1)))
+        return self.head(nn.functional.avg_pool2d(torch.relu(x), 3).view(x.size(0), -1))
+
+
+def batch(examples, seed=0):
+    draw = torch.Generator().manual_seed(seed)
+    x = torch.rand(examples, 1, 6, 6, generator=draw)
+    return Batch(x, torch.randint(0, 3, (examples,), generator=draw), torch.arange(examples))
+
+
+METHODS = {
+    "standard": Standard(l1=1e-3),
+    "gaussian": Gaussian(0.25),
+    "ibp": IBP(0.1, RAMP, regulariser=ShiRegulariser(0.5)),
+    "ibp l2": IBP(0.3, RAMP, norm="l2"),
+    "crown_ibp": CrownIBP(0.1, RAMP, kappa=HALF),
+    "crown_ibp fused": CrownIBP(0.1, RAMP, kappa=HALF, loss_fusion=True),
+}
+
+
+@pytest.fixture(autouse=True)
+def forget():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_compiled_objective_is_the_methods_own(name):
+    torch.manual_seed(0)
+    method, network = METHODS[name], Network().train()
+    other = copy.deepcopy(network)
+    # Traced with its backward pass for one method; tracing alone is the quicker half.
+    counter = CompileCounterWithBackend("aot_eager" if name == "ibp" else "eager")
+    engine, compiled = NativeEngine(network), Compiled(method, backend=counter)
+    for step in range(8):
+        expected = method(other, NativeEngine(other), batch(4, step), step, KeyedNoise(0))
+        found = compiled(network, engine, batch(4, step), step, KeyedNoise(0))
+        expected.loss.backward()
+        found.loss.backward()
+        torch.testing.assert_close(found.loss, expected.loss)
+        assert found.parts.keys() - expected.parts.keys() <= {"unstable_relu"}
+        for part in expected.parts:
+            assert not found.parts[part].requires_grad
+            torch.testing.assert_close(found.parts[part], expected.parts[part])
+        for one, two in zip(network.parameters(), other.parameters()):
+            torch.testing.assert_close(one.grad, two.grad, rtol=1e-4, atol=1e-5)
+    for one, two in zip(network.buffers(), other.buffers()):
+        torch.testing.assert_close(one, two)
+    phases = {method.phase(step, sparing=False) for step in range(8)}
+    assert counter.frame_count == len(phases)  # eps, kappa and beta change without another compilation
+
+
+def test_an_epochs_last_batch_is_not_compiled():
+    network, counter = Network(), CompileCounterWithBackend("aot_eager")
+    compiled = Compiled(Standard(), backend=counter)
+    sizes = [compiled(network, None, batch(size), 0, KeyedNoise(0)).loss for size in (4, 4, 3, 4)]
+    assert counter.frame_count == 1
+    torch.testing.assert_close(sizes[2], Standard()(network, None, batch(3), 0, KeyedNoise(0)).loss)
+    compiled(network, None, batch(5), 0, KeyedNoise(0))
+    assert counter.frame_count == 2
+
+
+def test_the_noise_is_the_keyed_one_to_the_bit():
+    seen = []
+
+    def noise(x, index, draw, sigma):
+        seen.append(KeyedNoise(3)(x, index, draw, sigma))
+        assert not torch.compiler.is_compiling()
+        return seen[-1]
+
+    Compiled(Gaussian(0.5), backend="eager")(Network(), None, batch(4), 7, noise)
+    assert len(seen) == 1
+    assert torch.equal(seen[0], KeyedNoise(3)(batch(4).x, batch(4).index, 7, 0.5))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_inductors_kernels_compute_the_same(name):
+    torch.manual_seed(0)
+    method, network = METHODS[name], Network().train()
+    other = copy.deepcopy(network)
+    compiled, engine = Compiled(method), NativeEngine(network)
+    for step in (0, 4, 7):
+        expected = method(other, NativeEngine(other), batch(4, step), step, KeyedNoise(0)).loss
+        found = compiled(network, engine, batch(4, step), step, KeyedNoise(0)).loss
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+        pairs = ((found, network), (expected, other))
+        for grads in zip(*(torch.autograd.grad(loss, net.parameters()) for loss, net in pairs)):
+            torch.testing.assert_close(*grads, rtol=1e-3, atol=1e-4)
