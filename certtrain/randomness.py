@@ -120,7 +120,7 @@ def uniforms(seed: int, purpose: str, epoch: int, index: Tensor, count: int) -> 
     """
     check_range("epoch", epoch, epoch)
     blocks = torch.arange((count + 3) // 4, device=index.device)
-    draw = torch.tensor(epoch, device=index.device)
+    draw = torch.full((), epoch, device=index.device)  # torch.tensor would be sent there, and waited for
     lanes = words(key(seed, "uniforms", purpose), index[:, None], draw, blocks)
     bits = torch.stack(lanes, dim=-1).reshape(len(index), 4 * len(blocks))[:, :count]
     return (bits >> 8).to(torch.float32) * 2.0**-24  # 24 bits: the conversion is exact and never reaches 1

@@ -13,6 +13,7 @@ then the union of a box for each combination (`ThreatModel.parts`), each to be p
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from certtrain.threat import NORM_NAMES, float_up, parse_radius, radius_text
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 # A radius that is too small by this share still reaches the whole number that it reaches exactly.
@@ -122,15 +124,13 @@ class Scales:
         Raises:
             ValueError: inputs of another size.
         """
-        import torch
-
         if x[0].numel() != len(self.values):
             raise ValueError(f"{len(self.values)} scales for inputs of shape {tuple(x.shape[1:])}")
         if factor is None:
             numbers = self._rounded[up]
         else:
             numbers = tuple((float_up if up else float)(factor * value) for value in self.values)
-        return torch.tensor(numbers, dtype=torch.float64, device=x.device).to(x.dtype).reshape(1, *x.shape[1:])
+        return _placed(numbers, x.dtype, x.device).reshape(1, *x.shape[1:])
 
     def distance(self, offset: Tensor) -> Tensor:
         """(B,) the least radius whose set holds `x + offset`; infinite where an immutable feature changed.
@@ -179,6 +179,14 @@ class Scales:
         import torch
 
         return torch.tensor(self.whole, dtype=x.dtype, device=x.device).reshape(1, *x.shape[1:])
+
+
+@functools.lru_cache(maxsize=16)
+def _placed(numbers: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """On the device, where a training step would otherwise wait for them to arrive each time."""
+    import torch
+
+    return torch.tensor(numbers, dtype=torch.float64, device=device).to(dtype)
 
 
 def ball_of(stated: Mapping[str, Any]) -> str:

@@ -171,9 +171,10 @@ class ThreatModel:
         if self.scales is not None:
             if isinstance(eps, Fraction) and not self.inward:
                 return self.scales.tensor(x, eps, up=self.outward)
-            return self._scaled(torch.tensor(float(eps), dtype=x.dtype, device=x.device), self.scales, x)
+            return self._scaled(torch.full((), float(eps), dtype=x.dtype, device=x.device), self.scales, x)
         value = float_up(eps) if isinstance(eps, Fraction) and self.outward else float(eps)
-        return torch.tensor(value, dtype=x.dtype, device=x.device)
+        # torch.tensor would be sent to an accelerator, and waited for, at every training step.
+        return torch.full((), value, dtype=x.dtype, device=x.device)
 
     def _scaled(self, eps: Tensor, scales: Scales, x: Tensor) -> Tensor:
         """eps w_i, rounded as the box is; by 1 and by 0 it is multiplied exactly."""

@@ -71,7 +71,7 @@ def _clean_statistics(name: str, layer: nn.BatchNorm1d | nn.BatchNorm2d, clean: 
             if layer.momentum is None:  # cumulative average
                 weight = 1 / layer.num_batches_tracked.to(mean.dtype)
             else:
-                weight = torch.tensor(layer.momentum, dtype=mean.dtype, device=mean.device)
+                weight = layer.momentum
             layer.running_mean.lerp_(mean.to(layer.running_mean.dtype), weight)
             layer.running_var.lerp_((var * (count / (count - 1))).to(layer.running_var.dtype), weight)
     return mean, var

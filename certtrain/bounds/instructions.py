@@ -30,7 +30,7 @@ class Instruction:
         abstract: whether the value is a tensor that depends on the input; the others are constants and sizes.
         path: of a module in the network; None for all else.
         attribute: of the network, such as a parameter, that the value is; None for all else.
-        key: the function, or the name of a tensor's method; None where `path` or `attribute` is given, and for the input.
+        key: the function, or the name of a tensor's method; None where `path` or `attribute` is given, and of the input.
         args: positional arguments, with a `Slot` for each value of an instruction.
         kwargs: keyword arguments, likewise.
         sources: the abstract ones among the arguments' instructions, `input` before `other` however a call names them.
@@ -83,10 +83,9 @@ def instructions(nodes: Sequence[fx.Node], abstract: set[fx.Node], names: Mappin
     slots = {node: Slot(index) for node, index in where.items()}
     found = []
     for node in nodes:
-        sources: list[int] = []
+        parents: list[fx.Node] = []
         # Sorted, `input` comes before `other`, in whichever order a difference was given them.
-        for parents in (node.args, dict(sorted(node.kwargs.items()))):
-            fx.map_arg(parents, lambda parent: sources.append(where[parent]) if parent in abstract else None)
+        fx.map_arg((node.args, dict(sorted(node.kwargs.items()))), parents.append)
         found.append(
             Instruction(
                 name=names[node],
@@ -96,7 +95,7 @@ def instructions(nodes: Sequence[fx.Node], abstract: set[fx.Node], names: Mappin
                 key=node.target if node.op in ("call_function", "call_method") else None,
                 args=_plain(fx.map_arg(node.args, slots.__getitem__)),
                 kwargs=_plain(fx.map_arg(node.kwargs, slots.__getitem__)),
-                sources=tuple(sources),
+                sources=tuple(where[parent] for parent in parents if parent in abstract),
             )
         )
     return found

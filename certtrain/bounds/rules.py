@@ -296,7 +296,10 @@ def _neg(call: Call) -> Operation:
 
 def _constant(call: Call, region: Region, value: Any) -> Tensor:
     """A constant operand as a tensor that broadcasts to one example."""
-    constant = torch.as_tensor(value, dtype=region.clean.dtype, device=region.clean.device)
+    if isinstance(value, Tensor):
+        constant = value.to(region.clean)
+    else:  # torch.tensor would be sent to an accelerator, and waited for, at every training step
+        constant = region.clean.new_full((), value)
     shape = region.example_shape
     if constant.dim() == len(shape) + 1 and len(constant) == 1:
         constant = constant.squeeze(0)

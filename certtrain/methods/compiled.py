@@ -1,5 +1,8 @@
-"""A method whose objective torch.compile has turned into a few fused kernels: for accelerators, whose step of many small
-operations is otherwise spent on starting them."""
+"""A method's objective, which torch.compile has turned into a few fused kernels.
+
+For accelerators, where the many small operations of a step otherwise each travel through memory, and take longer to
+start than to run.
+"""
 
 from __future__ import annotations
 

@@ -164,8 +164,8 @@ class IBP(Method):
         values: Mapping[str, Value],
     ) -> Objective:
         """Parts: loss_natural, clean; with bounds also, as far as they are computed, loss_robust, train_verified (the
-        share correct and proved at eps_t), loss_tight, loss_relu, and where they are counted unstable_relu; loss_l1 when
-        there is one."""
+        share correct and proved at eps_t), loss_tight, loss_relu, where it is counted unstable_relu; loss_l1 when there
+        is one."""
         if not phase.robust and not phase.regularised:
             return natural_objective(network, batch, self.l1)
         assert engine is not None, "a bound-propagation method needs an engine"

@@ -74,7 +74,7 @@ class CertifiedTraining(L.LightningModule):
         loss = objective.loss
         if processes() > 1:
             # Their gradients are averaged, and each one's loss is the mean over its share of the batch.
-            examples = torch.tensor(float(len(batch.y)), device=loss.device)
+            examples = loss.new_full((), len(batch.y))
             self.weight = examples * processes() / global_sum(examples)
             loss = loss * self.weight
         # Kept on the device: asking for it every step would stall an accelerator.
