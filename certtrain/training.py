@@ -24,10 +24,12 @@ from certtrain.callbacks.training_log import TrainingLog
 from certtrain.callbacks.validation import CertifyValidation
 from certtrain.errors import UserError, nearest
 from certtrain.evaluation import float32_products
+from certtrain.methods.compiled import COMPILE_MODES, WITH_GRAPHS, Compiled
 from certtrain.methods.module import CertifiedTraining
 from certtrain.ranks import Rank
 
 PRECISIONS = ("32-true", "tf32", "bf16-mixed")
+COMPILE = (False, True, *COMPILE_MODES)
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class TrainerSettings:
     gradient_clip_val: float | None = None
     check_every_n_steps: int = 50
     channels_last: bool = False
+    compile: bool | str = False
 
     def __post_init__(self) -> None:
         for key in ("accumulate_grad_batches", "check_every_n_steps", "devices"):
@@ -65,6 +68,33 @@ class TrainerSettings:
                 where="configuration key trainer.precision",
                 fix="trainer.precision=32-true",
             )
+        self._check_compile()
+
+    def _check_compile(self) -> None:
+        if self.compile not in COMPILE:
+            raise UserError(
+                f"trainer.compile = {self.compile!r} is unknown",
+                where="configuration key trainer.compile",
+                fix=f"false, true (as default), {', '.join(COMPILE_MODES)}",
+            )
+        if self.compile in WITH_GRAPHS and self.accumulate_grad_batches > 1:
+            raise UserError(
+                f"trainer.compile={self.compile} with trainer.accumulate_grad_batches={self.accumulate_grad_batches}: "
+                "a CUDA graph's gradients last until the next batch",
+                where="configuration key trainer.compile",
+                fix="trainer.compile=true",
+            )
+        if self.compile and self.devices != 1:
+            raise UserError(
+                f"trainer.compile={str(self.compile).lower()} with trainer.devices={self.devices} is not supported",
+                where="configuration key trainer.compile",
+                fix="trainer.devices=1, or trainer.compile=false",
+            )
+
+    @property
+    def compile_mode(self) -> str | None:
+        """The mode of torch.compile for the objective; None to leave it as it is."""
+        return {False: None, True: "default"}.get(self.compile, self.compile)  # type: ignore[call-overload]
 
     @property
     def device_type(self) -> str:
@@ -143,6 +173,8 @@ def fit(
         UserError: the checkpoint to continue is corrupt or of another model.
     """
     quiet_lightning()
+    if isinstance(module.objective, Compiled):
+        module.objective.tell = console.print
     callbacks: list[L.Callback] = [FiniteGuard(settings.check_every_n_steps)]
     callbacks.append(TrainingLog(settings.check_every_n_steps))
     if validation is not None:

@@ -45,20 +45,24 @@ class IntervalRelu(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         after, lower, upper = ctx.saved_tensors
-        clean = after[: len(lower)]
         *parts, spread, of_lower, of_upper = grads
-        parts = [torch.zeros_like(after) if part is None else part for part in parts]
+        # What nothing was computed from gets no gradient, so that autograd goes no further back along it.
+        unused = len(parts) == 2 and parts[0] is None
+        parts = [torch.zeros_like(after) if part is None else part for part in parts[unused:]]
         spread = torch.zeros_like(lower) if spread is None else spread
         out, grad_radius = [torch.empty_like(part) for part in parts], torch.empty_like(spread)
-        grad_clean, grad_centre, out_clean, out_centre = *halves(parts), *halves(out)
+        clean = None if unused else after[: len(lower)]
+        grad_clean, grad_centre = (None, *parts) if unused else halves(parts)
+        out_clean, out_centre = (None, *out) if unused else halves(out)
         given = (clean, lower, upper, grad_clean, grad_centre, spread, of_lower, of_upper)
-        if (kernel := kernel_for(clean.numel(), *given, same_bits=True)) is not None:
+        if (kernel := kernel_for(lower.numel(), *given, same_bits=True)) is not None:
             kernel.interval_back(*given, out_clean, out_centre, grad_radius)
-            return grad_radius, *out
+            return grad_radius, *([None] * unused), *out
         for some in _chunks(spread):
-            out_clean[some] = _where_positive(clean[some], grad_clean[some])
+            if not unused:
+                out_clean[some] = _where_positive(clean[some], grad_clean[some])
             to_low = _where_positive(lower[some], grad_centre[some] - spread[some])
             to_high = _where_positive(upper[some], grad_centre[some] + spread[some])
             for grad, to_end in zip((of_lower, of_upper), (to_low, to_high)):
@@ -66,7 +70,7 @@ class IntervalRelu(torch.autograd.Function):
                     to_end.add_(grad[some], alpha=2)
             torch.lerp(to_low, to_high, 0.5, out=out_centre[some])
             torch.sub(to_high, out_centre[some], out=grad_radius[some])
-        return grad_radius, *out
+        return grad_radius, *([None] * unused), *out
 
 
 def halves(parts: Sequence[Tensor]) -> Sequence[Tensor]:

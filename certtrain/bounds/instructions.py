@@ -30,7 +30,7 @@ class Instruction:
         abstract: whether the value is a tensor that depends on the input; the others are constants and sizes.
         path: of a module in the network; None for all else.
         attribute: of the network, such as a parameter, that the value is; None for all else.
-        key: the function, or the name of a tensor's method; None where `path` or `attribute` is given, and of the input.
+        key: the function, or the name of a tensor's method; None where `path` or `attribute` is given, and of input.
         args: positional arguments, with a `Slot` for each value of an instruction.
         kwargs: keyword arguments, likewise.
         sources: the abstract ones among the arguments' instructions, `input` before `other` however a call names them.

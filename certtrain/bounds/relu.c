@@ -19,18 +19,19 @@ void NAME(interval)(int64_t count, const REAL *restrict clean, const REAL *restr
     }
 }
 
-/* IntervalRelu.backward; of_lower and of_upper may be NULL. */
+/* IntervalRelu.backward; of_lower and of_upper may be NULL, and of_clean with clean and grad_clean. */
 void NAME(interval_back)(int64_t count, const REAL *restrict clean, const REAL *restrict lower,
                          const REAL *restrict upper, const REAL *restrict of_clean, const REAL *restrict of_centre,
                          const REAL *restrict of_spread, const REAL *restrict of_lower, const REAL *restrict of_upper,
                          REAL *restrict grad_clean, REAL *restrict grad_centre, REAL *restrict grad_radius)
 {
+    for (int64_t i = 0; of_clean != NULL && i < count; i++)
+        grad_clean[i] = POSITIVE(clean[i], of_clean[i]);
     if (of_lower == NULL && of_upper == NULL) {
         for (int64_t i = 0; i < count; i++) {
             REAL low = POSITIVE(lower[i], of_centre[i] - of_spread[i]);
             REAL high = POSITIVE(upper[i], of_centre[i] + of_spread[i]);
             REAL middle = high - (REAL)0.5 * (high - low);
-            grad_clean[i] = POSITIVE(clean[i], of_clean[i]);
             grad_centre[i] = middle;
             grad_radius[i] = high - middle;
         }
@@ -42,7 +43,6 @@ void NAME(interval_back)(int64_t count, const REAL *restrict clean, const REAL *
         low = of_lower == NULL ? low : low + 2 * of_lower[i];
         high = of_upper == NULL ? high : high + 2 * of_upper[i];
         REAL middle = high - (REAL)0.5 * (high - low);
-        grad_clean[i] = POSITIVE(clean[i], of_clean[i]);
         grad_centre[i] = middle;
         grad_radius[i] = high - middle;
     }

@@ -22,6 +22,7 @@ from certtrain.data import Batch, DataModule
 from certtrain.environment import hardware
 from certtrain.evaluation import frozen
 from certtrain.methods.base import KeyedNoise, Method
+from certtrain.methods.compiled import Compiled
 from certtrain.models.contract import InputContract
 from certtrain.reporting.collected import hardware_text
 from certtrain.scales import Scales
@@ -97,12 +98,13 @@ def estimate(config: dict[str, Any], certify: dict[str, Any], done: int = 0) -> 
     optimizer = build.build_optimizer(config)(network.parameters())
     batches = _batches(data, device)
     noise = KeyedNoise(config["seed"])
+    objective = Compiled(method, settings.compile_mode) if settings.compile_mode else method
     phases = []
     for name, count, step in _phases(method, per_epoch * config["epochs"], done):
 
         def work(step: int = step) -> None:
             for _ in range(settings.accumulate_grad_batches):
-                method(network, engine, next(batches), step, noise).loss.backward()
+                objective(network, engine, next(batches), step, noise).loss.backward()
             optimizer.step()
             optimizer.zero_grad()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -144,9 +144,23 @@ def build_lr(config: dict[str, Any], steps_per_epoch: int) -> LearningRate:
 
 
 def build_optimizer(config: dict[str, Any]) -> Callable[[Any], torch.optim.Optimizer]:
-    """What makes the optimiser of parameters."""
+    """What makes the optimiser of parameters: torch's fused one where it has one, a single pass over the weights."""
     partial = instantiate(config["optimizer"], "optimizer")
-    return lambda parameters: call_partial(partial, "optimizer", parameters)
+    # Lightning takes fused optimisers for ones that unscale gradients, and does not clip what they are given in bf16.
+    may_fuse = config["trainer"]["precision"] != "bf16-mixed" or config["trainer"]["gradient_clip_val"] is None
+
+    def make(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        parameters = list(parameters)
+        plain = call_partial(partial, "optimizer", parameters)
+        group = plain.param_groups[0]
+        if not may_fuse or group.get("fused", False) is not None or group.get("foreach") or group.get("differentiable"):
+            return plain
+        try:
+            return partial(parameters, fused=True)
+        except RuntimeError:  # this device or kind of number has none
+            return plain
+
+    return make
 
 
 def build_certifiers(config: dict[str, Any], scales: Scales | None = None) -> dict[str, Any]:

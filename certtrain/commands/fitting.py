@@ -18,6 +18,7 @@ from certtrain.commands import build
 from certtrain.config import call_partial, default_monitor
 from certtrain.data import DataModule
 from certtrain.errors import UserError
+from certtrain.methods.base import Method
 from certtrain.methods.module import CertifiedTraining
 from certtrain.models.contract import InputContract
 from certtrain.ranks import Rank
@@ -75,6 +76,7 @@ def fit_run(
             where="configuration key trainer.precision",
             fix="trainer.precision=32-true (or tf32), or method=standard or method=gaussian",
         )
+    refuse_uncompilable(settings, method, config)
     make_engine = build.build_engine(config)
     resume_from = directory.last if state == "resume" and directory.last.exists() else None
     done = 0
@@ -99,6 +101,7 @@ def fit_run(
         build.build_lr(config, steps),
         seed=config["seed"],
         record={"contract": contract.to_dict(), "config": config},
+        compile_mode=settings.compile_mode,
     )
     validation = build.build_validation(config, data, make_engine, scales)
     checkpoints = Checkpoints(
@@ -148,6 +151,26 @@ def other_threads(checkpoint: dict[str, Any]) -> str | None:
         f"the checkpoint was computed on {before} thread(s), and this is on {now}: the weights will differ from those "
         f"of an undisturbed run by rounding; OMP_NUM_THREADS={before} avoids that"
     )
+
+
+def refuse_uncompilable(settings: TrainerSettings, method: Method, config: dict[str, Any]) -> None:
+    """Refuse to compile what torch.compile cannot follow.
+
+    Raises:
+        UserError: the bounds are auto_LiRPA's, or several processes share the batches.
+    """
+    if settings.compile and processes() > 1:
+        raise UserError(
+            "trainer.compile in a training of several processes is not supported",
+            where="configuration key trainer.compile",
+            fix="trainer.compile=false, or one process",
+        )
+    if settings.compile and method.needs_engine and config["choices"]["bounds"] != "native":
+        raise UserError(
+            f"trainer.compile with bounds={config['choices']['bounds']}: torch.compile cannot follow its engine",
+            where="configuration key trainer.compile",
+            fix="bounds=native, or trainer.compile=false",
+        )
 
 
 def refuse_unshareable(data: DataModule) -> None:

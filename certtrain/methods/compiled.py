@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from certtrain.bounds.base import BoundEngine
 from certtrain.data.batch import Batch
+from certtrain.errors import UserError
 from certtrain.methods.base import Method, Noise, Objective
 
 CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
@@ -34,12 +35,16 @@ class Compiled:
         method: the objective.
         mode: of torch.compile.
         backend: of torch.compile.
+
+    Attributes:
+        tell: is told of each compilation, which may take a minute.
     """
 
     def __init__(
         self, method: Method, mode: CompileMode = "default", backend: str | Callable[..., object] = "inductor"
     ) -> None:
         self.method, self.mode, self.backend = method, mode, backend
+        self.tell: Callable[[str], object] = lambda text: None
         self._made: dict[Hashable, Callable[..., Objective]] = {}
         self._largest = 0
 
@@ -49,13 +54,14 @@ class Compiled:
         """See `Method.__call__`. Network and engine are the same at every call.
 
         Raises:
-            RuntimeError: torch.compile cannot follow the network, or finds no compiler.
+            UserError: torch.compile cannot follow the network, or finds no compiler.
         """
         self._largest = max(self._largest, len(batch.y))
         if len(batch.y) < self._largest:
             return self.method(network, engine, batch, step, rng)
         phase = self.method.phase(step, sparing=False)  # fused, what is only logged costs next to nothing
         if phase not in self._made:
+            self.tell(f"compiling the objective from step {step} on")
             run = partial(_objective, self.method, network, engine, phase)
             options = {"mode": self.mode} if self.backend == "inductor" else {}
             self._made[phase] = torch.compile(run, fullgraph=True, dynamic=False, backend=self.backend, **options)
@@ -63,11 +69,27 @@ class Compiled:
             name: torch.full((), value, dtype=batch.x.dtype, device=batch.x.device)
             for name, value in self.method.values(step).items()
         }
+        inputs = self.method.inputs(batch, step, rng)
         if self.mode not in WITH_GRAPHS:
-            return self._made[phase](self.method.inputs(batch, step, rng), numbers)
+            return self._run(phase, inputs, numbers)
         torch.compiler.cudagraph_mark_step_begin()
-        found = self._made[phase](self.method.inputs(batch, step, rng), numbers)
+        found = self._run(phase, inputs, numbers)
         return Objective(found.loss.clone(), {name: part.clone() for name, part in found.parts.items()})
+
+    def _run(self, phase: Hashable, batch: Batch, values: dict[str, Tensor]) -> Objective:
+        try:
+            return self._made[phase](batch, values)
+        except Exception as error:
+            from torch._dynamo.exc import TorchDynamoException  # a second of importing, for nothing in most trainings
+
+            if not isinstance(error, TorchDynamoException):
+                raise
+            cause = error.__cause__ or error
+            raise UserError(
+                f"torch.compile fails: {str(cause).strip().splitlines()[0]}",
+                where="configuration key trainer.compile",
+                fix="trainer.compile=false; --traceback shows the whole reason",
+            ) from error
 
 
 def _objective(

@@ -32,12 +32,14 @@ class Phase(NamedTuple):
     """What is computed at a step.
 
     Attributes:
+        natural: the clean loss counts; else it is only logged, and no gradient is taken of it.
         robust: the robust loss.
         regularised: the regularisers.
         counted: the share of unstable neurons.
         methods: the bounds that the robust loss mixes.
     """
 
+    natural: bool
     robust: bool
     regularised: bool
     counted: bool
@@ -120,10 +122,11 @@ class IBP(Method):
 
     def phase(self, step: int, *, sparing: bool = True) -> Phase:
         """What is computed: bounds only where they count; sparing, unstable neurons are counted every tenth step."""
-        robust = self.eps(step) > 0 and self.kappa.at(step, self.ramp) < 1
+        kappa = self.kappa.at(step, self.ramp)
+        robust = self.eps(step) > 0 and kappa < 1
         regularised = self.regularisation(step) > 0
         counted = (robust or regularised) and (not sparing or step % UNSTABLE_EVERY == 0)
-        return Phase(robust, regularised, counted, ("ibp",))
+        return Phase(not robust or kappa > 0, robust, regularised, counted, ("ibp",))
 
     def values(self, step: int) -> dict[str, float]:
         """What is scheduled; while the regulariser counts eps is at least MIN_EPS."""
@@ -178,7 +181,7 @@ class IBP(Method):
         else:
             bounds = engine.bounds(batch.x, batch.y, threat, ("ibp",))
 
-        loss = natural = F.cross_entropy(bounds.clean, batch.y)
+        loss = natural = F.cross_entropy(bounds.clean if phase.natural else bounds.clean.detach(), batch.y)
         parts = {
             "loss_natural": natural.detach(),
             "clean": accuracy(bounds.clean, batch.y),
@@ -187,7 +190,7 @@ class IBP(Method):
             parts["unstable_relu"] = unstable_share(bounds.pre_activations)
         if phase.robust:
             worst, more = self.robust(bounds, batch.y, phase, values)
-            loss = values["kappa"] * natural + (1 - values["kappa"]) * worst
+            loss = values["kappa"] * natural + (1 - values["kappa"]) * worst if phase.natural else worst
             parts |= {"loss_robust": worst.detach(), **more}
         if phase.regularised:
             assert self.regulariser is not None

@@ -9,6 +9,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from certtrain.bounds import NativeEngine
 from certtrain.data.batch import Batch
+from certtrain.errors import UserError
 from certtrain.methods import IBP, CrownIBP, Gaussian, KeyedNoise, Ramp, ShiRegulariser, Standard, Weight
 from certtrain.methods.compiled import Compiled
 from certtrain.models.normalize import Normalize
@@ -106,6 +107,27 @@ def test_the_noise_is_the_keyed_one_to_the_bit():
     Compiled(Gaussian(0.5), backend="eager")(Network(), None, batch(4), 7, noise)
     assert len(seen) == 1
     assert torch.equal(seen[0], KeyedNoise(3)(batch(4).x, batch(4).index, 7, 0.5))
+
+
+class Broken(nn.Linear):
+    def forward(self, x):
+        return super().forward(x.flatten(1)) * (1 if x.sum() > 0 else 2)
+
+
+def test_what_cannot_be_compiled_is_said_in_one_line():
+    with pytest.raises(UserError, match=r"^torch\.compile fails: ") as raised:
+        Compiled(Standard(), backend="eager")(Broken(36, 3), None, batch(4), 0, KeyedNoise(0))
+    assert "trainer.compile=false" in raised.value.fix
+    assert len(raised.value.what.splitlines()) == 1
+
+
+def test_an_error_of_the_users_own_stays_what_it_is():
+    class Shape(nn.Linear):
+        def forward(self, x):
+            raise UserError("too small", where="the network", fix="a larger one")
+
+    with pytest.raises(UserError, match="too small"):
+        Compiled(Standard(), backend="eager")(Shape(36, 3), None, batch(4), 0, KeyedNoise(0))
 
 
 @pytest.mark.slow

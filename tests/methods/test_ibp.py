@@ -7,11 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from certtrain.bounds import NativeEngine
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError
 from certtrain.methods import IBP, CrownIBP, KeyedNoise, Ramp, ShiRegulariser, Weight
+from certtrain.methods.losses import robust_cross_entropy
 from certtrain.methods.regularisers import MIN_EPS, normalised_radius
 from certtrain.models.normalize import Normalize
 from certtrain.threat import ThreatModel
@@ -211,3 +213,32 @@ def test_initialise_only_draws_when_asked(network):
 def test_mistakes_are_named(make, message):
     with pytest.raises(UserError, match=message):
         make()
+
+
+class Backward(TorchDispatchMode):
+    """Counts the backward passes of convolutions."""
+
+    convolutions = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.convolutions += function is torch.ops.aten.convolution_backward.default
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kappa", [0.0, 0.5])
+def test_a_clean_loss_of_weight_zero_costs_no_backward_pass(kappa):
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 3)]
+    network = nn.Sequential(*layers)
+    batch = Batch(torch.rand(4, 1, 6, 6), torch.tensor([0, 1, 2, 0]), torch.arange(4))
+    method, engine = IBP(0.05, Ramp(0, 2), kappa=Weight(kappa, kappa)), NativeEngine(network)
+    found = method(network, engine, batch, 1, NOISE)
+    with Backward() as counted:
+        found.loss.backward()
+    assert counted.convolutions == (6 if kappa else 4)
+    bounds = engine.bounds(batch.x, batch.y, ThreatModel("linf", 0.025), ("ibp",))
+    natural, worst = F.cross_entropy(bounds.clean, batch.y), robust_cross_entropy(bounds.margins["ibp"])
+    expected = torch.autograd.grad(kappa * natural + (1 - kappa) * worst, list(network.parameters()))
+    for parameter, gradient in zip(network.parameters(), expected):
+        torch.testing.assert_close(parameter.grad, gradient)
+    assert found.parts["loss_natural"].item() == pytest.approx(natural.item())

@@ -157,7 +157,7 @@ def test_a_nan_loss_stops_training_names_its_first_step_and_keeps_the_good_check
             objective = super().__call__(network, engine, batch, step, rng)
             return objective._replace(loss=objective.loss * float("nan")) if step >= 25 else objective
 
-    module.method = Poisoned(0.05, Ramp(5, 20))
+    module.objective = Poisoned(0.05, Ramp(5, 20))
     checkpoints = Checkpoints(tmp_path, None, every_n_seconds=0.0)
     with pytest.raises(TrainingDiverged) as error:
         trainer(callbacks=[FiniteGuard(10), checkpoints]).fit(module, datamodule=data)
