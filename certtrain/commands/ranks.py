@@ -36,7 +36,7 @@ FOLLOWER = ("-m", "certtrain.commands.follower")  # Python's arguments
 STORE = "CERTTRAIN_STORE"  # set where the parent's own store, and not torchrun's, is at MASTER_PORT
 GRACE_SECONDS = 20.0  # of this process, when another has died, to notice by itself
 SECOND_SIGNAL_SECONDS = 2.0  # after a second Ctrl-C, to end by itself
-STANDING_SECONDS = 15.0  # in one call after a signal; schedulers send SIGTERM, and SIGKILL half a minute later
+STANDING_SECONDS = 15.0  # in one call after a SIGTERM; schedulers send SIGKILL half a minute later
 FAILED = 1
 
 
@@ -184,7 +184,7 @@ class _Standing:
 
 def _watch(followers: list[_Follower], ended: threading.Event, directory: RunDirectory, signals: _Signals) -> None:
     """Ends this process when it cannot end by itself, as in a driver's call that waits for a process that is dead, or
-    that hangs although a signal asked for the end: once and long ago, or twice by Ctrl-C."""
+    that hangs although it was asked to end: by one SIGTERM, some time ago, or by a second Ctrl-C."""
     standing = _Standing()
     while not ended.wait(0.5):
         dead = _first_dead(followers)
@@ -192,7 +192,7 @@ def _watch(followers: list[_Follower], ended: threading.Event, directory: RunDir
             print(f"certtrain: {_epitaph(dead, directory)}", file=sys.stderr, flush=True)
             os._exit(FAILED)
         received = signals.look()
-        hangs = bool(received) and standing.seconds() > STANDING_SECONDS
+        hangs = signal.SIGTERM in received and standing.seconds() > STANDING_SECONDS
         twice = received.count(signal.SIGINT) > 1 and not ended.wait(SECOND_SIGNAL_SECONDS)
         if hangs or twice:
             for follower in followers:

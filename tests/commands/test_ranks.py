@@ -146,8 +146,7 @@ with SignalFlag(), ranks._started(2, RunDirectory({"runs/x"!r}), "cpu") as (plac
     assert "interrupted by SIGINT while it waited for another process" in said
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_one_signal_ends_a_training_of_which_a_process_hangs(in_tmp, tiny, number):
+def test_one_sigterm_ends_a_training_of_which_a_process_hangs(in_tmp, tiny):
     """Schedulers send one SIGTERM before they kill. Number 0 waits in a sum over the processes, one of which stands."""
     shared = [word for word in tiny if not word.startswith("epochs")]
     arguments = ["train", *shared, *METHOD, *TWO, "epochs=400", "checkpoint.every_n_seconds=0", "name=hung"]
@@ -175,12 +174,12 @@ sys.exit(main({arguments!r}))
         os.kill(follower, signal.SIGSTOP)
         time.sleep(1)
         assert process.poll() is None
-        process.send_signal(number)
+        process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == 128 + number, said
-    assert f"interrupted by {number.name} while it waited for another process" in said
+    assert process.returncode == 143, said
+    assert "interrupted by SIGTERM while it waited for another process" in said
     assert "the same command goes on from the last checkpoint in runs/hung" in said
     with pytest.raises(ProcessLookupError):
         os.kill(follower, 0)
