@@ -134,7 +134,7 @@ class ThreatModel:
     """
 
     norm: Norm = "linf"
-    eps: Fraction | float | Tensor = Fraction(0)
+    eps: Fraction | float | Tensor = 0  # not Fraction(0), which torch.compile of torch 2.11 cannot build
     lower: float | None = 0.0
     upper: float | None = 1.0
     outward: bool = False

@@ -237,4 +237,6 @@ def _transposed(
         if a.dtype == torch.float32:
             a = a.contiguous(memory_format=torch.channels_last)
     out = F.conv_transpose2d(a, weight, None, stride, padding, output_padding, groups, dilation)
-    return out.contiguous()
+    # Not `contiguous()` where it is that: of a Function that returns its result under a second name, torch.compile of
+    # torch 2.11 takes the gradient wrongly.
+    return out if out.is_contiguous() else out.contiguous()

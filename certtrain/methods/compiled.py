@@ -6,7 +6,7 @@ start than to run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Literal, get_args
 
@@ -20,13 +20,15 @@ from certtrain.methods.base import Method, Noise, Objective
 
 CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
 COMPILE_MODES: tuple[str, ...] = get_args(CompileMode)
+TOLERANCE = 0.1  # of a gradient's length: rounding in TF32 and bf16 stays below, a wrong derivative does not
 WITH_GRAPHS = ("reduce-overhead", "max-autotune")  # replay CUDA graphs, whose results live until the next replay
 
 
 class Compiled:
     """Called as a method is, with its values but for the last bits: a compiler adds up in another order.
 
-    Compiled once for each phase of the method, when the first step of the phase comes. What changes at every step
+    Compiled once for each phase of the method, when the first step of the phase comes, and compared with the method
+    there. What changes at every step
     (eps, kappa, beta) enters as tensors on the device: nothing is compiled again, and no CUDA graph holds an old value.
     The noise is drawn outside, where no compiler can change its bits. Batches smaller than the largest so far, such as
     an epoch's last, are not worth a compilation and run as they are.
@@ -54,27 +56,51 @@ class Compiled:
         """See `Method.__call__`. Network and engine are the same at every call.
 
         Raises:
-            UserError: torch.compile cannot follow the network, or finds no compiler.
+            UserError: torch.compile cannot follow the network, finds no compiler, or gives a wrong gradient.
         """
         self._largest = max(self._largest, len(batch.y))
         if len(batch.y) < self._largest:
             return self.method(network, engine, batch, step, rng)
         phase = self.method.phase(step, sparing=False)  # fused, what is only logged costs next to nothing
-        if phase not in self._made:
-            self.tell(f"compiling the objective from step {step} on")
-            run = partial(_objective, self.method, network, engine, phase)
-            options = {"mode": self.mode} if self.backend == "inductor" else {}
-            self._made[phase] = torch.compile(run, fullgraph=True, dynamic=False, backend=self.backend, **options)
         numbers = {
             name: torch.full((), value, dtype=batch.x.dtype, device=batch.x.device)
             for name, value in self.method.values(step).items()
         }
         inputs = self.method.inputs(batch, step, rng)
+        if phase not in self._made:
+            self.tell(f"compiling the objective from step {step} on")
+            self._make(network, engine, phase, inputs, numbers)
         if self.mode not in WITH_GRAPHS:
             return self._run(phase, inputs, numbers)
         torch.compiler.cudagraph_mark_step_begin()
         found = self._run(phase, inputs, numbers)
         return Objective(found.loss.clone(), {name: part.clone() for name, part in found.parts.items()})
+
+    def _make(
+        self,
+        network: nn.Module,
+        engine: BoundEngine | None,
+        phase: Hashable,
+        batch: Batch,
+        values: dict[str, Tensor],
+    ) -> None:
+        """Compile a phase, and compare with the objective itself: releases of torch had compilers that err silently."""
+        plain = partial(_objective, self.method, network, engine, phase)
+        expected = _gradients(plain, network, batch, values)
+        options = {"mode": self.mode} if self.backend == "inductor" else {}
+        self._made[phase] = torch.compile(plain, fullgraph=True, dynamic=False, backend=self.backend, **options)
+        found = _gradients(partial(self._run, phase), network, batch, values)
+        off = _difference(found, expected)
+        # A network that draws random numbers never gives the same twice.
+        if (
+            not off <= TOLERANCE
+            and _difference(_gradients(plain, network, batch, values, seed=1), expected) <= TOLERANCE
+        ):
+            raise UserError(
+                f"torch {torch.__version__} compiles this objective wrongly: its gradient is off by {100 * off:.3g} %",
+                where="configuration key trainer.compile",
+                fix="trainer.compile=false, or another release of torch",
+            )
 
     def _run(self, phase: Hashable, batch: Batch, values: dict[str, Tensor]) -> Objective:
         try:
@@ -90,6 +116,42 @@ class Compiled:
                 where="configuration key trainer.compile",
                 fix="trainer.compile=false; --traceback shows the whole reason",
             ) from error
+
+
+def _gradients(
+    objective: Callable[[Batch, dict[str, Tensor]], Objective],
+    network: nn.Module,
+    batch: Batch,
+    values: dict[str, Tensor],
+    seed: int = 0,
+) -> list[Tensor]:
+    """The loss and its gradients; buffers and the generators of random numbers are left as they were."""
+    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    accelerators = [batch.x.device] if batch.x.device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(accelerators):
+            torch.manual_seed(seed)
+            loss = objective(batch, values).loss
+            weights = [weight for weight in network.parameters() if weight.requires_grad]
+            found = torch.autograd.grad(loss, weights, materialize_grads=True)
+    finally:
+        with torch.no_grad():
+            for name, buffer in network.named_buffers():
+                buffer.copy_(before[name])
+    return [loss.detach().clone(), *(gradient.clone() for gradient in found)]
+
+
+def _difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """The largest distance of two tensors of a pair, relative to the expected one; NaN where one is not a number.
+
+    Of a loss near 0, and of a gradient that is nothing beside the others, as that of a bias before BatchNorm, only
+    rounding is left: a loss counts as 0.01 at least, a gradient as a thousandth of the longest.
+    """
+    loss, *lengths = (torch.linalg.vector_norm(one) for one in expected)
+    least = max(lengths, default=loss) / 1000
+    scales = torch.stack([loss.clamp_min(0.01), *(length.maximum(least) for length in lengths)])
+    apart = torch.stack([torch.linalg.vector_norm(one - other) for one, other in zip(found, expected)])
+    return float((apart / scales.clamp_min(torch.finfo(scales.dtype).tiny)).max())
 
 
 def _objective(

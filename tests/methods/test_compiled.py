@@ -121,6 +121,28 @@ def test_what_cannot_be_compiled_is_said_in_one_line():
     assert len(raised.value.what.splitlines()) == 1
 
 
+def wrong(module, inputs):
+    """A backend that does not compute what it is given."""
+    return lambda *arguments: [2 * one if one.is_floating_point() else one for one in module(*arguments)]
+
+
+def test_a_compiler_that_errs_is_found_out():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+    with pytest.raises(UserError, match="compiles this objective wrongly: its gradient is off by 100 %"):
+        Compiled(Standard(), backend=wrong)(network, None, batch(4), 0, KeyedNoise(0))
+
+
+def test_to_compare_leaves_no_trace():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(36, 8), nn.Dropout(0.5), nn.Linear(8, 3))
+    buffers, state = copy.deepcopy(dict(network.named_buffers())), torch.get_rng_state()
+    compiled = Compiled(Standard(), backend="eager")
+    compiled._make(network, None, None, batch(4), {})  # dropout differs from call to call, which is no fault
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(buffer, buffers[name]) for name, buffer in network.named_buffers())
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
 def test_an_error_of_the_users_own_stays_what_it_is():
     class Shape(nn.Linear):
         def forward(self, x):
