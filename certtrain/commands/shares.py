@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -27,9 +28,12 @@ from certtrain.errors import UserError
 from certtrain.files import explained
 from certtrain.parts import Place, Share
 
+ORPHAN_SECONDS = 600.0  # to end the batch that it is at, once who started it was killed; the run is locked until then
+
 
 def main() -> int:
     """Certify the share that standard input names. Returns the exit status: 2 for a mistake, 143 when stopped."""
+    parent = os.getppid()
     order = json.loads(sys.stdin.readline())
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what else is printed here is no answer
@@ -47,7 +51,7 @@ def main() -> int:
     place = Place(*(Share.parse(order["place"][key]) for key in ("shard", "process")))
     try:
         with SignalFlag() as flag:
-            threading.Thread(target=_stop_when_told, args=(flag,), daemon=True).start()
+            threading.Thread(target=_stop_when_told, args=(flag, parent), daemon=True).start()
             stage = load_stage(order["config"], place.process.number - 1)
 
             def progress(new: Certificates) -> None:
@@ -111,10 +115,14 @@ def certify_place(
         )
 
 
-def _stop_when_told(flag: Any) -> None:
+def _stop_when_told(flag: Any, parent: int) -> None:
     sys.stdin.read()  # ends when the one who started this process closes it, or dies
     if flag.number is None:
         flag.number = signal.SIGTERM
+    while os.getppid() == parent:  # who ends this process when it does not stop
+        time.sleep(1)
+    time.sleep(ORPHAN_SECONDS)
+    os._exit(128 + signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 import io
 import os
 import signal
+import subprocess
+import sys
 import textwrap
 import time
 
@@ -142,3 +144,24 @@ def test_a_second_interrupt_ends_at_once(workers):
             flag=flag,
         )
     assert workers.seconds < 20
+
+
+def test_a_process_that_hangs_outlives_its_parent_by_a_while_only():
+    """Nobody else would end it, and it keeps the run locked."""
+    child = """
+import threading, time
+from types import SimpleNamespace
+from certtrain.commands import shares
+shares.ORPHAN_SECONDS = 0.5
+flag = SimpleNamespace(number=None)
+threading.Thread(target=shares._stop_when_told, args=(flag, shares.os.getppid())).start()
+print("hangs", flush=True)
+time.sleep(600)
+"""
+    parent = "import subprocess as s, sys; s.Popen([sys.executable, '-c', sys.argv[1]], stdin=s.PIPE).wait()"
+    process = subprocess.Popen([sys.executable, "-c", parent, child], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "hangs\n"
+    process.kill()
+    start = time.monotonic()
+    assert process.stdout.read() == ""  # ends with the last one that has it
+    assert 0.5 < time.monotonic() - start < 30
