@@ -17,9 +17,15 @@ BEGIN, END = "<!-- begin: python -m benchmarks.report -->\n", "<!-- end: python 
 NETWORKS = {
     "small": "`small`: MNIST conv16-conv32-fc100, batch 256",
     "resnet": "`resnet`: CIFAR-10, two residual blocks, batch 64",
-    "cnn7": "`cnn7`: CIFAR-10, CNN7 with BatchNorm, batch 8",
+    "cnn7": "`cnn7`: CIFAR-10, CNN7 with BatchNorm, batch 32",
 }
-STEPS = {"gaussian": "Gaussian", "ibp": "IBP", "crown_ibp fused": "CROWN-IBP, fused", "crown_ibp": "CROWN-IBP"}
+STEPS = {
+    "gaussian": "Gaussian",
+    "ibp": "IBP",
+    "ibp kappa 0": "IBP, kappa 0",
+    "crown_ibp fused": "CROWN-IBP, fused",
+    "crown_ibp": "CROWN-IBP",
+}
 
 
 def read(name: str) -> Any:
