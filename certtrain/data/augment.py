@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -62,9 +62,13 @@ class Augment:
     def __bool__(self) -> bool:
         return self.crop_padding > 0 or bool(self.flip)
 
-    def examples(self, x: Tensor, seed: int, epoch: int, index: Tensor) -> Tensor:
-        """(B, C, H, W) augmented images at positions of a split, x all of its images; otherwise as the call itself."""
-        return self(x[index], seed, epoch, index)
+    def of_epoch(self, x: Tensor, seed: int, epoch: int) -> Callable[[Tensor], Tensor]:
+        """The augmented images of an epoch, by positions (B,) in the split; x is all of its images.
+
+        Random numbers for all of them are made at once: for each batch by itself they take longer to start than to run.
+        """
+        choices = self._choices(seed, epoch, torch.arange(len(x), device=x.device)) if self else None
+        return lambda index: x[index] if choices is None else self._changed(x[index], choices[index])
 
     def __call__(self, x: Tensor, seed: int, epoch: int, index: Tensor) -> Tensor:
         """Augmented images.
@@ -75,11 +79,16 @@ class Augment:
             epoch: number of the pass over the data.
             index: (B,) int64 positions in the split; an image's augmentation depends on no other image of the batch.
         """
-        if not self:
-            return x
+        return self._changed(x, self._choices(seed, epoch, index)) if self else x
+
+    def _choices(self, seed: int, epoch: int, index: Tensor) -> Tensor:
+        """(B, 3) uniform numbers: where the crop begins, whether it is mirrored."""
+        return uniforms(seed, "augment", epoch, index, 3)
+
+    def _changed(self, x: Tensor, choices: Tensor) -> Tensor:
         height, width = x.shape[-2:]
         padding = self.crop_padding
-        top, left, mirror = uniforms(seed, "augment", epoch, index, 3).unbind(1)
+        top, left, mirror = choices.unbind(1)
         rows = torch.arange(height, device=x.device).expand(len(x), -1)
         columns = torch.arange(width, device=x.device).expand(len(x), -1)
         if self.flip:

@@ -137,11 +137,15 @@ class FileAugment(Augment):
     def __bool__(self) -> bool:
         return self.crop != "center" or bool(self.flip)
 
-    def examples(self, x: Tensor | ImageFiles, seed: int, epoch: int, index: Tensor) -> Tensor:
-        """(B, 3, size, size) augmented images at positions of a split."""
+    def of_epoch(self, x: Tensor | ImageFiles, seed: int, epoch: int) -> Callable[[Tensor], Tensor]:
+        """The augmented images (B, 3, size, size) of an epoch, by positions (B,) in the split."""
         assert isinstance(x, ImageFiles)
-        rows = uniforms(seed, "augment", epoch, index.cpu(), 4 * TRIES + 1).tolist()
-        return x.views(index, [self._change(x, row) for row in rows])
+
+        def examples(index: Tensor) -> Tensor:
+            rows = uniforms(seed, "augment", epoch, index.cpu(), 4 * TRIES + 1).tolist()
+            return x.views(index, [self._change(x, row) for row in rows])
+
+        return examples
 
     def _change(self, files: ImageFiles, u: Sequence[float]) -> Change:
         def change(image: Image.Image) -> Image.Image:

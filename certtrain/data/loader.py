@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
 
 from certtrain.data.augment import Augment
 from certtrain.data.batch import Batch
@@ -71,7 +70,8 @@ class TensorLoader:
             )
         self._end = self.batches
         self.epoch = self.position = 0
-        self._order: tuple[int, Tensor] | None = None
+        self._begun: int | None = None  # the epoch whose order and images these are
+        self._order, self._images = torch.empty(0), self.split.x.__getitem__
 
     def __len__(self) -> int:
         """Batches in one epoch, wherever the loader stands."""
@@ -94,12 +94,9 @@ class TensorLoader:
     def batch(self, position: int) -> Batch:
         """The batch at a position of the epoch."""
         start = position * self.batch_size
-        index = self._epoch_order()[start : start + self.batch_size][self.rank :: self.world_size]
-        if self.augment:
-            x = self.augment.examples(self.split.x, self.seed, self.epoch, index)
-        else:
-            x = self.split.x[index]
-        return Batch(x, self.split.y[index], index)
+        self._begin()
+        index = self._order[start : start + self.batch_size][self.rank :: self.world_size]
+        return Batch(self._images(index), self.split.y[index], index)
 
     def limit(self, batches: int) -> None:
         """End each epoch after so many batches at most; `len` stays that of the whole epoch."""
@@ -136,10 +133,14 @@ class TensorLoader:
     def _recipe(self) -> dict[str, int]:
         return {"seed": self.seed, "batch_size": self.batch_size, "examples": len(self.split)}
 
-    def _epoch_order(self) -> Tensor:
-        if self._order is None or self._order[0] != self.epoch:
-            self._order = self.epoch, permutation(self.seed, self.epoch, len(self.split)).to(self.split.y.device)
-        return self._order[1]
+    def _begin(self) -> None:
+        """What an epoch needs once."""
+        if self._begun == self.epoch:
+            return
+        self._order = permutation(self.seed, self.epoch, len(self.split)).to(self.split.y.device)
+        if self.augment:
+            self._images = self.augment.of_epoch(self.split.x, self.seed, self.epoch)
+        self._begun = self.epoch
 
 
 class SequentialLoader:

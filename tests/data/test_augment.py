@@ -79,3 +79,9 @@ def test_bad_options_are_refused(options, fix):
         Augment.of(options)
     assert fix in caught.value.fix
     assert caught.value.where.startswith("data.augment")
+
+
+@given(st.integers(0, 3), fills, st.booleans(), st.integers(0, 3), st.lists(st.integers(0, 8), min_size=1))
+def test_an_epochs_images_are_those_of_any_batch(padding, fill, flip, epoch, positions):
+    x, index, augment = torch.rand(9, 2, 4, 5), torch.tensor(positions), Augment(padding, fill, flip)
+    assert torch.equal(augment.of_epoch(x, 7, epoch)(index), augment(x[index], 7, epoch, index))

@@ -39,7 +39,7 @@ def test_evaluation_is_torchvisions_resize_centre_crop_and_scaling(files):
 
 def test_a_resized_crop_is_torchvisions_of_the_same_box(files):
     augment, index = FileAugment(crop="resized", flip=True), torch.tensor([1, 3, 0])
-    x = augment.examples(files, 1, 2, index)
+    x = augment.of_epoch(files, 1, 2)(index)
     mirrored = 0
     for image, i, u in zip(x, index, uniforms(1, "augment", 2, index, 41).tolist()):
         left, top, right, bottom = resized_box(*SIZES[i], u)
@@ -72,7 +72,7 @@ def test_the_last_resort_is_the_largest_centred_box(width, height):
 @pytest.mark.parametrize("fill", ["zero", "edge"])
 def test_a_random_crop_is_a_part_of_the_padded_image(files, fill):
     augment, index = FileAugment(crop="random", crop_padding=2, fill=fill, flip=False), torch.arange(4)
-    x = augment.examples(files, 0, 0, index)
+    x = augment.of_epoch(files, 0, 0)(index)
     for image, i, u in zip(x, index, uniforms(0, "augment", 0, index, 41).tolist()):
         whole = F.pad(transforms.Resize(20)(opened(files, i)), [2], padding_mode={"zero": "constant"}.get(fill, fill))
         left, top = int(u[0] * (whole.size[0] - 15)), int(u[1] * (whole.size[1] - 15))
@@ -82,11 +82,11 @@ def test_a_random_crop_is_a_part_of_the_padded_image(files, fill):
 @pytest.mark.parametrize("crop", ["center", "random", "resized"])
 def test_augmentation_is_keyed_and_ignores_batching(files, crop):
     augment = FileAugment(crop=crop, flip=True)
-    together = augment.examples(files, 3, 7, torch.arange(4))
-    again = augment.examples(files, 3, 7, torch.tensor([2, 1]))
+    together = augment.of_epoch(files, 3, 7)(torch.arange(4))
+    again = augment.of_epoch(files, 3, 7)(torch.tensor([2, 1]))
     assert torch.equal(again, together[[2, 1]])
-    assert not torch.equal(together, augment.examples(files, 3, 8, torch.arange(4)))
-    assert not torch.equal(together, augment.examples(files, 4, 7, torch.arange(4)))
+    assert not torch.equal(together, augment.of_epoch(files, 3, 8)(torch.arange(4)))
+    assert not torch.equal(together, augment.of_epoch(files, 4, 7)(torch.arange(4)))
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1"])
