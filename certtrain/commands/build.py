@@ -152,15 +152,30 @@ def build_optimizer(config: dict[str, Any]) -> Callable[[Any], torch.optim.Optim
     def make(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         parameters = list(parameters)
         plain = call_partial(partial, "optimizer", parameters)
-        group = plain.param_groups[0]
-        if not may_fuse or group.get("fused", False) is not None or group.get("foreach") or group.get("differentiable"):
+        if not may_fuse or not _fusable(plain, parameters):
             return plain
         try:
-            return partial(parameters, fused=True)
+            fused = partial(parameters, fused=True)
         except RuntimeError:  # this device or kind of number has none
             return plain
+        if fused.param_groups[0].get("momentum"):
+            # torch makes them at the first step, and fails on a weight whose first gradient comes later. From 0 the
+            # first step is the same.
+            for parameter in parameters:
+                fused.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return fused
 
     return make
+
+
+def _fusable(plain: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> bool:
+    """Whether torch's fused form is sure to do what this optimiser does."""
+    group = plain.param_groups[0]
+    ours = type(plain).__module__.startswith("torch.optim.")  # a user's class may have a constructor or step of its own
+    asked = group.get("fused", False) is None and not group.get("foreach") and not group.get("differentiable")
+    # It goes through memory without a look at strides: of a slice of a larger tensor it would change the neighbours.
+    dense = all(torch.empty_like(p, device="meta").stride() == p.stride() for p in parameters)
+    return ours and asked and dense and not group.get("dampening")
 
 
 def build_certifiers(config: dict[str, Any], scales: Scales | None = None) -> dict[str, Any]:
