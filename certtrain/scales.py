@@ -18,7 +18,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -53,6 +53,9 @@ class Scales:
     whole: tuple[int, ...]
     name: str = "scaled"
     groups: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    # The sizes to nearest, and rounded up; and these scales without categories.
+    _rounded: tuple[tuple[float, ...], tuple[float, ...]] = field(init=False, repr=False, compare=False)
+    _fixed: Scales | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not len(self.names) == len(self.values) == len(self.whole) == len(set(self.names)):
@@ -61,6 +64,10 @@ class Scales:
             raise ValueError("scales are >= 0, and not all are 0")
         if any(self.values[place] for _, places in self.groups for place in places):
             raise ValueError("what takes any category has no size")
+        # Asked for at every step of a training. Not functools.cached_property, whose lock in Python 3.11 torch.compile
+        # cannot follow.
+        object.__setattr__(self, "_rounded", (tuple(map(float, self.values)), tuple(map(float_up, self.values))))
+        object.__setattr__(self, "_fixed", replace(self, groups=()) if self.groups else None)
 
     @cached_property
     def sha256(self) -> str:
@@ -77,7 +84,7 @@ class Scales:
 
     def fixed(self) -> Scales:
         """The same sizes, with every category as it is: those of one box."""
-        return replace(self, groups=())
+        return self._fixed or self
 
     def categories(self, x: Tensor) -> Iterator[Tensor]:
         """(B, ...) the inputs with every combination of the categories that they may take, their own among them."""
@@ -124,13 +131,16 @@ class Scales:
         Raises:
             ValueError: inputs of another size.
         """
+        import torch
+
         if x[0].numel() != len(self.values):
             raise ValueError(f"{len(self.values)} scales for inputs of shape {tuple(x.shape[1:])}")
         if factor is None:
             numbers = self._rounded[up]
         else:
             numbers = tuple((float_up if up else float)(factor * value) for value in self.values)
-        return _placed(numbers, x.dtype, x.device).reshape(1, *x.shape[1:])
+        inference = not torch.compiler.is_compiling() and torch.is_inference_mode_enabled()
+        return _placed(numbers, x.dtype, x.device, inference).reshape(1, *x.shape[1:])
 
     def distance(self, offset: Tensor) -> Tensor:
         """(B,) the least radius whose set holds `x + offset`; infinite where an immutable feature changed.
@@ -170,11 +180,6 @@ class Scales:
         stays = (number == here) | ((start * safe - here).abs() > safe * IMAGE)
         return torch.where(counts > 0, torch.where(stays, x, image), point)
 
-    @cached_property
-    def _rounded(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """The sizes to nearest, and rounded up: asked for at every step of a training."""
-        return tuple(map(float, self.values)), tuple(map(float_up, self.values))
-
     def _counts(self, x: Tensor) -> Tensor:
         import torch
 
@@ -182,8 +187,13 @@ class Scales:
 
 
 @functools.lru_cache(maxsize=16)
-def _placed(numbers: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """On the device, where a training step would otherwise wait for them to arrive each time."""
+def _placed(numbers: tuple[float, ...], dtype: torch.dtype, device: torch.device, inference: bool) -> Tensor:
+    """On the device, where a training step would otherwise wait for them to arrive each time.
+
+    Args:
+        numbers, dtype, device: of the tensor.
+        inference: whether this is inference mode, whose tensors autograd does not take.
+    """
     import torch
 
     return torch.tensor(numbers, dtype=torch.float64, device=device).to(dtype)

@@ -124,3 +124,26 @@ def test_what_makes_no_box_is_refused():
         Scales(("a", "a"), (Fraction(1),) * 2, (0, 0))
     with pytest.raises(ValueError, match="4 scales for inputs of shape"):
         ThreatModel(eps=0.1, scales=SCALES).box(torch.rand(2, 3))
+
+
+def test_sizes_asked_for_in_inference_mode_are_none_that_autograd_refuses():
+    # A size of its own, which no other test has asked for before.
+    scales = Scales(("a", "b"), (Fraction(1, 7), Fraction(1, 11)), (0, 0))
+    with torch.inference_mode():
+        scales.tensor(torch.zeros(1, 2))
+    eps = torch.tensor(0.5, requires_grad=True)
+    ThreatModel("linf", scales=scales).at(eps).box(torch.full((1, 2), 0.5))[1].sum().backward()
+    assert eps.grad == pytest.approx(1 / 7 + 1 / 11)
+
+
+def test_torch_compile_follows_boxes_and_categories_of_scales_that_nothing_asked_before():
+    scales = Scales(("a", "b", "c"), (Fraction(1, 3), Fraction(0), Fraction(0)), (0, 0, 0), groups=(("word", (1, 2)),))
+
+    def corners(x, eps):
+        return [box.at(eps).box(part) for part, box in ThreatModel("linf", scales=scales).parts(x)]
+
+    x, eps = torch.tensor([[0.5, 1.0, 0.0]]), torch.tensor(0.3)
+    torch._dynamo.reset()
+    found = torch.compile(corners, fullgraph=True, backend="eager")(x, eps)
+    assert torch.equal(torch.stack([*map(torch.stack, found)]), torch.stack([*map(torch.stack, corners(x, eps))]))
+    torch._dynamo.reset()
