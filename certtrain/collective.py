@@ -82,6 +82,21 @@ def global_means(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [total / count for total, count in zip(global_sums(tensors), counts.to(tensors[0].dtype))]
 
 
+def shares(counts: Sequence[int], like: Tensor) -> Tensor | None:
+    """(n,) what part of all processes' elements this one's are, of each of n tensors; None where it is alone.
+
+    The mean over all processes is the sum of their own means, each times its share.
+
+    Args:
+        counts: elements of this process' tensors.
+        like: dtype and device.
+    """
+    if processes() == 1:
+        return None
+    own = torch.tensor(counts, dtype=torch.float64, device=like.device)
+    return (own / global_sum(own).clamp_min(1)).to(like.dtype)
+
+
 def global_max(value: int) -> int:
     """The largest of the processes' whole numbers. Waits for all of them, not for their accelerators."""
     if processes() == 1:

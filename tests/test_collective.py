@@ -19,6 +19,7 @@ def test_alone_everything_is_what_it_is():
     assert [float(mean) for mean in means] == [1.5, 4.5]
     assert [float(total) for total in collective.global_sums([x])] == [3.0]
     assert collective.global_means([]) == collective.global_sums([]) == []
+    assert collective.shares([3, 4], x) is None
     answers = iter([0, 2, 0])
     poll = collective.Poll(lambda: next(answers))
     assert [poll(), poll(), poll(now=True)] == [0, 2, 0]

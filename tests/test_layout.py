@@ -22,6 +22,7 @@ FLOORS = (
         "allocator",
         "collective",
         "compiled",
+        "loops",
         "threat",
         "scales",
         "scale_request",

@@ -62,6 +62,7 @@ def test_sums_means_and_polls_of_three_processes(three):
     found = three["sums"]
     assert found["mean"] == pytest.approx(10 / 6)
     assert found["doubled"] == pytest.approx(20 / 6)
+    assert found["shares"] == [[0, 0], [pytest.approx(1 / 3), 0], [pytest.approx(2 / 3), 0]]
     # Each process's loss is (its number + 1) * total^2; the gradient of their sum is 6 * 2 * 10 everywhere.
     assert found["gradient"] == [120.0]
     assert found["max"] == 2

@@ -75,6 +75,7 @@ def sums(place: Rank) -> dict[str, object]:
     rows = torch.arange(1.0, 2.0 + place.number, dtype=torch.float64, requires_grad=True)
     mean, doubled = collective.global_means([rows, 2 * rows])
     (collective.global_sum(rows.sum()) ** 2 * (place.number + 1)).backward()
+    shares = collective.shares([place.number, 0], rows)
     polls = []
     poll = collective.Poll(lambda: 15 if place.number == place.of - 1 and len(polls) >= 3 else 0)
     while not any(polls):
@@ -82,6 +83,7 @@ def sums(place: Rank) -> dict[str, object]:
     return {
         "mean": float(mean),
         "doubled": float(doubled),
+        "shares": collective.gather(shares.tolist()),
         "gradient": rows.grad.tolist(),
         "max": collective.global_max(place.number),
         "gather": collective.gather({"number": place.number}),

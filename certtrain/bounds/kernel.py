@@ -10,20 +10,17 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from certtrain.compiled import compiled, in_threads, source
+from certtrain import loops
+from certtrain.compiled import in_threads
+from certtrain.loops import NAMES, declare, if_it_agrees, over_elements, suitable
 
-LARGE = 1 << 16  # elements, from which it is used: to compile costs half a second
-LANES = 32  # sums that are added up side by side
-SEVERAL = 1 << 15  # elements that are worth a thread of their own
 _chosen: list[Kernel | None] = []
-NAMES = {torch.float32: "float", torch.float64: "double"}
 
 
 class Kernel:
@@ -34,25 +31,16 @@ class Kernel:
     """
 
     def __init__(self, library: ctypes.CDLL) -> None:
-        pointer, number = ctypes.c_void_p, ctypes.c_int64
         self._library = library
-        for real in NAMES.values():
-            for name, numbers, pointers in (
-                ("interval", 1, 8),
-                ("interval_back", 1, 11),
-                ("boxed", 3, 6),
-                ("boxed_back", 3, 9),
-            ):
-                function = getattr(library, f"{name}_{real}")
-                function.argtypes, function.restype = [number] * numbers + [pointer] * pointers, None
+        declare(library, {"interval": (1, 8), "interval_back": (1, 11), "boxed": (3, 6), "boxed_back": (3, 9)})
 
     def interval(self, *tensors: Tensor) -> None:
         """`IntervalRelu.forward` of clean, centre and radius into clean, centre, radius, lower and upper."""
-        self._elements("interval", tensors)
+        over_elements(self._library, "interval", tensors)
 
     def interval_back(self, *tensors: Tensor | None) -> None:
         """`IntervalRelu.backward` of clean, lower and upper and five gradients into those of clean, centre, radius."""
-        self._elements("interval_back", tensors)
+        over_elements(self._library, "interval_back", tensors)
 
     def boxed(self, a: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         """`BoxedRelu.forward`."""
@@ -68,20 +56,6 @@ class Kernel:
         self._examples("boxed_back", a.shape, [a, lower, upper, grad, grad_constant, *found], rooms=6)
         return found
 
-    def _elements(self, name: str, tensors: Sequence[Tensor | None]) -> None:
-        first = next(tensor for tensor in tensors if tensor is not None)
-        function, size, count = (
-            getattr(self._library, f"{name}_{NAMES[first.dtype]}"),
-            first.element_size(),
-            first.numel(),
-        )
-        places = [None if tensor is None else tensor.data_ptr() for tensor in tensors]
-
-        def work(start: int, stop: int) -> None:
-            function(stop - start, *(None if place is None else place + start * size for place in places))
-
-        in_threads(work, count, count // SEVERAL)
-
     def _examples(self, name: str, shape: torch.Size, tensors: list[Tensor], rooms: int) -> None:
         function, (rows, functions, size) = getattr(self._library, f"{name}_{NAMES[tensors[0].dtype]}"), shape
         places = [(tensor.data_ptr(), tensor[0].numel() * tensor.element_size()) for tensor in tensors]
@@ -90,7 +64,7 @@ class Kernel:
             room = tensors[0].new_empty(rooms * size)
             function(stop - start, functions, size, *(place + start * step for place, step in places), room.data_ptr())
 
-        in_threads(work, rows, shape.numel() // SEVERAL)
+        in_threads(work, rows, shape.numel() // loops.SEVERAL)
 
 
 def kernel_for(size: int, *tensors: Tensor | None, same_bits: bool = False) -> Kernel | None:
@@ -103,25 +77,15 @@ def kernel_for(size: int, *tensors: Tensor | None, same_bits: bool = False) -> K
     """
     if _chosen:
         return _chosen[-1]
-    if torch.compiler.is_compiling() or (size < LARGE and not (same_bits and made.cache_info().currsize)):
+    if torch.compiler.is_compiling() or (size < loops.LARGE and not (same_bits and made.cache_info().currsize)):
         return None
-    given = [tensor for tensor in tensors if tensor is not None]
-    dtype = given[0].dtype
-    if dtype not in NAMES or not all(t.is_cpu and t.dtype == dtype and t.is_contiguous() for t in given):
-        return None
-    return made()
+    return made() if suitable(tensors) else None
 
 
 @functools.cache
 def made() -> Kernel | None:
     """The kernel of this process, compiled at the first call; None where it cannot be had or is not right."""
-    found = build()
-    with torch.inference_mode(False), torch.enable_grad():  # whatever the first call is in
-        right = found is None or agrees(found)
-    if not right:
-        warnings.warn("the compiled ReLUs differ from the tensors' and are not used", stacklevel=2)
-        return None
-    return found
+    return if_it_agrees(build(), agrees, "the compiled ReLUs")
 
 
 def agrees(kernel: Kernel) -> bool:
@@ -161,13 +125,5 @@ def _instead(kernel: Kernel | None) -> Iterator[None]:
 
 def build(environment: Mapping[str, str] = os.environ) -> Kernel | None:
     """Compile `relu.c` for this machine; None where that cannot be done."""
-    text, lines = (
-        source("certtrain.bounds", "relu.c"),
-        ["#include <stddef.h>", "#include <stdint.h>", "#include <string.h>"],
-    )
-    lines.append(f"#define LANES {LANES}")
-    for real in NAMES.values():
-        lines += [f"#define REAL {real}", f"#define NAME(x) x##_{real}", text]
-        lines += ["#undef REAL", "#undef NAME", "#undef POSITIVE"]
-    library = compiled("\n".join(lines) + "\n", environment)
+    library = loops.library("certtrain.bounds", "relu.c", environment)
     return None if library is None else Kernel(library)

@@ -1,6 +1,7 @@
-/* The ReLUs of fused.py, in one pass over memory each. kernel.py puts this text twice, for REAL float and double, with
+/* The ReLUs of fused.py, in one pass over memory each. loops.py puts this text twice, for REAL float and double, with
    NAME(x) a name of its own for each. A comparison with NaN is false: all conditions are written so that NaN goes on. */
 
+#undef POSITIVE
 #define POSITIVE(condition, value) ((condition) <= 0 ? 0 : (value))
 
 /* IntervalRelu.forward: count elements of each of the three. */

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from certtrain.bounds.base import PreActivation
-from certtrain.collective import global_means, global_sums
+from certtrain.collective import global_means, global_sum, shares
 from certtrain.errors import UserError
 from certtrain.methods.base import non_negative
+from certtrain.methods.moments import Moments, mean_centre
 from certtrain.models.normalize import Normalize
 from certtrain.threat import ThreatModel
 
@@ -73,43 +74,46 @@ class ShiRegulariser:
         if not pre_activations:
             zero = torch.zeros_like(input_radius)
             return ShiTerms(zero, zero)
-        radii = global_means([(p.upper - p.lower) / 2 for p in pre_activations])
-        tight = torch.stack([self._tight(input_radius, radius) for radius in radii]).mean()
-        layers = [_Layer(p.lower, p.upper) for p in pre_activations if p.kink]
-        means = global_means([part for layer in layers for part in layer.parts(layer.centre)])
-        squares = [(layer.centre - mean) ** 2 for layer, mean in zip(layers, means[::3])]
-        variances = global_sums([part for layer, s in zip(layers, squares) for part in layer.parts(s)[1:]])
-        relu = [
-            self._relu(torch.stack([active, -inactive, *spread]))
-            for active, inactive, *spread in zip(means[1::3], means[2::3], variances[::2], variances[1::2])
-        ]
-        return ShiTerms(tight, torch.stack(relu).mean() if relu else torch.zeros_like(tight))
+        pivots = torch.stack([mean_centre(p.lower, p.upper) for p in pre_activations])
+        share = shares([p.lower.numel() for p in pre_activations], pivots)
+        if share is not None:
+            pivots = global_sum(share * pivots)
+        moments = torch.stack([Moments.apply(p.lower, p.upper, pivot) for p, pivot in zip(pre_activations, pivots)])
+        if share is not None:
+            moments = global_sum(share[:, None] * moments)
+        tight = (self.tolerance - input_radius / moments[:, 0].clamp_min(SMALLEST)).relu() / self.tolerance
+        kinks = [place for place, p in enumerate(pre_activations) if p.kink]
+        if not kinks:
+            return ShiTerms(tight.mean(), torch.zeros_like(tight[0]))
+        if len(kinks) < len(pre_activations):
+            pivots, moments = (torch.stack([numbers[place] for place in kinks]) for numbers in (pivots, moments))
+        return ShiTerms(tight.mean(), self._relu(pivots, moments).mean())
 
-    def _tight(self, input_radius: Tensor, radius: Tensor) -> Tensor:
-        return (self.tolerance - input_radius / radius.clamp_min(SMALLEST)).relu() / self.tolerance
-
-    def _relu(self, numbers: Tensor) -> Tensor:
-        """From (4,): the mean of the active centres, minus that of the inactive ones, their sums of squares."""
-        # On the device, without asking the host. The dropped layer's numbers are replaced before they are divided: a
-        # selection afterwards would hand NaN to the gradient.
-        keep = torch.isfinite(numbers).all() & (numbers[1] > 0) & (numbers[3] > 0)
-        mean_active, mean_inactive, var_active, var_inactive = torch.where(keep, numbers, torch.ones_like(numbers))
+    def _relu(self, pivots: Tensor, moments: Tensor) -> Tensor:
+        """(n,) L_relu of each layer, from (n,) pivots and (n, 8) moments about them."""
+        # On the device, without asking the host. A dropped layer's numbers are replaced before anything is computed
+        # from them: a selection afterwards alone would hand NaN to the gradient.
+        with torch.no_grad():
+            numbers = _balance(pivots, moments)
+            keep = torch.isfinite(numbers).all(1) & (numbers[:, 1] > 0) & (numbers[:, 3] > 0)
+        numbers = _balance(torch.where(keep, pivots, 0), torch.where(keep[:, None], moments, 0))
+        mean_active, mean_inactive, var_active, var_inactive = torch.where(keep[:, None], numbers, 1).unbind(1)
         terms = [
             (self.tolerance - _at_most_one(active_part / inactive_part)).relu()
             for active_part, inactive_part in ((mean_active, mean_inactive), (var_active, var_inactive))
         ]
-        return torch.where(keep, (terms[0] + terms[1]) / self.tolerance, torch.zeros_like(terms[0]))
+        return torch.where(keep, (terms[0] + terms[1]) / self.tolerance, 0)
 
 
-class _Layer:
-    """One ReLU layer's input centres, and which are active (always above 0) or inactive (always below)."""
-
-    def __init__(self, lower: Tensor, upper: Tensor) -> None:
-        self.centre, self.active, self.inactive = (lower + upper) / 2, lower > 0, upper < 0
-
-    def parts(self, values: Tensor) -> list[Tensor]:
-        """The values, those of the active and those of the inactive neurons, 0 elsewhere."""
-        return [values, values * self.active, values * self.inactive]
+def _balance(pivots: Tensor, moments: Tensor) -> Tensor:
+    """(n, 4): the mean of the active centres, minus that of the inactive ones, and the means of their squared distance
+    to the mean of all centres. With that mean p + a it is `(c-p)^2 - 2 a (c-p) + a^2`."""
+    _, above_pivot, active, above, above_square, inactive, below, below_square = moments.unbind(1)
+    squares = [
+        square - above_pivot * (2 * some - above_pivot * share)
+        for share, some, square in ((active, above, above_square), (inactive, below, below_square))
+    ]
+    return torch.stack([above + pivots * active, -(below + pivots * inactive), *squares], 1)
 
 
 def _at_most_one(ratio: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 
+from certtrain import loops
 from certtrain.bounds import fused, kernel
 from certtrain.compiled import VARIABLE
 
@@ -18,7 +19,7 @@ DTYPES = [torch.float32, torch.float64]
 
 @pytest.fixture(params=[1, 3])
 def threads(request, monkeypatch):
-    monkeypatch.setattr(kernel, "SEVERAL", 8)
+    monkeypatch.setattr(loops, "SEVERAL", 8)
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
     yield
@@ -28,7 +29,7 @@ def threads(request, monkeypatch):
 def both_ways(monkeypatch, run):
     """What the kernel and what tensor operations give."""
     found = []
-    monkeypatch.setattr(kernel, "LARGE", 0)
+    monkeypatch.setattr(loops, "LARGE", 0)
     found.append(run())
     monkeypatch.setattr(fused, "kernel_for", lambda *_, **__: None)
     found.append(run())
@@ -106,7 +107,7 @@ def test_what_is_no_number_stays_none(monkeypatch, threads, dtype):
 
 @needs_compiler
 def test_gradients_are_those_of_the_formula(monkeypatch):
-    monkeypatch.setattr(kernel, "LARGE", 0)
+    monkeypatch.setattr(loops, "LARGE", 0)
     torch.manual_seed(0)
     a, lower = draw(3, 2, 5, dtype=torch.float64), draw(3, 5, dtype=torch.float64)
     upper = (lower.detach() + torch.rand(3, 5, dtype=torch.float64)).requires_grad_()
@@ -118,12 +119,12 @@ def test_gradients_are_those_of_the_formula(monkeypatch):
 @needs_compiler
 def test_the_kernel_is_for_large_plain_tensors(monkeypatch):
     plain = torch.zeros(4, 4)
-    assert kernel.kernel_for(kernel.LARGE - 1, plain) is None
+    assert kernel.kernel_for(loops.LARGE - 1, plain) is None
     assert kernel.kernel_for(1, plain, same_bits=True) is kernel.made()
-    assert kernel.kernel_for(kernel.LARGE, plain, None) is kernel.made()
+    assert kernel.kernel_for(loops.LARGE, plain, None) is kernel.made()
     for other in (plain.t()[:, 1:], plain.half(), plain.to(torch.int64), plain[:, ::2]):
-        assert kernel.kernel_for(kernel.LARGE, other) is None
-    assert kernel.kernel_for(kernel.LARGE, plain, plain.double()) is None
+        assert kernel.kernel_for(loops.LARGE, other) is None
+    assert kernel.kernel_for(loops.LARGE, plain, plain.double()) is None
 
 
 @needs_compiler
@@ -136,7 +137,7 @@ def test_a_process_of_small_tensors_compiles_nothing(monkeypatch):
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 def test_the_first_call_may_come_from_anywhere(monkeypatch, mode):
     monkeypatch.setattr(kernel, "made", functools.cache(kernel.made.__wrapped__))
-    parts = [torch.rand(2, kernel.LARGE // 2) for _ in range(3)]
+    parts = [torch.rand(2, loops.LARGE // 2) for _ in range(3)]
     with warnings.catch_warnings(), mode():
         warnings.simplefilter("error")
         fused.IntervalRelu.apply(*parts)
@@ -149,9 +150,9 @@ def test_the_first_call_may_come_from_anywhere(monkeypatch, mode):
     ("right", "wrong"), [("(REAL)0.5 *", "(REAL)0.4999 *"), ("slope + shift", "slope - shift"), ("u < 0", "u < -3")]
 )
 def test_a_kernel_that_computes_something_else_is_not_used(monkeypatch, right, wrong):
-    text = kernel.source("certtrain.bounds", "relu.c")
+    text = loops.source("certtrain.bounds", "relu.c")
     assert right in text
-    monkeypatch.setattr(kernel, "source", lambda *_: text.replace(right, wrong))
+    monkeypatch.setattr(loops, "source", lambda *_: text.replace(right, wrong))
     with pytest.warns(UserWarning, match="differ from the tensors'"):
         assert kernel.made.__wrapped__() is None
 
@@ -159,6 +160,6 @@ def test_a_kernel_that_computes_something_else_is_not_used(monkeypatch, right, w
 def test_without_a_compiler_tensor_operations_do_the_same(monkeypatch):
     assert kernel.build({VARIABLE: ""}) is None
     monkeypatch.setattr(kernel, "made", functools.cache(lambda: None))
-    monkeypatch.setattr(kernel, "LARGE", 0)
+    monkeypatch.setattr(loops, "LARGE", 0)
     both, radius = torch.tensor([[1.0], [-1.0]]), torch.tensor([[3.0]])
     assert [value.tolist() for value in fused.IntervalRelu.apply(radius, both)] == [[[1], [1]], [[1]], [[-4]], [[2]]]

@@ -7,15 +7,52 @@ import pytest
 import torch
 from torch import nn
 
+from certtrain import loops
 from certtrain.bounds import PreActivation
 from certtrain.errors import UserError
-from certtrain.methods import ShiRegulariser
+from certtrain.methods import ShiRegulariser, moments_kernel
 from certtrain.methods.regularisers import normalised_radius
 from certtrain.models.normalize import Normalize
 from certtrain.threat import ThreatModel
 
+needs_compiler = pytest.mark.skipif(moments_kernel.made() is None, reason="this machine has no C compiler")
+DTYPES = (torch.float32, torch.float64)
 REGULARISER = ShiRegulariser(0.5)
 RADIUS = torch.tensor(0.3)
+
+
+def by_autograd(regulariser, input_radius, pre_activations):
+    """The two terms as they are written down, their gradients autograd's."""
+    tight, relu, tau = [], [], regulariser.tolerance
+    for _, lower, upper, kink in pre_activations:
+        centre, radius = (lower + upper) / 2, (upper - lower) / 2
+        tight.append((tau - input_radius / radius.mean().clamp_min(1e-12)).relu() / tau)
+        if not kink:
+            continue
+        square, active, inactive = (centre - centre.mean()) ** 2, lower > 0, upper < 0
+        pairs = [((centre * active).mean(), -(centre * inactive).mean())]
+        pairs.append(((square * active).sum(), (square * inactive).sum()))
+        if all(bool(part.isfinite()) for pair in pairs for part in pair) and all(bool(low > 0) for _, low in pairs):
+            ratios = [torch.minimum(high / low, 1 / (high / low).clamp_min(1e-12)) for high, low in pairs]
+            relu.append(sum((tau - ratio).relu() / tau for ratio in ratios))
+        else:
+            relu.append(torch.zeros_like(tight[-1]))
+    return torch.stack(tight).mean(), torch.stack(relu).mean()
+
+
+def random_layers(seed, dtype, bad=()):
+    """Bounds of layers of different sizes, whose centres' mean and spread differ; the first has the bad neurons."""
+    draw, layers = torch.Generator().manual_seed(seed), []
+    for place, shape in enumerate([(6, 4, 5, 5), (6, 30), (6, 8, 3, 3)]):
+        mean, *spread = torch.randn(2, generator=draw, dtype=dtype).tolist()
+        centre = torch.randn(shape, generator=draw, dtype=dtype) * abs(spread[0]) + mean
+        radius = -0.5 * torch.rand(shape, generator=draw, dtype=dtype).log()
+        ends = torch.stack([centre - radius, centre + radius])
+        if place == 0 and bad:
+            ends[:, 0, 0, 0, 0] = torch.tensor(bad, dtype=dtype)
+        lower, upper = (end.clone().requires_grad_() for end in ends)
+        layers.append(PreActivation(f"{place}", lower, upper, kink=place != 1 or seed % 2 == 0))
+    return layers
 
 
 def layer(*neurons):
@@ -115,6 +152,56 @@ def test_against_a_direct_reading_of_the_definition():
         terms = REGULARISER.terms(torch.tensor(radius, dtype=torch.float64), bounds)
         assert terms.tight.item() == pytest.approx(np.mean(tight), rel=1e-9)
         assert terms.relu.item() == pytest.approx(np.mean(relu), rel=1e-9)
+
+
+@pytest.mark.parametrize("compiled", [pytest.param(True, marks=needs_compiler), False])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
+def test_terms_and_gradients_are_autograds_own(monkeypatch, compiled, dtype, tolerance):
+    monkeypatch.setattr(loops, "LARGE", 0 if compiled else 1 << 40)
+    kept = 0
+    for seed in range(30):
+        radius = torch.tensor(0.1 + seed / 100, dtype=dtype, requires_grad=True)
+        layers, found = random_layers(seed, dtype), []
+        wanted = [radius, *(end for one in layers for end in (one.lower, one.upper))]
+        for tight, relu in (REGULARISER.terms(radius, layers), by_autograd(REGULARISER, radius, layers)):
+            loss = 2 * tight + 3 * relu
+            found.append((tight, relu, *torch.autograd.grad(loss, wanted, materialize_grads=True)))
+        kept += float(found[1][1].detach()) > 0
+        for ours, theirs in zip(*found, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance * theirs.abs().max().item())
+    assert kept > 10
+
+
+@pytest.mark.parametrize("compiled", [pytest.param(True, marks=needs_compiler), False])
+@pytest.mark.parametrize("bad", [(1.0, math.inf), (-math.inf, -1.0), (-math.inf, math.inf), (-1e30, 2e30)])
+def test_a_layer_that_is_dropped_adds_nothing_to_any_gradient(monkeypatch, compiled, bad):
+    monkeypatch.setattr(loops, "LARGE", 0 if compiled else 1 << 40)
+    layers = random_layers(4, torch.float32, bad)
+    ends = [end for one in layers for end in (one.lower, one.upper)]
+    relu = REGULARISER.terms(RADIUS, layers).relu
+    others = by_autograd(REGULARISER, RADIUS, layers[1:])[1]
+    torch.testing.assert_close(relu, others * 2 / 3)
+    assert relu > 0
+    found, expected = (torch.autograd.grad(one, ends, materialize_grads=True) for one in (relu, others * 2 / 3))
+    assert not any(bool(grad.any()) for grad in found[:2])
+    torch.testing.assert_close(found[2:], expected[2:], rtol=1e-4, atol=1e-6)
+    total = REGULARISER.terms(RADIUS, layers)
+    assert all(bool(grad.isfinite().all()) for grad in torch.autograd.grad(total.tight + total.relu, ends))
+
+
+def test_the_gradient_also_goes_through_the_mean_of_the_centres():
+    bounds = layer((3.0, 5.0), (-1.0, 1.0), (-2.0, -0.1), (-1.5, -0.5))  # no bound at 0, where neurons change sides
+    radius = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    run = lambda r, low, high: REGULARISER.terms(r, [PreActivation("", low, high)])  # noqa: E731
+    assert torch.autograd.gradcheck(run, (radius, bounds.lower, bounds.upper))
+
+
+def test_a_spread_that_is_small_beside_the_mean_keeps_its_digits():
+    draw = torch.Generator().manual_seed(0)
+    centre = torch.cat([1000 + torch.randn(4, 50_000, generator=draw), torch.full((4, 1), -2.0)], 1)
+    bounds = [PreActivation("", *((centre + side * 0.5).to(dtype) for side in (-1, 1))) for dtype in DTYPES]
+    one, two = (REGULARISER.terms(RADIUS, [bound]).relu for bound in bounds)
+    assert one.item() == pytest.approx(two.item(), rel=1e-5)
 
 
 def test_a_network_without_relu_has_nothing_to_regularise():
