@@ -42,6 +42,7 @@ from certtrain.data.loader import TensorLoader
 from certtrain.data.split import Split
 from certtrain.evaluation import float32_products
 from certtrain.methods import IBP, CrownIBP, KeyedNoise, Method, Ramp, ShiRegulariser, Weight
+from certtrain.methods.compiled import Compiled, CompileMode
 from certtrain.methods.module import CertifiedTraining
 from certtrain.models import cnn7
 from certtrain.training import quiet_lightning
@@ -78,7 +79,7 @@ class Variant:
     """How the steps are computed."""
 
     precision: str
-    compile_mode: str | None
+    compile_mode: CompileMode | None
 
     @property
     def name(self) -> str:
@@ -87,7 +88,7 @@ class Variant:
 
 def variants(device: torch.device) -> dict[str, Variant]:
     """Those of this device, by name."""
-    mode = "default" if device.type == "cpu" else "reduce-overhead"
+    mode: CompileMode = "default" if device.type == "cpu" else "reduce-overhead"
     found = [
         Variant(p, m) for p in ("float32", "tf32") for m in (None, mode) if p == "float32" or device.type == "cuda"
     ]
@@ -143,8 +144,8 @@ def time_phase(method: Method, variant: Variant, scale: Scale, blocks: int, spli
     def adam(parameters: Any) -> torch.optim.Optimizer:
         return torch.optim.Adam(parameters, lr=5e-4, fused=True)
 
-    mode: Any = variant.compile_mode
-    module = CertifiedTraining(body, method, NativeEngine(body), adam, lambda step: 1.0, compile_mode=mode)
+    compiled = Compiled(method, scale.batch, variant.compile_mode) if variant.compile_mode else None
+    module = CertifiedTraining(body, method, NativeEngine(body), adam, lambda step: 1.0, compiled=compiled)
     timed = Blocks(scale, device)
     augment = Augment(crop_padding=2, fill="edge", flip=True)
     loader = TensorLoader(split, scale.batch, augment=augment, drop_last=True, device=device)

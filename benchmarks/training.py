@@ -85,12 +85,13 @@ def methods(eps: float) -> dict[str, tuple[Method, str | None]]:
     }
 
 
-def contenders(eps: float, device: torch.device) -> dict[str, tuple[Method | Compiled, str | None]]:
+def contenders(case: Case, device: torch.device) -> dict[str, tuple[Method | Compiled, str | None]]:
     """`methods`, and on an accelerator those of our own compiled, too."""
-    found: dict[str, tuple[Method | Compiled, str | None]] = {**methods(eps)}
+    found: dict[str, tuple[Method | Compiled, str | None]] = {**methods(case.eps)}
     if device.type != "cpu":
-        ours = {name: made for name, made in methods(eps).items() if made[1] != "auto_lirpa"}
-        found |= {f"{name}, compiled": (Compiled(m, "reduce-overhead"), engine) for name, (m, engine) in ours.items()}
+        for name, (method, engine) in methods(case.eps).items():
+            if engine != "auto_lirpa":
+                found[f"{name}, compiled"] = Compiled(method, case.accelerator_batch, "reduce-overhead"), engine
     return found
 
 
@@ -153,7 +154,7 @@ def measure(name: str, repetitions: int, device: torch.device, memory: bool) -> 
     """All contenders on one network, in turn."""
     case = CASES[name]
     steps, refused, peaks = {}, {}, {}
-    for contender, (method, engine) in contenders(case.eps, device).items():
+    for contender, (method, engine) in contenders(case, device).items():
         try:
             steps[contender] = stepper(case, method, engine, device)
             steps[contender]()

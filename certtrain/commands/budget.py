@@ -98,7 +98,7 @@ def estimate(config: dict[str, Any], certify: dict[str, Any], done: int = 0) -> 
     optimizer = build.build_optimizer(config)(network.parameters())
     batches = _batches(data, device)
     noise = KeyedNoise(config["seed"])
-    objective = Compiled(method, settings.compile_mode) if settings.compile_mode else method
+    objective = Compiled(method, data.batch_size, settings.compile_mode) if settings.compile_mode else method
     phases = []
     for name, count, step in _phases(method, per_epoch * config["epochs"], done):
 

@@ -19,6 +19,7 @@ from certtrain.config import call_partial, default_monitor
 from certtrain.data import DataModule
 from certtrain.errors import UserError
 from certtrain.methods.base import Method
+from certtrain.methods.compiled import Compiled
 from certtrain.methods.module import CertifiedTraining
 from certtrain.models.contract import InputContract
 from certtrain.ranks import Rank
@@ -101,7 +102,7 @@ def fit_run(
         build.build_lr(config, steps),
         seed=config["seed"],
         record={"contract": contract.to_dict(), "config": config},
-        compile_mode=settings.compile_mode,
+        compiled=Compiled(method, data.batch_size, settings.compile_mode) if settings.compile_mode else None,
     )
     validation = build.build_validation(config, data, make_engine, scales)
     checkpoints = Checkpoints(

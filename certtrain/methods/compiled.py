@@ -28,13 +28,13 @@ class Compiled:
     """Called as a method is, with its values but for the last bits: a compiler adds up in another order.
 
     Compiled once for each phase of the method, when the first step of the phase comes, and compared with the method
-    there. What changes at every step
-    (eps, kappa, beta) enters as tensors on the device: nothing is compiled again, and no CUDA graph holds an old value.
-    The noise is drawn outside, where no compiler can change its bits. Batches smaller than the largest so far, such as
-    an epoch's last, are not worth a compilation and run as they are.
+    there. What changes at every step (eps, kappa, beta) enters as tensors on the device: nothing is compiled again, and
+    no CUDA graph holds an old value. The noise is drawn outside, where no compiler can change its bits.
 
     Args:
         method: the objective.
+        examples: of a whole batch. Smaller ones, such as an epoch's last, are not worth a compilation and run as they
+            are, always, so that a resumed training computes what one that never stopped does.
         mode: of torch.compile.
         backend: of torch.compile.
 
@@ -43,12 +43,15 @@ class Compiled:
     """
 
     def __init__(
-        self, method: Method, mode: CompileMode = "default", backend: str | Callable[..., object] = "inductor"
+        self,
+        method: Method,
+        examples: int,
+        mode: CompileMode = "default",
+        backend: str | Callable[..., object] = "inductor",
     ) -> None:
-        self.method, self.mode, self.backend = method, mode, backend
+        self.method, self.examples, self.mode, self.backend = method, examples, mode, backend
         self.tell: Callable[[str], object] = lambda text: None
         self._made: dict[Hashable, Callable[..., Objective]] = {}
-        self._largest = 0
 
     def __call__(
         self, network: nn.Module, engine: BoundEngine | None, batch: Batch, step: int, rng: Noise
@@ -58,8 +61,7 @@ class Compiled:
         Raises:
             UserError: torch.compile cannot follow the network, finds no compiler, or gives a wrong gradient.
         """
-        self._largest = max(self._largest, len(batch.y))
-        if len(batch.y) < self._largest:
+        if len(batch.y) < self.examples:
             return self.method(network, engine, batch, step, rng)
         phase = self.method.phase(step, sparing=False)  # fused, what is only logged costs next to nothing
         numbers = {

@@ -15,7 +15,7 @@ from certtrain.bounds.base import BoundEngine
 from certtrain.collective import gather, global_sum, processes, rank
 from certtrain.data.batch import Batch
 from certtrain.methods.base import KeyedNoise, Method
-from certtrain.methods.compiled import Compiled, CompileMode
+from certtrain.methods.compiled import Compiled
 
 CHECKPOINT_SCHEMA = 1
 UNSEEN = -1  # no bad step so far
@@ -35,7 +35,7 @@ class CertifiedTraining(L.LightningModule):
         lr_factor: multiplier of the learning rate as a function of the step.
         seed: keys the training noise.
         record: plain containers kept in every checkpoint: input contract, configuration.
-        compile_mode: compile the objective in this mode of torch.compile.
+        compiled: the method, compiled, to take its place.
     """
 
     def __init__(
@@ -47,12 +47,12 @@ class CertifiedTraining(L.LightningModule):
         lr_factor: Callable[[int], float],
         seed: int = 0,
         record: dict[str, Any] | None = None,
-        compile_mode: CompileMode | None = None,
+        compiled: Compiled | None = None,
     ) -> None:
         super().__init__()
         self.network = network
         self.method, self.engine = method, engine
-        self.objective = method if compile_mode is None else Compiled(method, compile_mode)
+        self.objective = compiled or method
         self.make_optimizer, self.lr_factor = optimizer, lr_factor
         self.noise = KeyedNoise(seed, split="train")
         self.record = dict(record or {})

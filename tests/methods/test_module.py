@@ -15,6 +15,7 @@ from certtrain.certifiers import BoundCertifier, SmoothingCertifier
 from certtrain.checkpoints import read_checkpoint
 from certtrain.data import Batch, Digits
 from certtrain.methods import CrownIBP, Gaussian, LearningRate, Ramp
+from certtrain.methods.compiled import Compiled
 from certtrain.methods.module import CertifiedTraining
 from certtrain.models import mlp, resnet_small
 from certtrain.threat import ThreatModel
@@ -38,10 +39,11 @@ def build(kind: str, lr: float = 1e-2, data: Digits | None = None):
         network,
         method,
         NativeEngine(network) if method.needs_engine else None,
-        lambda p: torch.optim.Adam(p, lr=lr),
+        lambda p: torch.optim.Adam(p, lr=lr, fused=True),
         LearningRate(kind="cosine", total=60),
         seed=7,
         record={"contract": {}, "config": {}},
+        compiled=Compiled(method, 64, backend="eager") if kind == "compiled" else None,
     )
     return module, data
 
@@ -79,7 +81,7 @@ def trainer(callbacks=(), epochs=3, accumulate=1, **options) -> L.Trainer:
     ("kind", "accumulate", "stop"),
     [
         *(("crown_ibp", 1, 13), ("crown_ibp", 1, 21), ("gaussian", 1, 30), ("crown_ibp", 3, 8), ("batch_norm", 1, 13)),
-        ("loss_fusion", 1, 13),
+        *(("loss_fusion", 1, 13), ("compiled", 1, 13), ("compiled", 1, 20)),  # 20: before an epoch's last, small batch
     ],
 )
 def test_stopping_in_mid_epoch_and_resuming_gives_the_same_weights_bit_for_bit(kind, accumulate, stop, tmp_path):

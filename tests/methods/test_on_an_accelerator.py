@@ -112,7 +112,7 @@ def test_no_step_waits_for_it(name):
 def test_compiled_it_computes_the_same(name, mode):
     net = network().to(DEVICE)
     other = copy.deepcopy(net)
-    compiled, engines = Compiled(METHODS[name], mode), (NativeEngine(net), NativeEngine(other))
+    compiled, engines = Compiled(METHODS[name], 16, mode), (NativeEngine(net), NativeEngine(other))
     optimizers = [torch.optim.SGD(one.parameters(), lr=1e-3, fused=True) for one in (net, other)]
     for step in (0, 1, 3, 3, 4, 5, 6, 7):
         found = compiled(net, engines[0], batch(step, DEVICE), step, KeyedNoise(0))
