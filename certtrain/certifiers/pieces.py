@@ -36,8 +36,9 @@ class Piece(Generic[T]):
 
 
 # Rows of the first piece, whose memory is measured; how many times as many the next may have, and must have to be worth
-# measuring again; and the most of all: on a processor more gain nothing, and a log is written after as many rows.
-FIRST, GROWTH, WORTH, MOST = 4, 4, 1.25, 256
+# measuring again at once; the most of all: on a processor more gain nothing, and a log is written after as many rows;
+# pieces before the next measurement where the size did not grow, twice as many each time: memory may be free again.
+FIRST, GROWTH, WORTH, MOST, PAUSE = 4, 4, 1.25, 256, 8
 
 
 class Pieces:
@@ -57,6 +58,7 @@ class Pieces:
     def __init__(self, size: int | None, free: Callable[[torch.device], int | None] | None = None) -> None:
         self.size = FIRST if size is None else size
         self._grows, self._free = size is None, free or budget
+        self._pause, self._left = 0, 0  # pieces without measurement: of the last pause, and still to come
 
     def run(self, rows: Tensor, evaluate: Callable[[Tensor], T]) -> Iterator[Piece[T]]:
         """The pieces of the rows, in their order.
@@ -67,7 +69,8 @@ class Pieces:
         at, began = 0, time.perf_counter()
         while at < len(rows):
             part = rows[at : at + self.size]
-            measured = self._grows and len(part) == self.size
+            measured = self._grows and len(part) == self.size and self._left == 0
+            self._left = max(0, self._left - 1)
             with Peak() if measured else nullcontext() as peak:
                 result = _attempt(evaluate, part)
             if isinstance(result, Failure) and result.out_of_memory and len(part) > 1:
@@ -84,7 +87,9 @@ class Pieces:
         free, before = self._free(device), self.size
         fit = MOST if free is None else before * free // max(1, taken)
         self.size = max(1, min(fit, GROWTH * before, MOST))
-        self._grows = before * WORTH <= self.size < MOST
+        self._grows = self.size < MOST
+        self._pause = 0 if self.size >= before * WORTH else max(PAUSE, 2 * self._pause)
+        self._left = self._pause
 
 
 class Sizes:

@@ -99,6 +99,18 @@ def test_what_all_rows_take_together_is_learned_by_and_by():
     assert found == [4, 16, 64, 216]
 
 
+def test_pieces_grow_again_once_memory_is_free_again():
+    free = [10]  # ten bytes are left: one row at a time
+    pieces = Pieces(None, lambda device: free[0])
+    first = [size for size, _ in sizes(pieces, 8, taking(10))]
+    assert first == [4, 1, 1, 1, 1]
+    free[0] = 10**9
+    later = [size for size, _ in sizes(pieces, 600, taking(10))]
+    assert later[: later.index(4)] == [1] * (later.index(4))
+    assert later.index(4) <= 16
+    assert max(later) == 256
+
+
 def test_a_size_of_the_users_is_not_measured():
     pieces = Pieces(50, free=lambda device: 1)
     assert [rows for rows, _ in sizes(pieces, 120, taking(1000))] == [50, 50, 20]
