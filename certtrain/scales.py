@@ -139,8 +139,11 @@ class Scales:
             numbers = self._rounded[up]
         else:
             numbers = tuple((float_up if up else float)(factor * value) for value in self.values)
-        inference = not torch.compiler.is_compiling() and torch.is_inference_mode_enabled()
-        return _placed(numbers, x.dtype, x.device, inference).reshape(1, *x.shape[1:])
+        if torch.compiler.is_compiling():  # then it is a constant of what is compiled
+            placed = _placed.__wrapped__(numbers, x.dtype, x.device, False)
+        else:
+            placed = _placed(numbers, x.dtype, x.device, torch.is_inference_mode_enabled())
+        return placed.reshape(1, *x.shape[1:])
 
     def distance(self, offset: Tensor) -> Tensor:
         """(B,) the least radius whose set holds `x + offset`; infinite where an immutable feature changed.
