@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -62,7 +63,8 @@ class RunDirectory:
     def earlier_configs(self) -> list[Path]:
         """`config.N.yaml`: what `config.yaml` was in session N, from 0, where a later one changed it. Certificates from
         before, about weights that are still these, state its hash."""
-        return sorted(self.path.glob("config.*.yaml"))
+        found = {path: re.fullmatch(r"config\.(\d+)\.yaml", path.name) for path in self.path.glob("config.*.yaml")}
+        return sorted((path for path, name in found.items() if name), key=lambda path: int(found[path][1]))
 
     @property
     def overrides(self) -> Path:

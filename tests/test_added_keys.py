@@ -11,9 +11,10 @@ from omegaconf import OmegaConf
 
 from certtrain.added_keys import BEFORE
 from certtrain.commands.study_request import FREE
-from certtrain.commands.train import EXTENDS, MAY_DIFFER, resolve
+from certtrain.commands.train import resolve
 from certtrain.config import GROUPS, conf_dir, options, plain
 from certtrain.runs import ABSENT, RunDirectory, config_differences
+from certtrain.session_keys import EXTENDS, MAY_DIFFER
 
 ROOT = Path(__file__).resolve().parents[1]
 KEYS: dict[str, list[str]] = yaml.safe_load((ROOT / "tests" / "keys_of_runs.yaml").read_text(encoding="utf-8"))

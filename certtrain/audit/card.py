@@ -13,7 +13,8 @@ from certtrain.audit.smoothing_rows import audit_smoothing_rows
 from certtrain.audit.statements import audit_counterexamples, audit_statements
 from certtrain.certificates import CertificateLog, Certificates, read_card
 from certtrain.errors import UserError
-from certtrain.runs import RunDirectory, config_hash, sha256_file
+from certtrain.runs import RunDirectory, config_differences, config_hash, sha256_file
+from certtrain.session_keys import SAME_WEIGHTS
 from certtrain.summary import cascade_summary, is_smoothing, summarise
 from certtrain.threat import parse_radii, radius_text
 
@@ -113,13 +114,19 @@ def _audit_config(audit: Audit, path: Path, card: dict[str, Any]) -> None:
         return
     stated = card["config_sha256"]
     try:
-        found = config_hash(run.read_config())
-        earlier = [path.name for path in run.earlier_configs if config_hash(run.read_config(path)) == stated]
+        config = run.read_config()
+        found, earlier = config_hash(config), {}
+        if found != stated:
+            earlier = {path.name: run.read_config(path) for path in run.earlier_configs}
     except UserError as error:
         audit.differs(f"config_sha256: {error.what}")
         return
-    if found != stated and earlier:
-        audit.same(f"config_sha256 of {earlier[0]}, which config.yaml was before the run was gone on with")
+    name = next((name for name, old in earlier.items() if config_hash(old) == stated), None)
+    changed = [key for key, *_ in config_differences(earlier[name], config, SAME_WEIGHTS)] if name else []
+    if changed:  # going on with a run does not change such a key, or sets its certificates aside
+        audit.differs(f"config_sha256: it is of {name}, and config.yaml has another {', '.join(changed)}")
+    elif name:
+        audit.same(f"config_sha256 of {name}, which config.yaml was before the run was gone on with")
     else:
         audit.compare("config_sha256 of config.yaml", stated, found)
     if "original_config_sha256" in card:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from certtrain import environment
-from certtrain.commands.train import EXTENDS, MAY_DIFFER, NOT_OF_A_RUN, resolve
+from certtrain.commands.train import NOT_OF_A_RUN, resolve
 from certtrain.config import GROUPS, SMOOTHING, default_monitor, options, plain
 from certtrain.errors import UserError, nearest
 from certtrain.files import write_json_atomic
 from certtrain.runs import config_differences
+from certtrain.session_keys import EXTENDS, MAY_DIFFER
 from certtrain.sweeps.metric import CLEAN, Metric
 from certtrain.sweeps.space import Parameter, read_space
 from certtrain.sweeps.study import Settings

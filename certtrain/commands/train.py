@@ -16,15 +16,11 @@ from certtrain.commands.seeds import expand_seeds
 from certtrain.config import check
 from certtrain.errors import UserError
 from certtrain.runs import RunDirectory, find_run
+from certtrain.session_keys import EXTENDS, MAY_DIFFER
 
 if TYPE_CHECKING:
     from certtrain.callbacks.pruning import Report
 
-# Keys that may change between two sessions of one run.
-MAY_DIFFER = ("data_dir", "data.data_dir", "runs_dir", "resume", "trainer.accelerator", "logger", "choices.logger")
-MAY_DIFFER += ("choices.trainer", "trainer.devices", "trainer.check_every_n_steps")
-MAY_DIFFER += ("checkpoint.every_n_seconds", "falsify", "budget")
-EXTENDS = ("epochs", "certify_test")
 # Overrides that say how runs are made, not what a run is.
 NOT_OF_A_RUN = ("resume=", "name=", "seeds=", "sweep=", "sweep.", "sweep/", "hydra/", "hydra.")
 

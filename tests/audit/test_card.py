@@ -277,6 +277,23 @@ def test_result_and_surroundings(run):
     assert len(failures(run, "bounds")) == 2
 
 
+def test_an_earlier_configuration_counts_where_going_on_with_the_run_can_have_changed_it(run):
+    run.config.rename(run.path / "config.0.yaml")
+    run.config.write_text("seed: 0\ndata_dir: elsewhere\ncertify_test: true\n")
+    assert failures(run, "bounds") == []
+    for text, key in (("seed: 1\ndata_dir: data\n", "seed"), ("seed: 0\ndata_dir: data\nepochs: 9\n", "epochs")):
+        run.config.write_text(text)
+        assert failures(run, "bounds") == [f"config_sha256: it is of config.0.yaml, and config.yaml has another {key}"]
+
+
+def test_other_files_beside_the_configuration_are_no_earlier_ones(run):
+    (run.path / "config.broken.yaml").write_text("[")
+    assert failures(run, "bounds") == []
+    run.config.rename(run.path / "config.mine.yaml")
+    run.config.write_text("seed: 1\ndata_dir: data\n")
+    assert any("config_sha256 of config.yaml" in text for text in failures(run, "bounds"))
+
+
 def test_what_is_not_there_is_said(run):
     for path in (run.last, run.config, run.result):
         path.unlink()
