@@ -87,15 +87,24 @@ class Scales:
         return self._fixed or self
 
     def categories(self, x: Tensor) -> Iterator[Tensor]:
-        """(B, ...) the inputs with every combination of the categories that they may take, their own among them."""
+        """(B, ...) the inputs with every combination of the categories that they may take: first each row's own, then
+        those that follow it in its columns. A row that holds none of a column's categories begins with the first."""
         import torch
 
-        for chosen in itertools.product(*(places for _, places in self.groups)):
+        values = [x.flatten(1)[:, list(places)] for _, places in self.groups]
+        own = [torch.where(_is_category(one)[:, None], one, _first(one)) for one in values]
+        for turns in itertools.product(*(range(len(places)) for _, places in self.groups)):
             other = x.clone(memory_format=torch.contiguous_format)
-            for (_, places), place in zip(self.groups, chosen):
-                other.view(len(x), -1)[:, list(places)] = 0
-                other.view(len(x), -1)[:, place] = 1
+            for (_, places), codes, turn in zip(self.groups, own, turns):
+                other.view(len(x), -1)[:, list(places)] = codes.roll(turn, 1)
             yield other
+
+    def holds_categories(self, x: Tensor) -> Tensor:
+        """(B,) whether each column that may take any of its categories has one of them."""
+        import torch
+
+        columns = [_is_category(x.flatten(1)[:, list(places)]) for _, places in self.groups]
+        return torch.stack(columns).all(0)
 
     @property
     def label(self) -> str:
@@ -187,6 +196,18 @@ class Scales:
         import torch
 
         return torch.tensor(self.whole, dtype=x.dtype, device=x.device).reshape(1, *x.shape[1:])
+
+
+def _is_category(codes: Tensor) -> Tensor:
+    """(B,) whether a row of (B, k) is one 1 among zeros."""
+    return ((codes == 0) | (codes == 1)).all(1) & (codes.sum(1) == 1)
+
+
+def _first(codes: Tensor) -> Tensor:
+    """Shaped as (B, k) codes, the first category in each row."""
+    first = codes.new_zeros(codes.shape)
+    first[:, 0] = 1
+    return first
 
 
 @functools.lru_cache(maxsize=16)

@@ -220,12 +220,24 @@ class ThreatModel:
     def parts(self, x: Tensor) -> Iterator[tuple[Tensor, ThreatModel]]:
         """The sets whose union this one is: inputs in the place of x, a threat model for each; the first is around x.
 
-        Only columns that may take any category make more than one.
+        Only columns that may take any category make more than one: the other combinations, for each row its own. Where
+        a row holds none of a column's categories there is one set more, as there is in the steps of a training on an
+        accelerator, which does not wait to be told.
         """
         if self.scales is None or not self.scales.groups:
             yield x, self
             return
         one = replace(self, scales=self.scales.fixed())
         yield x, one
-        for other in self.scales.categories(x):
+        others = self.scales.categories(x)
+        if _may_be_asked(x) and bool(self.scales.holds_categories(x).all()):
+            next(others)  # x itself
+        for other in others:
             yield other, one
+
+
+def _may_be_asked(x: Tensor) -> bool:
+    """Whether the host may look at x: not where it is traced, nor, while gradients are taken, on an accelerator."""
+    import torch
+
+    return not torch.compiler.is_compiling() and (x.is_cpu or not torch.is_grad_enabled())

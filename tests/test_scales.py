@@ -142,7 +142,7 @@ def test_torch_compile_follows_boxes_and_categories_of_scales_that_nothing_asked
     def corners(x, eps):
         return [box.at(eps).box(part) for part, box in ThreatModel("linf", scales=scales).parts(x)]
 
-    x, eps = torch.tensor([[0.5, 1.0, 0.0]]), torch.tensor(0.3)
+    x, eps = torch.tensor([[0.5, 1.0, 0.0], [0.2, 0.0, 0.0]]), torch.tensor(0.3)  # one row is of no category
     torch._dynamo.reset()
     found = torch.compile(corners, fullgraph=True, backend="eager")(x, eps)
     assert torch.equal(torch.stack([*map(torch.stack, found)]), torch.stack([*map(torch.stack, corners(x, eps))]))

@@ -5,6 +5,8 @@ from fractions import Fraction
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from certtrain.attacks import apgd_margins, inner, inside, pgd_margins
@@ -59,16 +61,60 @@ def margins(net, x, y):
     return logits.gather(1, y[:, None])[:, 0] - logits.scatter(1, y[:, None], -torch.inf).amax(1)
 
 
+def rows_of(parts):
+    """Of each row the set of its parts."""
+    return [{tuple(part[row].tolist()) for part in parts} for row in range(len(parts[0]))]
+
+
 def test_the_parts_are_every_combination_once_and_the_input_first():
     x = batch(network()).x
     parts = [part for part, _ in ThreatModel(eps=0.1, scales=SCALES).parts(x)]
     assert torch.equal(parts[0], x)
-    assert torch.equal(torch.stack(parts[1:]), torch.stack(list(combinations(x))))
+    assert len(parts) == 6
+    assert rows_of(parts) == rows_of(list(combinations(x)))  # 6 different ones of each row: none twice
+    assert all(len(row) == 6 for row in rows_of(parts))
     with pytest.raises(ValueError, match="several boxes, not one"):
         ThreatModel(eps=0.1, scales=SCALES).box(x)
     [(alone, same)] = ThreatModel(eps=0.1).parts(x)
     assert alone is x
     assert same == ThreatModel(eps=0.1)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=3), st.integers(0, 2**31), st.sampled_from([0.0, 0.2, 1.0]))
+def test_the_union_is_that_of_the_input_and_every_combination(widths, seed, odd):
+    """Also of rows that hold no category of a column, two of one, or what is no number; columns are mixed up."""
+    draw = torch.Generator().manual_seed(seed)
+    order = torch.randperm(sum(widths) + 1, generator=draw).tolist()
+    groups = tuple((f"g{i}", tuple(order[sum(widths[:i]) : sum(widths[: i + 1])])) for i in range(len(widths)))
+    sizes = tuple(Fraction(place == order[-1]) for place in range(len(order)))
+    scales = Scales(tuple(map(str, range(len(order)))), sizes, (0,) * len(order), groups=groups)
+    x = torch.rand(5, len(order), generator=draw)
+    for _, places in groups:
+        codes = torch.eye(len(places))[torch.randint(len(places), (5,), generator=draw)]
+        strange = torch.tensor([0.0, 1.0, 0.5, 2.0, -1.0])[torch.randint(5, codes.shape, generator=draw)]
+        x[:, list(places)] = torch.where(torch.rand(5, 1, generator=draw) < odd, strange, codes)
+    every = []
+    for chosen in itertools.product(*(places for _, places in groups)):
+        other = x.clone()
+        other[:, [place for _, places in groups for place in places]] = 0
+        other[:, list(chosen)] = 1
+        every.append(other)
+    given_to = [part for part, _ in ThreatModel(eps=0.1, scales=scales).parts(x)]
+    assert torch.equal(given_to[0], x)
+    assert rows_of(given_to) == rows_of([x, *every])
+    assert len(given_to) == len(every) + (not bool(scales.holds_categories(x).all()))
+    assert scales.holds_categories(x).tolist() == [
+        any(torch.equal(row, other[i]) for other in every) for i, row in enumerate(x)
+    ]
+
+
+def test_what_is_traced_is_not_asked_for_its_categories():
+    """The input comes twice there, and the union is the same."""
+    threat, x = ThreatModel(eps=0.1, scales=SCALES), batch(network()).x
+    run = torch.compile(lambda x: torch.stack([part for part, _ in threat.parts(x)]), fullgraph=True, backend="eager")
+    assert len(run(x)) == 7
+    assert rows_of(run(x)) == rows_of([part for part, _ in threat.parts(x)])
 
 
 @pytest.mark.parametrize("engine", [NativeEngine, AutoLirpaEngine])
