@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from certtrain import __version__, environment
 from certtrain.certifiers.base import Certifier
 from certtrain.claims import bounds_claim, scaled_claim, smoothing_claim
 from certtrain.config import SMOOTHING
-from certtrain.scale_request import read_request, request_text
+from certtrain.scales import Scales
 from certtrain.threat import parse_radius, radius_text
 
 FULL = "32-true"  # trainer.precision where nothing is reduced
+SHOWN = 3  # features that a warning names
 
 
 def where_and_how() -> dict[str, Any]:
@@ -66,13 +68,48 @@ def training_recipe(config: dict[str, Any]) -> dict[str, Any]:
     return {key: config[key] for key in keys if key in config} | scales | reduced
 
 
-def _scales(config: dict[str, Any]) -> str:
-    asked = read_request(config.get("scales"))
-    return "a ball without scales" if asked is None else f"scales {request_text(asked)}"
+def scales_warning(trained: Scales | None, now: Scales | None) -> str | None:
+    """What differs between the sizes trained for and those certified for, of the same features; None where nothing
+    does. Of the features that differ the first SHOWN are told, sizes in shares of their ranges."""
+    if trained == now:
+        return None
+    names = ["a ball without scales" if one is None else f"scales {one.label}" for one in (trained, now)]
+    said = f"trained for {names[0]}, certified for {names[1]}"
+    if trained is None or now is None:
+        return said
+    columns = dict(trained.groups + now.groups)
+    before, after = _sizes(trained, columns, exact=True), _sizes(now, columns, exact=True)
+    differ = [name for name in before if before[name] != after[name]]
+    told = []
+    for name in differ[:SHOWN]:
+        short = [_sizes(scales, columns, exact=False)[name] for scales in (trained, now)]
+        one, other = short if short[0] != short[1] else (before[name], after[name])
+        told.append(f"{name} {one}, now {other}")
+    told += [f"and {len(differ) - SHOWN} more"] if len(differ) > SHOWN else []
+    return f"{said}: {'; '.join(told) or 'the same sizes'}"
 
 
-def trained_with_warnings(trained: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """A radius or noise other than the training's is allowed, and stands in the card."""
+def _sizes(scales: Scales, columns: Mapping[str, tuple[int, ...]], *, exact: bool) -> dict[str, str]:
+    """By feature how far it may change; of `columns`, whose values stand at places of their own, which category."""
+    free, elsewhere = dict(scales.groups), {place for places in columns.values() for place in places}
+    found = {column: "any category" if column in free else "as it is" for column in columns}
+    for place, (name, size, count) in enumerate(zip(scales.names, scales.values, scales.whole)):
+        if place not in elsewhere:
+            text = radius_text(size) if exact else f"{float(size):.3g}"
+            found[name] = f"{text} by whole numbers" if count and size else text
+    return found
+
+
+def trained_with_warnings(
+    trained: dict[str, Any], now: dict[str, Any], scales: tuple[Scales | None, Scales | None]
+) -> list[str]:
+    """A radius, scales or noise other than the training's are allowed, and stand in the card.
+
+    Args:
+        trained: the configuration of the training.
+        now: of the certify command.
+        scales: of the two.
+    """
     if "source" in trained:
         assumed = trained["source"]["normalisation"]
         return [f"trained elsewhere: normalisation {assumed}"] if assumed.startswith("assumed") else []
@@ -88,8 +125,8 @@ def trained_with_warnings(trained: dict[str, Any], now: dict[str, Any]) -> list[
         eps = parse_radius(trained["eps"])
         if eps not in {parse_radius(r) for r in now["radii"]} and not smoothed:
             warnings.append(f"trained for eps {radius_text(eps)}, certified up to {radius_text(largest)}")
-        if read_request(trained.get("scales")) != read_request(now.get("scales")) and not smoothed:
-            warnings.append(f"trained for {_scales(trained)}, certified for {_scales(now)}")
+        if (other := scales_warning(*scales)) is not None and not smoothed:
+            warnings.append(other)
         if trained["norm"] != now["norm"] and not smoothed:
             warnings.append(f"trained for norm {trained['norm']}, certified in norm {now['norm']}")
     return warnings

@@ -110,7 +110,8 @@ def prepare_stage(loaded: LoadedRun, data: DataModule, config: dict[str, Any], n
     contract = loaded.contract if loaded.contract.features else InputContract.of(data)
     scales = build_scales(config, contract, f"data={data.name}")
     certifiers = build_certifiers(config, scales)
-    warnings = trained_with_warnings(loaded.config, config)
+    trained_for = build_scales(loaded.config, contract, f"the run {loaded.run.name}")
+    warnings = trained_with_warnings(loaded.config, config, (trained_for, scales))
     warnings += before_certifying(network, examples, certifiers, loaded.config, config, device)
     if "source" in loaded.config:
         warnings += chance_level(network, examples, loaded.contract.num_classes, device)

@@ -74,7 +74,12 @@ def test_other_scales_are_another_certificate(here, capsys):
     assert "deterministic, l-inf\n" in shown
     assert "deterministic, l-inf scaled by scaled (" in shown
     assert "scales" not in card(here, "plain_crown")["settings"]
-    assert "trained for scales" in " ".join(card(here, "shares_crown")["warnings"])
+    (warning,) = (text for text in card(here, "shares_crown")["warnings"] if "trained for scales" in text)
+    assert re.fullmatch(
+        r"trained for scales measured \(\w{8}\), certified for scales scaled \(\w{8}\): "
+        r"age 0\.06 by whole numbers, now 0\.01; income 0\.02, now 0\.01",
+        warning,
+    )
     assert "certified for a ball without scales" in " ".join(card(here, "plain_crown")["warnings"])
     from certtrain.reporting.entries import groups
 
