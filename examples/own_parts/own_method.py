@@ -1,7 +1,8 @@
-"""A training method of one's own: a function of network, batch and step; no trainer, no state."""
+"""A training method of one's own: what is added to a batch, and a function of network and batch; no state."""
 
 import torch.nn.functional as F
 
+from certtrain.data.batch import Batch
 from certtrain.methods import Method, Objective
 
 
@@ -11,7 +12,10 @@ class SmoothedLabels(Method):
     def __init__(self, sigma: float, smoothing: float = 0.1) -> None:
         self.sigma, self.smoothing = sigma, smoothing
 
-    def __call__(self, network, engine, batch, step, rng) -> Objective:
+    def inputs(self, batch, step, rng) -> Batch:
         noise = rng(batch.x, batch.index, step, self.sigma)  # the same bits in any batch, order or process
-        loss = F.cross_entropy(network(batch.x + noise), batch.y, label_smoothing=self.smoothing)
+        return batch._replace(x=batch.x + noise)
+
+    def objective(self, network, engine, batch, phase, values) -> Objective:
+        loss = F.cross_entropy(network(batch.x), batch.y, label_smoothing=self.smoothing)
         return Objective(loss, {"loss_smoothed": loss.detach()})
