@@ -172,7 +172,7 @@ def _fusable(plain: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> bo
     """Whether torch's fused form is sure to do what this optimiser does."""
     group = plain.param_groups[0]
     ours = type(plain).__module__.startswith("torch.optim.")  # a user's class may have a constructor or step of its own
-    asked = group.get("fused", False) is None and not group.get("foreach") and not group.get("differentiable")
+    asked = group.get("fused", False) is None and group.get("foreach") is None and not group.get("differentiable")
     # It goes through memory without a look at strides: of a slice of a larger tensor it would change the neighbours.
     dense = all(torch.empty_like(p, device="meta").stride() == p.stride() for p in parameters)
     return ours and asked and dense and not group.get("dampening")

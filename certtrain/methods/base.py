@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol
@@ -59,7 +58,7 @@ class KeyedNoise:
         ]
 
 
-class Method(ABC):
+class Method:
     """A training method. It holds settings and no state: the same arguments give the same objective.
 
     What depends on the step is of three kinds, so that the objective itself can be compiled once for many steps
@@ -86,7 +85,6 @@ class Method(ABC):
         """
         return self.objective(network, engine, self.inputs(batch, step, rng), self.phase(step), self.values(step))
 
-    @abstractmethod
     def objective(
         self,
         network: nn.Module,
@@ -97,8 +95,10 @@ class Method(ABC):
     ) -> Objective:
         """The objective of `inputs`, in the phase and with the values of a step; see `__call__`.
 
-        Differentiable tensor operations only, whose course depends on nothing but the phase.
+        Differentiable tensor operations only, whose course depends on nothing but the phase. A method may define
+        `__call__` instead, and then cannot be compiled.
         """
+        raise NotImplementedError(f"{type(self).__name__} defines neither objective nor __call__")
 
     def inputs(self, batch: Batch, step: int, rng: Noise) -> Batch:
         """What the objective sees of a batch."""
@@ -121,7 +121,7 @@ class Method(ABC):
         """The first step at full strength; a checkpoint from before it is not chosen as the best."""
         return 0
 
-    def initialise(self, network: nn.Module) -> None:  # noqa: B027 - most methods keep the usual initialisation
+    def initialise(self, network: nn.Module) -> None:
         """Set the initial weights, drawing from torch's global generator, when the method asks for special ones."""
 
 

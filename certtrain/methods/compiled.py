@@ -38,6 +38,9 @@ class Compiled:
         mode: of torch.compile.
         backend: of torch.compile.
 
+    Raises:
+        UserError: a method with a `__call__` of its own.
+
     Attributes:
         tell: is told of each compilation, which may take a minute.
     """
@@ -49,6 +52,12 @@ class Compiled:
         mode: CompileMode = "default",
         backend: str | Callable[..., object] = "inductor",
     ) -> None:
+        if type(method).__call__ is not Method.__call__:
+            raise UserError(
+                f"{type(method).__name__} has a __call__ of its own, which is not compiled",
+                where="configuration key trainer.compile",
+                fix="define its objective(network, engine, batch, phase, values), or trainer.compile=false",
+            )
         self.method, self.examples, self.mode, self.backend = method, examples, mode, backend
         self.tell: Callable[[str], object] = lambda text: None
         self._made: dict[Hashable, Callable[..., Objective]] = {}

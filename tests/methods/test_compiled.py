@@ -10,7 +10,18 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from certtrain.bounds import NativeEngine
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError
-from certtrain.methods import IBP, CrownIBP, Gaussian, KeyedNoise, Ramp, ShiRegulariser, Standard, Weight
+from certtrain.methods import (
+    IBP,
+    CrownIBP,
+    Gaussian,
+    KeyedNoise,
+    Method,
+    Objective,
+    Ramp,
+    ShiRegulariser,
+    Standard,
+    Weight,
+)
 from certtrain.methods.compiled import Compiled
 from certtrain.models.normalize import Normalize
 
@@ -117,6 +128,19 @@ def test_what_cannot_be_compiled_is_said_in_one_line():
         Compiled(Standard(), 4, backend="eager")(Broken(36, 3), None, batch(4), 0, KeyedNoise(0))
     assert "trainer.compile=false" in raised.value.fix
     assert len(raised.value.what.splitlines()) == 1
+
+
+def test_a_method_of_ones_own_may_be_one_call_and_is_then_not_compiled():
+    class Own(Method):
+        def __call__(self, network, engine, batch, step, rng):
+            return Objective(network(batch.x).sum(), {})
+
+    network = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+    assert Own()(network, None, batch(4), 0, KeyedNoise(0)).loss.requires_grad
+    with pytest.raises(UserError, match="Own has a __call__ of its own"):
+        Compiled(Own(), 4)
+    with pytest.raises(NotImplementedError, match="Method defines neither objective nor __call__"):
+        Method()(network, None, batch(4), 0, KeyedNoise(0))
 
 
 def wrong(module, inputs):
