@@ -24,13 +24,21 @@ NAMES = {torch.float32: "float", torch.float64: "double"}
 T = TypeVar("T")
 
 
-def suitable(tensors: Sequence[Tensor | None]) -> bool:
-    """Whether loops can read these tensors, not all None: contiguous, on the CPU, of one dtype of `NAMES`."""
+def suitable(tensors: Sequence[Tensor | None], *, any_order: bool = False) -> bool:
+    """Whether loops can read these tensors, not all None: contiguous, on the CPU, of one dtype of `NAMES`.
+
+    Args:
+        any_order: loops that do the same with every element: all tensors may be channels_last instead.
+    """
     given = [tensor for tensor in tensors if tensor is not None]
     dtype = given[0].dtype
     if dtype not in NAMES:
         return False
-    return all(tensor.is_cpu and tensor.dtype == dtype and tensor.is_contiguous() for tensor in given)
+    if not all(tensor.is_cpu and tensor.dtype == dtype for tensor in given):
+        return False
+    if all(tensor.is_contiguous() for tensor in given):
+        return True
+    return any_order and all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in given)
 
 
 def library(package: str, name: str, environment: Mapping[str, str] = os.environ) -> ctypes.CDLL | None:

@@ -41,8 +41,13 @@ class Pass:
     boxes: dict[int, tuple[Tensor, Tensor]]
 
 
-def propagate(graph: Graph, inputs: InputSet) -> Pass:
+def propagate(graph: Graph, inputs: InputSet, *, channels_last: bool = False) -> Pass:
     """Propagate the input set through the graph; the last step is the network's output.
+
+    Args:
+        graph: the network.
+        inputs: the input set.
+        channels_last: see `InputSet.region`.
 
     Raises:
         UserError: an operation whose live form has no rule.
@@ -56,7 +61,7 @@ def propagate(graph: Graph, inputs: InputSet) -> Pass:
             values.append(instruction.value(network, lambda place: _concrete(values[place])))
             continue
         if instruction.is_input:
-            step, region = Step("input", None, ()), inputs.region()
+            step, region = Step("input", None, ()), inputs.region(channels_last=channels_last)
         else:
             step = _step(network, instruction, values, where)
             region = _apply(run, step.op, [run.regions[source] for source in step.sources])

@@ -50,6 +50,12 @@ class IntervalRelu(torch.autograd.Function):
         *parts, spread, of_lower, of_upper = grads
         # What nothing was computed from gets no gradient, so that autograd goes no further back along it.
         unused = len(parts) == 2 and parts[0] is None
+        if lower.dim() == 4 and not lower.is_contiguous() and lower.is_contiguous(memory_format=torch.channels_last):
+            # What comes back through flattening is laid out otherwise.
+            parts, (spread, of_lower, of_upper) = (
+                [None if one is None else one.contiguous(memory_format=torch.channels_last) for one in some]
+                for some in (parts, (spread, of_lower, of_upper))
+            )
         parts = [torch.zeros_like(after) if part is None else part for part in parts[unused:]]
         spread = torch.zeros_like(lower) if spread is None else spread
         out, grad_radius = [torch.empty_like(part) for part in parts], torch.empty_like(spread)

@@ -79,7 +79,7 @@ def kernel_for(size: int, *tensors: Tensor | None, same_bits: bool = False) -> K
         return _chosen[-1]
     if torch.compiler.is_compiling() or (size < loops.LARGE and not (same_bits and made.cache_info().currsize)):
         return None
-    return made() if suitable(tensors) else None
+    return made() if suitable(tensors, any_order=same_bits) else None
 
 
 @functools.cache

@@ -25,6 +25,9 @@ from certtrain.bounds.rules import Relu
 from certtrain.errors import UserError, nearest
 from certtrain.threat import ThreatModel
 
+# Convolutions from which it pays to lay images out for them in an interval pass that no backward pass follows: IBP of 7
+# takes 0.94 of the time, of 5 wide ones 0.98; of 2 nothing is gained, and the backward pass copies bounds back.
+SEVERAL_CONVOLUTIONS = 3
 FEW_CLASSES = 32  # up to which the interval margins of all pairs of classes are cheaper than each example's own
 
 
@@ -47,8 +50,11 @@ class NativeEngine:
 
     def __init__(self, network: nn.Module) -> None:
         self.graph = Graph(network)
+        convolutions = 0
         for node, key, module in self.graph.calls():
             rules.check(self.graph.names[node], key, module)
+            convolutions += isinstance(module, nn.Conv2d)
+        self._several = convolutions >= SEVERAL_CONVOLUTIONS
 
     @property
     def supported(self) -> tuple[str, ...]:
@@ -68,7 +74,7 @@ class NativeEngine:
         """
         for method in methods:
             self._check(method)
-        return self._propagate(x, y, threat).bounds(methods)
+        return self._propagate(x, y, threat, alone=tuple(methods) == ("ibp",)).bounds(methods)
 
     def bounds_inside(
         self,
@@ -117,8 +123,9 @@ class NativeEngine:
                 fix=f"{nearest(method, self.methods)}; alpha_crown is in bounds=auto_lirpa",
             )
 
-    def _propagate(self, x: Tensor, y: Tensor, threat: ThreatModel) -> _Output:
-        run = propagate(self.graph, InputSet.of(x, threat))
+    def _propagate(self, x: Tensor, y: Tensor, threat: ThreatModel, alone: bool = False) -> _Output:
+        """The interval pass; `alone`: no backward pass follows it."""
+        run = propagate(self.graph, InputSet.of(x, threat), channels_last=alone and self._several)
         region, step, layer = run.regions[-1], len(run.steps) - 1, None
         if isinstance(run.steps[-1].op, LinearMap) and region.clean.dim() == 2:
             step, layer = run.steps[-1].sources[0], run.steps[-1].op

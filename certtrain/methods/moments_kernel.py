@@ -65,7 +65,7 @@ class Kernel:
 
 def kernel_for(lower: Tensor, upper: Tensor) -> Kernel | None:
     """The kernel, where it is to be used for these bounds; else None."""
-    if torch.compiler.is_compiling() or lower.numel() < loops.LARGE or not suitable([lower, upper]):
+    if torch.compiler.is_compiling() or lower.numel() < loops.LARGE or not suitable([lower, upper], any_order=True):
         return None
     return made()
 

@@ -3,9 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
+from certtrain.bounds import NativeEngine
 from certtrain.bounds.fused import BoxedRelu, IntervalRelu, RelaxedRelu, TransposedConv
 from certtrain.bounds.lines import Lines
+from certtrain.threat import ThreatModel
 
 
 def randn(*shape):
@@ -74,3 +77,36 @@ def test_transposed_conv(stride, padding, output_padding, groups, dilation, chan
     a32, weight32 = a.detach().float(), weight.detach().float()
     torch.testing.assert_close(TransposedConv.apply(a32, weight32, *settings), expected.float(), atol=1e-5, rtol=1e-5)
     assert torch.autograd.gradcheck(lambda a, w: TransposedConv.apply(a, w, *settings), (a, weight))
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_layout_of_images_changes_no_bit_of_a_relu(parts, channels):
+    torch.manual_seed(0)
+    both, radius = randn(4, channels, 5, 6).float().detach(), torch.rand(2, channels, 5, 6)
+    gradients = None
+    for layout in (torch.contiguous_format, torch.channels_last):
+        given = [one.clone().contiguous(memory_format=layout).requires_grad_() for one in (radius, *both.chunk(parts))]
+        found = IntervalRelu.apply(*given)
+        weighed = sum((one.flatten(1) * torch.arange(one[0].numel())).sum() for one in found)  # laid out in order
+        now = [*found, *torch.autograd.grad(weighed, given)]
+        gradients = gradients or now
+        assert all(torch.equal(one, other) for one, other in zip(now, gradients, strict=True))
+
+
+def test_bounds_of_images_laid_out_for_convolutions_are_the_same():
+    torch.manual_seed(0)
+    layers = [m for c in (1, 4, 4) for m in (nn.Conv2d(c, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())]
+    network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(144, 3))
+    x, y, threat = torch.rand(5, 1, 6, 6), torch.arange(5) % 3, ThreatModel("linf", 0.01)
+    engine, gradients = NativeEngine(network), []
+    for several in (True, False):
+        engine._several = several
+        bounds = engine.bounds(x, y, threat, ("ibp",))
+        assert bounds.pre_activations[0].lower.is_contiguous(memory_format=torch.channels_last) is several
+        gradients.append(torch.autograd.grad(bounds.margins["ibp"].sum(), list(network.parameters())))
+        for layer in layers[1::3]:
+            layer.reset_running_stats()
+    largest = max(one.abs().max().item() for one in gradients[0])
+    for one, other in zip(*gradients, strict=True):  # of biases before BatchNorm only rounding is left
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5 * largest)
