@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from all_methods import METHODS
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
@@ -11,22 +12,14 @@ from certtrain.bounds import NativeEngine
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError
 from certtrain.methods import (
-    IBP,
-    CrownIBP,
     Gaussian,
     KeyedNoise,
     Method,
     Objective,
-    Ramp,
-    ShiRegulariser,
     Standard,
-    Weight,
 )
 from certtrain.methods.compiled import Compiled
 from certtrain.models.normalize import Normalize
-
-RAMP = Ramp(2, 4)
-HALF = Weight(1.0, 0.5)
 
 
 class Network(nn.Module):
@@ -52,16 +45,6 @@ def batch(examples, seed=0):
     draw = torch.Generator().manual_seed(seed)
     x = torch.rand(examples, 1, 6, 6, generator=draw)
     return Batch(x, torch.randint(0, 3, (examples,), generator=draw), torch.arange(examples))
-
-
-METHODS = {
-    "standard": Standard(l1=1e-3),
-    "gaussian": Gaussian(0.25),
-    "ibp": IBP(0.1, RAMP, regulariser=ShiRegulariser(0.5)),
-    "ibp l2": IBP(0.3, RAMP, norm="l2"),
-    "crown_ibp": CrownIBP(0.1, RAMP, kappa=HALF),
-    "crown_ibp fused": CrownIBP(0.1, RAMP, kappa=HALF, loss_fusion=True),
-}
 
 
 @pytest.fixture(autouse=True)

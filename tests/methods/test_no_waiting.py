@@ -6,6 +6,7 @@ value that could be asked for; those on the meta device take the backward pass a
 
 from fractions import Fraction
 
+import all_methods
 import pytest
 import torch
 from torch import nn
@@ -17,22 +18,13 @@ from certtrain.data.augment import Augment
 from certtrain.data.batch import Batch
 from certtrain.data.loader import TensorLoader
 from certtrain.data.split import Split
-from certtrain.methods import IBP, CrownIBP, Gaussian, Ramp, ShiRegulariser, Standard, Weight
+from certtrain.methods import IBP
 from certtrain.methods.module import CertifiedTraining
 from certtrain.models.normalize import Normalize
 from certtrain.scales import Scales
 
-RAMP, HALF = Ramp(2, 4), Weight(1.0, 0.5)
 SCALES = Scales(tuple(f"f{i}" for i in range(36)), (Fraction(1), Fraction(0)) * 18, (0,) * 36, "test")
-METHODS = {
-    "standard": Standard(l1=1e-3),
-    "gaussian": Gaussian(0.25),
-    "ibp": IBP(0.1, RAMP, regulariser=ShiRegulariser(0.5)),
-    "ibp l2": IBP(0.3, RAMP, norm="l2"),
-    "ibp, a table": IBP(0.1, RAMP, scales=SCALES),
-    "crown_ibp": CrownIBP(0.1, RAMP, kappa=HALF),
-    "crown_ibp fused": CrownIBP(0.1, RAMP, kappa=HALF, loss_fusion=True),
-}
+METHODS = {**all_methods.METHODS, "ibp, a table": IBP(0.1, all_methods.RAMP, scales=SCALES)}
 
 
 class Module(CertifiedTraining):

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from all_methods import METHODS
 from torch import nn
 
 from certtrain.bounds import NativeEngine
@@ -13,7 +14,7 @@ from certtrain.data.batch import Batch
 from certtrain.data.loader import TensorLoader
 from certtrain.data.split import Split
 from certtrain.evaluation import float32_products
-from certtrain.methods import IBP, CrownIBP, Gaussian, KeyedNoise, Ramp, ShiRegulariser, Standard, Weight
+from certtrain.methods import KeyedNoise
 from certtrain.methods.compiled import Compiled
 from certtrain.methods.module import CertifiedTraining
 from certtrain.models.normalize import Normalize
@@ -21,15 +22,6 @@ from certtrain.threat import ThreatModel
 
 pytestmark = pytest.mark.gpu
 DEVICE = "cuda"
-RAMP, HALF = Ramp(2, 4), Weight(1.0, 0.5)
-METHODS = {
-    "standard": Standard(l1=1e-3),
-    "gaussian": Gaussian(0.25),
-    "ibp": IBP(0.1, RAMP, kappa=Weight(0.0, 0.0), regulariser=ShiRegulariser(0.5)),
-    "ibp l2": IBP(0.3, RAMP, norm="l2"),
-    "crown_ibp": CrownIBP(0.1, RAMP, kappa=HALF),
-    "crown_ibp fused": CrownIBP(0.1, RAMP, kappa=HALF, loss_fusion=True),
-}
 
 
 class Module(CertifiedTraining):
