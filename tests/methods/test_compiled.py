@@ -54,7 +54,13 @@ def forget():
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("name", METHODS)
+# Three that go through everything; the others, as tracing takes its time, beside the compiler's own test.
+QUICK = ("gaussian", "ibp", "crown_ibp fused")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
+)
 def test_the_compiled_objective_is_the_methods_own(name):
     torch.manual_seed(0)
     method, network = METHODS[name], Network().train()
