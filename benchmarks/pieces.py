@@ -1,4 +1,4 @@
-"""Cost of single pieces, to choose their constants by: keyed noise, the interval ReLU, the allocator.
+"""Cost of single pieces, to choose their constants by: keyed noise, the interval ReLU, the optimiser, the allocator.
 
     python -m benchmarks.pieces [--quick] [--only noise] [--output FILE.json]
 
@@ -6,6 +6,7 @@ noise       512 rows of keyed noise for MNIST images, compiled, and by tensor op
             torch.randn beside them
 relu        forward and backward of the interval ReLU on 256 x 16 x 14 x 14, compiled, and by tensor operations with
             their elements per chunk; three plain ReLUs
+optimiser   Adam's step with random gradients on each network of `benchmarks.training`, torch's default and fused
 allocator   LeNet's forward pass on 512 images, each in a process of its own: freed memory kept, or glibc's default
 """
 
@@ -28,6 +29,7 @@ from rich.table import Table
 from benchmarks.command import clock_name, parse, setting
 from benchmarks.measure import interleaved
 from benchmarks.results import write_result
+from benchmarks.training import CASES
 from certtrain.bounds import fused
 from certtrain.bounds import kernel as kernel_of_bounds
 from certtrain.randomness import key
@@ -103,6 +105,18 @@ def relu_rows(repetitions: int, threads: int) -> list[Row]:
     return _rows("relu", {**runs, "three plain ReLUs": plain}, repetitions, 1e3, "ms")
 
 
+def optimiser_rows(repetitions: int, threads: int) -> list[Row]:
+    """Milliseconds a step."""
+    runs: dict[str, Callable[[], object]] = {}
+    for name, case in CASES.items():
+        for how in (None, True):
+            weights = list(case.build().parameters())
+            for weight in weights:
+                weight.grad = torch.randn_like(weight)
+            runs[f"Adam on {name}{', fused' if how else ''}"] = torch.optim.Adam(weights, fused=how).step
+    return _rows("optimiser", runs, repetitions, 1e3, "ms")
+
+
 def allocator_rows(repetitions: int, threads: int) -> list[Row]:
     """Images per second, of processes in turn."""
     found: dict[str, list[float]] = {"freed memory kept": [], "glibc's default": []}
@@ -129,6 +143,7 @@ def allocator_rows(repetitions: int, threads: int) -> list[Row]:
 SECTIONS: dict[str, Callable[[int, int], list[Row]]] = {
     "noise": noise_rows,
     "relu": relu_rows,
+    "optimiser": optimiser_rows,
     "allocator": allocator_rows,
 }
 

@@ -317,6 +317,12 @@ def config_hash(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(_canonical(config).encode()).hexdigest()
 
 
+def difference_lines(differing: Sequence[tuple[str, Any, Any]], most: int = 12) -> list[str]:
+    """What `config_differences` found, in lines for a message: so many at most, and how many more there are."""
+    lines = [f"    {key}: {old!r} there, {new!r} now" for key, old, new in differing[:most]]
+    return lines if len(differing) <= most else [*lines, f"    and {len(differing) - most} more"]
+
+
 def config_differences(
     old: Mapping[str, Any], new: Mapping[str, Any], may_differ: Collection[str] = ()
 ) -> list[tuple[str, Any, Any]]:
@@ -387,15 +393,12 @@ def _read_yaml(path: Path, kind: type) -> Any:
 
 
 def _other_configuration(run: RunDirectory, differing: list[tuple[str, Any, Any]]) -> UserError:
-    shown = [f"    {key}: {old!r} there, {new!r} now" for key, old, new in differing[:12]]
-    if len(differing) > 12:
-        shown.append(f"    and {len(differing) - 12} more")
     try:
         former = " ".join(run.read_overrides()) or "no overrides"
     except UserError:
         former = "its config.yaml"
     return UserError(
-        "\n".join([f"the run {run.name} exists with another configuration:", *shown]),
+        "\n".join([f"the run {run.name} exists with another configuration:", *difference_lines(differing)]),
         where=str(run.path),
         fix=f"choose another name=, or give the overrides that it was made with: {former}",
     )

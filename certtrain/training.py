@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -95,6 +95,11 @@ class TrainerSettings:
     def compile_mode(self) -> str | None:
         """The mode of torch.compile for the objective; None to leave it as it is."""
         return {False: None, True: "default"}.get(self.compile, self.compile)  # type: ignore[call-overload]
+
+    @property
+    def products(self) -> Literal["ieee", "tf32"]:
+        """How training multiplies float32 numbers on GPUs, see `evaluation.float32_products`."""
+        return "tf32" if self.precision == "tf32" else "ieee"
 
     @property
     def device_type(self) -> str:
@@ -198,8 +203,7 @@ def fit(
     )
     module.apart()
     try:
-        products = float32_products("tf32" if settings.precision == "tf32" else "ieee")
-        with whole_batch_norm(module.network), products:
+        with whole_batch_norm(module.network), float32_products(settings.products):
             trainer.fit(module, datamodule=data, ckpt_path=str(resume_from) if resume_from else None, weights_only=True)
     finally:
         for logger in loggers:

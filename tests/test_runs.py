@@ -16,7 +16,15 @@ from hypothesis import strategies as st
 from certtrain import runs
 from certtrain.errors import UserError
 from certtrain.files import plain
-from certtrain.runs import ABSENT, RunDirectory, config_differences, config_hash, find_run, sha256_file
+from certtrain.runs import (
+    ABSENT,
+    RunDirectory,
+    config_differences,
+    config_hash,
+    difference_lines,
+    find_run,
+    sha256_file,
+)
 
 CONFIG = {"seed": 0, "epochs": 20, "eps": "2/255", "radii": [0.1, "2/255"], "method": {"_target_": "x", "l1": 1e-5}}
 
@@ -241,3 +249,9 @@ def test_sha256_of_a_file(tmp_path):
     assert sha256_file(tmp_path / "f") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     with pytest.raises(UserError, match="cannot read"):
         sha256_file(tmp_path / "g")
+
+
+def test_a_long_list_of_differences_says_how_many_more_there_are():
+    differing = [(f"key{n}", n, n + 1) for n in range(9)]
+    assert difference_lines(differing, 9)[-1] == "    key8: 8 there, 9 now"
+    assert difference_lines(differing, 7)[-2:] == ["    key6: 6 there, 7 now", "    and 2 more"]

@@ -20,7 +20,7 @@ from certtrain.commands import build
 from certtrain.config import call_partial
 from certtrain.data import Batch, DataModule
 from certtrain.environment import hardware
-from certtrain.evaluation import frozen
+from certtrain.evaluation import float32_products, frozen
 from certtrain.methods.base import KeyedNoise, Method
 from certtrain.methods.compiled import Compiled
 from certtrain.models.contract import InputContract
@@ -108,7 +108,10 @@ def estimate(config: dict[str, Any], certify: dict[str, Any], done: int = 0) -> 
             optimizer.step()
             optimizer.zero_grad()
 
-        phases.append(Phase(name, count, *_timed(work, device)))
+        with float32_products(settings.products):
+            if settings.compile_mode:
+                work()  # compiles, which may take longer than all of the timing may
+            phases.append(Phase(name, count, *_timed(work, device)))
     certified = _certify_phases(network, data, certify, device, scales)
     parameters = sum(p.numel() for p in network.parameters())
     batch = data.batch_size * settings.accumulate_grad_batches

@@ -65,7 +65,7 @@ def adopt(resolved: dict[str, Any], choices: Mapping[str, Any], overrides: list[
     from certtrain.commands.build import build_data, build_network
     from certtrain.files import write_bytes_atomic
     from certtrain.models.contract import InputContract
-    from certtrain.runs import RunDirectory, config_differences, sha256_file
+    from certtrain.runs import RunDirectory, config_differences, difference_lines, sha256_file
     from certtrain.weights import fit_weights, read_weights
 
     file = Path(resolved["checkpoint"])
@@ -91,9 +91,10 @@ def adopt(resolved: dict[str, Any], choices: Mapping[str, Any], overrides: list[
         pick = [{key: value.get(key) for key in IDENTITY} for value in (before, config)]
         differing = config_differences(*pick, MAY_DIFFER)
         if differing:
-            lines = [f"    {key}: {old!r} there, {new!r} now" for key, old, new in differing[:6]]
             raise UserError(
-                "\n".join([f"the run {run.name} is of another network or other data:", *lines]),
+                "\n".join(
+                    [f"the run {run.name} is of another network or other data:", *difference_lines(differing, 6)]
+                ),
                 where=str(run.path),
                 fix="choose another name=",
             )

@@ -13,7 +13,7 @@ from certtrain.commands.train import NOT_OF_A_RUN, resolve
 from certtrain.config import GROUPS, SMOOTHING, default_monitor, options, plain
 from certtrain.errors import UserError, nearest
 from certtrain.files import write_json_atomic
-from certtrain.runs import config_differences
+from certtrain.runs import config_differences, difference_lines
 from certtrain.session_keys import EXTENDS, MAY_DIFFER
 from certtrain.sweeps.metric import CLEAN, Metric
 from certtrain.sweeps.space import Parameter, read_space
@@ -86,9 +86,10 @@ class StudyRequest:
             now = {**self.resolved, "sweep": fixed, "objectives": objectives}
             differing = config_differences(there, now, [key for key in (*MAY_DIFFER, *EXTENDS) if key != "epochs"])
             if differing:
-                lines = [f"    {key}: {old!r} there, {new!r} now" for key, old, new in differing[:12]]
                 raise UserError(
-                    "\n".join([f"the study {self.folder.name} exists with other settings:", *lines]),
+                    "\n".join(
+                        [f"the study {self.folder.name} exists with other settings:", *difference_lines(differing)]
+                    ),
                     where=str(self.folder),
                     fix="choose another name=",
                 )

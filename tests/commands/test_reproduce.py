@@ -8,6 +8,7 @@ import pytest
 from certtrain.cli import main
 from certtrain.commands import budget, reproduce
 from certtrain.config import options
+from certtrain.methods.compiled import Compiled
 
 TINY = ["epochs=2", "model.width=1", "model.linear=8", "schedule.warmup=0", "schedule.ramp=1", "trainer=cpu"]
 TINY += ["validation.examples=10", "certify_test=false", "indices=first_5", "certifier.ibp.attack_steps=2"]
@@ -32,6 +33,24 @@ def test_dry_run_states_the_budget_and_does_nothing(in_tmp, capsys, monkeypatch)
     assert "total" in text
     assert max(map(len, text.splitlines())) <= 100
     assert not (in_tmp / "runs").exists()
+
+
+def test_the_time_of_a_step_is_not_that_of_compiling_it(in_tmp, capsys, monkeypatch):
+    made, compiled = [], []
+
+    class Eager(Compiled):
+        def __init__(self, method, examples, mode):
+            super().__init__(method, examples, mode, backend="eager")
+            made.append(self)
+
+    def timed(work, device):
+        compiled.append(len(made[0]._made))
+        return 1.0, 1
+
+    monkeypatch.setattr(budget, "Compiled", Eager)
+    monkeypatch.setattr(budget, "_timed", timed)
+    assert main(["reproduce", "quickstart", "--dry-run", *TINY, "trainer.compile=true"]) == 0
+    assert compiled[:2] == [1, 2]  # the ramp's before it is timed, and then what follows
 
 
 def test_trains_certifies_and_compares_and_does_nothing_twice(in_tmp, capsys):
