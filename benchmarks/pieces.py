@@ -30,10 +30,8 @@ from benchmarks.command import clock_name, parse, setting
 from benchmarks.measure import interleaved
 from benchmarks.results import write_result
 from benchmarks.training import CASES
-from certtrain.bounds import fused
-from certtrain.bounds import kernel as kernel_of_bounds
+from certtrain.kernels import noise, relu
 from certtrain.randomness import key
-from certtrain.smoothing import kernel, noise
 
 Row = dict[str, Any]
 CPU = torch.device("cpu")
@@ -69,7 +67,7 @@ def noise_rows(repetitions: int, threads: int) -> list[Row]:
         return run
 
     runs = {f"keyed noise, 2^{chunk} counters a pass": ours(chunk) for chunk in range(13, 19)}
-    if (compiled := kernel.made()) is not None:
+    if (compiled := noise.LOOPS.get()) is not None:
         runs["keyed noise, compiled"] = lambda: compiled.rows(*args)
     runs["torch.randn"] = lambda: torch.randn(ROWS, *SHAPE)
     return _rows("noise", runs, repetitions, 1e6 / ROWS, "us per image")
@@ -83,14 +81,14 @@ def relu_rows(repetitions: int, threads: int) -> list[Row]:
     grads = [torch.randn(shape, generator=draw) for _ in boxes]
 
     def interval() -> None:
-        torch.autograd.grad(fused.IntervalRelu.apply(*boxes)[:3], boxes, grads)
+        torch.autograd.grad(relu.IntervalRelu.apply(*boxes)[:3], boxes, grads)
 
     def tensors(chunk: int) -> Callable[[], object]:
         def run() -> None:
-            before = fused._CACHED, fused.kernel_for
-            fused._CACHED, fused.kernel_for = 1 << chunk, lambda *_, **__: None
-            interval()
-            fused._CACHED, fused.kernel_for = before
+            before, relu._CACHED = relu._CACHED, 1 << chunk
+            with relu.LOOPS.instead(None):
+                interval()
+            relu._CACHED = before
 
         return run
 
@@ -100,7 +98,7 @@ def relu_rows(repetitions: int, threads: int) -> list[Row]:
     runs: dict[str, Callable[[], object]] = {
         f"interval ReLU, 2^{chunk} elements a chunk": tensors(chunk) for chunk in (13, 14, 15, 16, 17, 18, 19, 22)
     }
-    if kernel_of_bounds.made() is not None:
+    if relu.LOOPS.get() is not None:
         runs["interval ReLU, compiled"] = interval
     return _rows("relu", {**runs, "three plain ReLUs": plain}, repetitions, 1e3, "ms")
 

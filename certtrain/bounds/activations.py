@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from certtrain.bounds.curves import Convex, Gate, SShaped
-from certtrain.bounds.fused import relu_lines
 from certtrain.bounds.nonlinear import Activation, LinePairs
+from certtrain.kernels.relu import relu_lines
 
 
 class LeakyRelu(Activation):

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from certtrain.bounds.fused import TransposedConv
+from certtrain.bounds.transposed import TransposedConv
 
 
 class Affine:

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from certtrain.bounds.affine import Affine
-from certtrain.bounds.fused import IntervalRelu, halves
 from certtrain.bounds.nonlinear import Nonlinear
+from certtrain.kernels.relu import IntervalRelu, halves
 from certtrain.threat import ThreatModel
 
 

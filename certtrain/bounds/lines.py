@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from certtrain.bounds.fused import BoxedRelu, RelaxedRelu, relu_lines
+from certtrain.kernels.relu import BoxedRelu, RelaxedRelu, relu_lines
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from certtrain.bounds.affine import ConvMap, ScaleShift
 from certtrain.bounds.forward import Pass
-from certtrain.bounds.fused import TransposedConv
 from certtrain.bounds.interval import InputSet
 from certtrain.bounds.lines import Lines
 from certtrain.bounds.nonlinear import Activation, LinePairs
 from certtrain.bounds.rules import Operation, Relu
+from certtrain.bounds.transposed import TransposedConv
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from certtrain.bounds.base import PreActivation
 from certtrain.collective import global_means, global_sum, shares
 from certtrain.errors import UserError
+from certtrain.kernels.moments import Moments, mean_centre
 from certtrain.methods.base import non_negative
-from certtrain.methods.moments import Moments, mean_centre
 from certtrain.models.normalize import Normalize
 from certtrain.threat import ThreatModel
 

@@ -23,12 +23,11 @@ def test_a_changed_figure_is_noticed(tmp_path, monkeypatch, capsys):
 def test_pieces_run(capsys, tmp_path):
     """Each section runs and writes its rows; the constants it tried are put back."""
     from benchmarks import pieces
-    from certtrain.bounds import fused
-    from certtrain.smoothing import noise
+    from certtrain.kernels import noise, relu
 
-    before = noise.CPU_CHUNK, fused._CACHED
+    before = noise.CPU_CHUNK, relu._CACHED
     output = tmp_path / "pieces.json"
     assert pieces.main(["--quick", "--only", "noise", "--only", "relu", "--output", str(output)]) == 0
-    assert before == (noise.CPU_CHUNK, fused._CACHED)
+    assert before == (noise.CPU_CHUNK, relu._CACHED)
     assert all(row["value"] > 0 for row in json.loads(output.read_text())["rows"])
     assert "three plain ReLUs" in capsys.readouterr().out

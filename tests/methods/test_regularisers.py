@@ -7,15 +7,16 @@ import pytest
 import torch
 from torch import nn
 
-from certtrain import loops
 from certtrain.bounds import PreActivation
 from certtrain.errors import UserError
-from certtrain.methods import ShiRegulariser, moments_kernel
+from certtrain.kernels import loader
+from certtrain.kernels.moments import LOOPS
+from certtrain.methods import ShiRegulariser
 from certtrain.methods.regularisers import normalised_radius
 from certtrain.models.normalize import Normalize
 from certtrain.threat import ThreatModel
 
-needs_compiler = pytest.mark.skipif(moments_kernel.made() is None, reason="this machine has no C compiler")
+needs_compiler = pytest.mark.skipif(LOOPS.get() is None, reason="this machine has no C compiler")
 DTYPES = (torch.float32, torch.float64)
 REGULARISER = ShiRegulariser(0.5)
 RADIUS = torch.tensor(0.3)
@@ -157,7 +158,7 @@ def test_against_a_direct_reading_of_the_definition():
 @pytest.mark.parametrize("compiled", [pytest.param(True, marks=needs_compiler), False])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
 def test_terms_and_gradients_are_autograds_own(monkeypatch, compiled, dtype, tolerance):
-    monkeypatch.setattr(loops, "LARGE", 0 if compiled else 1 << 40)
+    monkeypatch.setattr(loader, "LARGE", 0 if compiled else 1 << 40)
     kept = 0
     for seed in range(30):
         radius = torch.tensor(0.1 + seed / 100, dtype=dtype, requires_grad=True)
@@ -175,7 +176,7 @@ def test_terms_and_gradients_are_autograds_own(monkeypatch, compiled, dtype, tol
 @pytest.mark.parametrize("compiled", [pytest.param(True, marks=needs_compiler), False])
 @pytest.mark.parametrize("bad", [(1.0, math.inf), (-math.inf, -1.0), (-math.inf, math.inf), (-1e30, 2e30)])
 def test_a_layer_that_is_dropped_adds_nothing_to_any_gradient(monkeypatch, compiled, bad):
-    monkeypatch.setattr(loops, "LARGE", 0 if compiled else 1 << 40)
+    monkeypatch.setattr(loader, "LARGE", 0 if compiled else 1 << 40)
     layers = random_layers(4, torch.float32, bad)
     ends = [end for one in layers for end in (one.lower, one.upper)]
     relu = REGULARISER.terms(RADIUS, layers).relu

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from certtrain.errors import UserError
-from certtrain.smoothing import noise
-from certtrain.smoothing.noise import PURPOSES, SPLITS, exact_sqrt, gaussian_noise, negative_log, normal_pair
+from certtrain.kernels import noise
+from certtrain.kernels.noise import exact_sqrt, negative_log, normal_pair
+from certtrain.smoothing.noise import PURPOSES, SPLITS, gaussian_noise
 
 ONE = range(1)
 

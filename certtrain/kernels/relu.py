@@ -1,21 +1,67 @@
-"""Inner steps of the bounds with their gradients written out: autograd's own take two to three times the traffic.
+"""ReLUs of bounds with their gradients written out: autograd's own take two to three times the traffic.
 
-Each is once differentiable.
+Each is once differentiable. `relu.c` passes over memory once where tensor operations pass a dozen times: for float32
+and float64 tensors on a CPU, from the first large one on. The interval ReLU has the bits of its tensor form; the others
+sum in another order.
 """
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from certtrain.bounds.kernel import kernel_for
+from certtrain.kernels import loader
 
 _CACHED = 2**18
+
+
+class Loops:
+    """The compiled functions, for contiguous tensors of one of `loader.NAMES` on the CPU.
+
+    Args:
+        library: of `relu.c`.
+    """
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._library = library
+        loader.declare(library, {"interval": (1, 8), "interval_back": (1, 11), "boxed": (3, 6), "boxed_back": (3, 9)})
+
+    def interval(self, *tensors: Tensor) -> None:
+        """`IntervalRelu.forward` of clean, centre and radius into clean, centre, radius, lower and upper."""
+        loader.over_elements(self._library, "interval", tensors)
+
+    def interval_back(self, *tensors: Tensor | None) -> None:
+        """`IntervalRelu.backward` of clean, lower and upper and five gradients into those of clean, centre, radius."""
+        loader.over_elements(self._library, "interval_back", tensors)
+
+    def boxed(self, a: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """`BoxedRelu.forward`."""
+        before, constant = torch.empty_like(a), a.new_empty(a.shape[:2])
+        self._examples("boxed", a.shape, [a, lower, upper, before, constant], rooms=4)
+        return before, constant
+
+    def boxed_back(
+        self, a: Tensor, lower: Tensor, upper: Tensor, grad: Tensor, grad_constant: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`BoxedRelu.backward`."""
+        found = torch.empty_like(a), torch.empty_like(lower), torch.empty_like(upper)
+        self._examples("boxed_back", a.shape, [a, lower, upper, grad, grad_constant, *found], rooms=6)
+        return found
+
+    def _examples(self, name: str, shape: torch.Size, tensors: list[Tensor], rooms: int) -> None:
+        function, (rows, functions, size) = getattr(self._library, f"{name}_{loader.NAMES[tensors[0].dtype]}"), shape
+        places = [(tensor.data_ptr(), tensor[0].numel() * tensor.element_size()) for tensor in tensors]
+
+        def work(start: int, stop: int) -> None:
+            room = tensors[0].new_empty(rooms * size)
+            function(stop - start, functions, size, *(place + start * step for place, step in places), room.data_ptr())
+
+        loader.in_threads(work, rows, shape.numel() // loader.SEVERAL)
 
 
 class IntervalRelu(torch.autograd.Function):
@@ -31,8 +77,8 @@ class IntervalRelu(torch.autograd.Function):
         out = [torch.empty_like(part) for part in parts]
         spread, lower, upper = (torch.empty_like(halves(out)[1]) for _ in "rlu")
         clean, centre, out_clean, out_centre = *halves(parts), *halves(out)
-        if (kernel := kernel_for(clean.numel(), radius, *parts, same_bits=True)) is not None:
-            kernel.interval(clean, centre, radius, out_clean, out_centre, spread, lower, upper)
+        if (compiled := _same_bits(clean.numel(), radius, *parts)) is not None:
+            compiled.interval(clean, centre, radius, out_clean, out_centre, spread, lower, upper)
         else:
             for some in _chunks(centre):
                 torch.clamp(clean[some], min=0, out=out_clean[some])
@@ -63,8 +109,8 @@ class IntervalRelu(torch.autograd.Function):
         grad_clean, grad_centre = (None, *parts) if unused else halves(parts)
         out_clean, out_centre = (None, *out) if unused else halves(out)
         given = (clean, lower, upper, grad_clean, grad_centre, spread, of_lower, of_upper)
-        if (kernel := kernel_for(lower.numel(), *given, same_bits=True)) is not None:
-            kernel.interval_back(*given, out_clean, out_centre, grad_radius)
+        if (compiled := _same_bits(lower.numel(), *given)) is not None:
+            compiled.interval_back(*given, out_clean, out_centre, grad_radius)
             return grad_radius, *([None] * unused), *out
         for some in _chunks(spread):
             if not unused:
@@ -130,8 +176,8 @@ class BoxedRelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(a, lower, upper)
-        if (kernel := kernel_for(a.numel(), a, lower, upper)) is not None:
-            return kernel.boxed(a, lower, upper)
+        if (compiled := LOOPS.loops_for(a.numel(), [a, lower, upper])) is not None:
+            return compiled.boxed(a, lower, upper)
         before, constant = torch.empty_like(a), a.new_empty(a.shape[:2])
         for some in _chunks(a):
             sign, high, offset, _ = relu_lines(lower[some], upper[some])
@@ -145,8 +191,8 @@ class BoxedRelu(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, grad_constant: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         a, lower, upper = ctx.saved_tensors
-        if (kernel := kernel_for(a.numel(), a, lower, upper, grad, grad_constant)) is not None:
-            return kernel.boxed_back(a, lower, upper, grad, grad_constant)
+        if (compiled := LOOPS.loops_for(a.numel(), [a, lower, upper, grad, grad_constant])) is not None:
+            return compiled.boxed_back(a, lower, upper, grad, grad_constant)
         grad_a, grad_lower, grad_upper = torch.empty_like(a), torch.empty_like(lower), torch.empty_like(upper)
         for some in _chunks(a):
             up, to_constant = grad[some], grad_constant[some]
@@ -188,61 +234,32 @@ def _chunks(a: Tensor) -> list[slice]:
     return [slice(start, start + size) for start in range(0, len(a), size)]
 
 
-class TransposedConv(torch.autograd.Function):
-    """`F.conv_transpose2d` without bias, whose gradients are plain convolutions.
-
-    They are the quick kernels on CPU, where autograd's own take the slow deconvolution path.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        a: Tensor,
-        weight: Tensor,
-        stride: list[int],
-        padding: list[int],
-        output_padding: list[int],
-        groups: int,
-        dilation: list[int],
-    ) -> Tensor:
-        ctx.save_for_backward(a, weight)
-        ctx.geometry = (stride, padding, dilation, groups)
-        return _transposed(a, weight, stride, padding, output_padding, groups, dilation)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        a, weight = ctx.saved_tensors
-        stride, padding, dilation, groups = ctx.geometry
-        grad_a = F.conv2d(grad, weight, None, stride, padding, dilation, groups) if ctx.needs_input_grad[0] else None
-        grad_weight = None
-        if ctx.needs_input_grad[1]:
-            mask = [False, True, False]
-            grad_weight = torch.ops.aten.convolution_backward(
-                a, grad, weight, None, stride, padding, dilation, False, [0, 0], groups, mask
-            )[1]
-        return grad_a, grad_weight, None, None, None, None, None
+def _same_bits(size: int, *tensors: Tensor | None) -> Loops | None:
+    """The loops of the interval ReLU: element by element, with the bits of the tensor form."""
+    return LOOPS.loops_for(size, tensors, any_order=True, same_bits=True)
 
 
-def _transposed(
-    a: Tensor,
-    weight: Tensor,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    output_padding: Sequence[int],
-    groups: int,
-    dilation: Sequence[int],
-) -> Tensor:
-    """The transposed convolution by whichever kernel is quick: on CPU the strided one is two to four times too slow."""
-    if a.is_cpu and max(stride) > 1:
-        if groups == 1 and weight.shape[1] <= 4:
-            kernel, places = list(weight.shape[2:]), zip(a.shape[2:], stride, padding, dilation, output_padding)
-            size = [(n - 1) * s - 2 * p + d * (k - 1) + 1 + o for (n, s, p, d, o), k in zip(places, kernel)]
-            columns = torch.bmm(weight.flatten(1).t().expand(len(a), -1, -1), a.flatten(2))  # matmul would copy a
-            return F.fold(columns, size, kernel, list(dilation), list(padding), list(stride))
-        if a.dtype == torch.float32:
-            a = a.contiguous(memory_format=torch.channels_last)
-    out = F.conv_transpose2d(a, weight, None, stride, padding, output_padding, groups, dilation)
-    # Not `contiguous()` where it is that: of a Function that returns its result under a second name, torch.compile of
-    # torch 2.11 takes the gradient wrongly.
-    return out if out.is_contiguous() else out.contiguous()
+def agrees(compiled: Loops) -> bool:
+    """Whether the loops compute what tensor operations do, on numbers of all signs and some that are none."""
+    draw = torch.Generator().manual_seed(0)
+    for dtype in loader.NAMES:
+        values = [torch.randn(9, 3, 40, generator=draw, dtype=dtype) for _ in range(5)]
+        values[0][0, 0, :4] = torch.tensor([0.0, torch.nan, torch.inf, -torch.inf], dtype=dtype)
+        found = []
+        for chosen in (compiled, None):
+            parts = [value.clone().requires_grad_() for value in values[:3]]
+            a, lower, upper = values[3], *torch.sort(torch.stack([value[:, 0] for value in values[3:]]), 0).values
+            boxed = [value.clone().requires_grad_() for value in (a, lower, upper)]
+            with LOOPS.instead(chosen):
+                interval, outputs = IntervalRelu.apply(*parts), BoxedRelu.apply(*boxed)
+                back = torch.autograd.grad(interval, parts, [values[4]] * 5)
+                rest = torch.autograd.grad(outputs, boxed, [values[4], values[4][:, :, 0].contiguous()])
+            found.append([*interval, *back, *outputs, *rest])
+        for place, (ours, theirs) in enumerate(zip(*found, strict=True)):
+            tolerance = 0 if place < 8 else 64 * torch.finfo(dtype).eps
+            if not torch.allclose(ours, theirs, rtol=tolerance, atol=tolerance, equal_nan=True):
+                return False
+    return True
+
+
+LOOPS = loader.Loader(Loops, lambda: loader.in_both_types(loader.source("relu.c")), agrees, "the compiled ReLUs")

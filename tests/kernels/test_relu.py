@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from certtrain.bounds import NativeEngine
-from certtrain.bounds.fused import BoxedRelu, IntervalRelu, RelaxedRelu, TransposedConv
 from certtrain.bounds.lines import Lines
+from certtrain.kernels.relu import BoxedRelu, IntervalRelu, RelaxedRelu
 from certtrain.threat import ThreatModel
 
 
@@ -31,7 +30,7 @@ def test_interval_relu():
 
 @pytest.mark.parametrize("cached", [1, 2**18])
 def test_relaxed_relu(cached, monkeypatch):
-    monkeypatch.setattr("certtrain.bounds.fused._CACHED", cached)
+    monkeypatch.setattr("certtrain.kernels.relu._CACHED", cached)
     torch.manual_seed(0)
     a, high, offset = randn(2, 3, 4), randn(2, 4), randn(2, 4)
     low = (torch.rand(2, 4) > 0.5).double()
@@ -43,7 +42,7 @@ def test_relaxed_relu(cached, monkeypatch):
 
 @pytest.mark.parametrize("cached", [1, 2**18])
 def test_boxed_relu_draws_the_same_lines(cached, monkeypatch):
-    monkeypatch.setattr("certtrain.bounds.fused._CACHED", cached)
+    monkeypatch.setattr("certtrain.kernels.relu._CACHED", cached)
     torch.manual_seed(0)
     a, lower = randn(3, 2, 6), randn(3, 6)
     upper = (lower + 2 * torch.rand(3, 6)).detach().requires_grad_()  # active, inactive and unstable neurons
@@ -61,22 +60,6 @@ def test_boxed_relu_at_the_edges_has_finite_lines_and_gradients(bounds):
     before, constant = BoxedRelu.apply(a, lower, upper)
     (before.sum() + constant.sum()).backward()
     assert all(tensor.isfinite().all() for tensor in (before, constant, a.grad, lower.grad, upper.grad))
-
-
-@pytest.mark.parametrize("channels", [1, 3])  # few and many, after the groups
-@pytest.mark.parametrize(
-    ("stride", "padding", "output_padding", "groups", "dilation"),
-    [(1, 0, 0, 1, 1), (2, 1, 1, 1, 1), (3, 0, 2, 2, 1), (1, 1, 0, 1, 2)],
-)
-def test_transposed_conv(stride, padding, output_padding, groups, dilation, channels):
-    torch.manual_seed(0)
-    a, weight = randn(2, 4, 3, 3), randn(4, 2 * channels, 3, 2)
-    settings = ([stride] * 2, [padding] * 2, [output_padding] * 2, groups, [dilation] * 2)
-    expected = F.conv_transpose2d(a, weight, None, *settings)
-    torch.testing.assert_close(TransposedConv.apply(a, weight, *settings), expected)
-    a32, weight32 = a.detach().float(), weight.detach().float()
-    torch.testing.assert_close(TransposedConv.apply(a32, weight32, *settings), expected.float(), atol=1e-5, rtol=1e-5)
-    assert torch.autograd.gradcheck(lambda a, w: TransposedConv.apply(a, w, *settings), (a, weight))
 
 
 @pytest.mark.parametrize("parts", [1, 2])

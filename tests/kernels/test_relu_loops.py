@@ -1,17 +1,15 @@
-"""The compiled ReLUs compute what tensor operations compute, also what is not a number."""
+"""The loops of ReLUs compute what tensor operations compute, also what is not a number."""
 
-import functools
 import math
 import warnings
 
 import pytest
 import torch
 
-from certtrain import loops
-from certtrain.bounds import fused, kernel
-from certtrain.compiled import VARIABLE
+from certtrain.kernels import loader, relu
+from certtrain.kernels.loader import VARIABLE
 
-needs_compiler = pytest.mark.skipif(kernel.made() is None, reason="this machine has no C compiler")
+needs_compiler = pytest.mark.skipif(relu.LOOPS.get() is None, reason="this machine has no C compiler")
 NAN, INF = math.nan, math.inf
 SPECIAL = [0.0, -0.0, 1.0, -1.0, 1e-9, -1e-9, NAN, INF, -INF, 1e38, -1e38]
 DTYPES = [torch.float32, torch.float64]
@@ -19,7 +17,7 @@ DTYPES = [torch.float32, torch.float64]
 
 @pytest.fixture(params=[1, 3])
 def threads(request, monkeypatch):
-    monkeypatch.setattr(loops, "SEVERAL", 8)
+    monkeypatch.setattr(loader, "SEVERAL", 8)
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
     yield
@@ -27,12 +25,12 @@ def threads(request, monkeypatch):
 
 
 def both_ways(monkeypatch, run):
-    """What the kernel and what tensor operations give."""
+    """What the loops and what tensor operations give."""
     found = []
-    monkeypatch.setattr(loops, "LARGE", 0)
+    monkeypatch.setattr(loader, "LARGE", 0)
     found.append(run())
-    monkeypatch.setattr(fused, "kernel_for", lambda *_, **__: None)
-    found.append(run())
+    with relu.LOOPS.instead(None):
+        found.append(run())
     return zip(*found, strict=True)
 
 
@@ -56,7 +54,7 @@ def test_interval_relu_has_the_same_bits(monkeypatch, threads, dtype, special, s
     radius = draw(5, 3, 7, dtype=dtype, special=special)
 
     def run():
-        found = fused.IntervalRelu.apply(radius, *parts)
+        found = relu.IntervalRelu.apply(radius, *parts)
         *after, spread, lower, upper = found
         by_name = {"p": after, "c": after[-1:], "r": [spread], "l": [lower], "u": [upper]}
         loss = sum((tensor * grads[tensor.shape]).sum() for name in outputs for tensor in by_name[name])
@@ -78,7 +76,7 @@ def test_boxed_relu_is_the_same_to_rounding(monkeypatch, threads, dtype, rows, f
     grads = draw(rows, functions, size, dtype=dtype).detach(), draw(rows, functions, dtype=dtype).detach()
 
     def run():
-        found = fused.BoxedRelu.apply(a, lower, upper)
+        found = relu.BoxedRelu.apply(a, lower, upper)
         return *found, *torch.autograd.grad(found, (a, lower, upper), grads)
 
     for ours, theirs in both_ways(monkeypatch, run):
@@ -93,7 +91,7 @@ def test_what_is_no_number_stays_none(monkeypatch, threads, dtype):
     grads = draw(40, 2, 11, dtype=dtype, special=True).detach(), draw(40, 2, dtype=dtype).detach()
 
     def run():
-        found = fused.BoxedRelu.apply(a, lower, upper)
+        found = relu.BoxedRelu.apply(a, lower, upper)
         return *found, *torch.autograd.grad(found, (a, lower, upper), grads)
 
     seen = 0
@@ -107,59 +105,64 @@ def test_what_is_no_number_stays_none(monkeypatch, threads, dtype):
 
 @needs_compiler
 def test_gradients_are_those_of_the_formula(monkeypatch):
-    monkeypatch.setattr(loops, "LARGE", 0)
+    monkeypatch.setattr(loader, "LARGE", 0)
     torch.manual_seed(0)
     a, lower = draw(3, 2, 5, dtype=torch.float64), draw(3, 5, dtype=torch.float64)
     upper = (lower.detach() + torch.rand(3, 5, dtype=torch.float64)).requires_grad_()
-    assert torch.autograd.gradcheck(fused.BoxedRelu.apply, (a, lower, upper))
+    assert torch.autograd.gradcheck(relu.BoxedRelu.apply, (a, lower, upper))
     both, radius = draw(6, 5, dtype=torch.float64), torch.rand(3, 5, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(fused.IntervalRelu.apply, (radius, both))
+    assert torch.autograd.gradcheck(relu.IntervalRelu.apply, (radius, both))
 
 
 @needs_compiler
-def test_the_kernel_is_for_large_plain_tensors(monkeypatch):
+def test_loops_are_for_large_plain_tensors():
     plain = torch.zeros(4, 4)
-    assert kernel.kernel_for(loops.LARGE - 1, plain) is None
-    assert kernel.kernel_for(1, plain, same_bits=True) is kernel.made()
-    assert kernel.kernel_for(loops.LARGE, plain, None) is kernel.made()
+    assert relu.LOOPS.loops_for(loader.LARGE - 1, [plain]) is None
+    assert relu.LOOPS.loops_for(1, [plain], same_bits=True) is relu.LOOPS.get()
+    assert relu.LOOPS.loops_for(loader.LARGE, [plain, None]) is relu.LOOPS.get()
     for other in (plain.t()[:, 1:], plain.half(), plain.to(torch.int64), plain[:, ::2]):
-        assert kernel.kernel_for(loops.LARGE, other) is None
-    assert kernel.kernel_for(loops.LARGE, plain, plain.double()) is None
+        assert relu.LOOPS.loops_for(loader.LARGE, [other]) is None
+    assert relu.LOOPS.loops_for(loader.LARGE, [plain, plain.double()]) is None
+
+
+@pytest.fixture
+def fresh(monkeypatch):
+    """A process that has compiled nothing so far."""
+    monkeypatch.setattr(relu.LOOPS, "_found", [])
 
 
 @needs_compiler
-def test_a_process_of_small_tensors_compiles_nothing(monkeypatch):
-    monkeypatch.setattr(kernel, "made", functools.cache(lambda: pytest.fail("compiled")))
-    assert kernel.kernel_for(1, torch.zeros(4), same_bits=True) is None
+def test_a_process_of_small_tensors_compiles_nothing(fresh, monkeypatch):
+    monkeypatch.setattr(relu.LOOPS, "checked", lambda: pytest.fail("compiled"))
+    assert relu.LOOPS.loops_for(1, [torch.zeros(4)], same_bits=True) is None
 
 
 @needs_compiler
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
-def test_the_first_call_may_come_from_anywhere(monkeypatch, mode):
-    monkeypatch.setattr(kernel, "made", functools.cache(kernel.made.__wrapped__))
-    parts = [torch.rand(2, loops.LARGE // 2) for _ in range(3)]
+def test_the_first_call_may_come_from_anywhere(fresh, mode):
+    parts = [torch.rand(2, loader.LARGE // 2) for _ in range(3)]
     with warnings.catch_warnings(), mode():
         warnings.simplefilter("error")
-        fused.IntervalRelu.apply(*parts)
-        assert kernel.made.cache_info().currsize == 1
-        assert kernel.made() is not None
+        relu.IntervalRelu.apply(*parts)
+        assert relu.LOOPS._found
+        assert relu.LOOPS.get() is not None
 
 
 @needs_compiler
 @pytest.mark.parametrize(
     ("right", "wrong"), [("(REAL)0.5 *", "(REAL)0.4999 *"), ("slope + shift", "slope - shift"), ("u < 0", "u < -3")]
 )
-def test_a_kernel_that_computes_something_else_is_not_used(monkeypatch, right, wrong):
-    text = loops.source("certtrain.bounds", "relu.c")
+def test_loops_that_compute_something_else_are_not_used(monkeypatch, right, wrong):
+    text = loader.source("relu.c")
     assert right in text
-    monkeypatch.setattr(loops, "source", lambda *_: text.replace(right, wrong))
-    with pytest.warns(UserWarning, match="differ from the tensors'"):
-        assert kernel.made.__wrapped__() is None
+    monkeypatch.setattr(loader, "source", lambda _: text.replace(right, wrong))
+    with pytest.warns(UserWarning, match="the compiled ReLUs differ from the tensors'"):
+        assert relu.LOOPS.checked() is None
 
 
 def test_without_a_compiler_tensor_operations_do_the_same(monkeypatch):
-    assert kernel.build({VARIABLE: ""}) is None
-    monkeypatch.setattr(kernel, "made", functools.cache(lambda: None))
-    monkeypatch.setattr(loops, "LARGE", 0)
+    assert relu.LOOPS.build({VARIABLE: ""}) is None
+    monkeypatch.setattr(relu.LOOPS, "_found", [None])
+    monkeypatch.setattr(loader, "LARGE", 0)
     both, radius = torch.tensor([[1.0], [-1.0]]), torch.tensor([[3.0]])
-    assert [value.tolist() for value in fused.IntervalRelu.apply(radius, both)] == [[[1], [1]], [[1]], [[-4]], [[2]]]
+    assert [value.tolist() for value in relu.IntervalRelu.apply(radius, both)] == [[[1], [1]], [[1]], [[-4]], [[2]]]

@@ -1,17 +1,15 @@
 """The means that the regularisers are functions of, by tensor operations and compiled: values and derivatives."""
 
-import functools
 import warnings
 
 import pytest
 import torch
 
-from certtrain import loops
-from certtrain.compiled import VARIABLE
-from certtrain.methods import moments_kernel
-from certtrain.methods.moments import Moments, mean_centre
+from certtrain.kernels import loader, moments
+from certtrain.kernels.loader import VARIABLE
+from certtrain.kernels.moments import LOOPS, Moments, mean_centre
 
-needs_compiler = pytest.mark.skipif(moments_kernel.made() is None, reason="this machine has no C compiler")
+needs_compiler = pytest.mark.skipif(LOOPS.get() is None, reason="this machine has no C compiler")
 WAYS = [pytest.param(0, marks=needs_compiler, id="compiled"), pytest.param(1 << 40, id="tensors")]
 DTYPES = [torch.float32, torch.float64]
 STILL = torch.tensor([1.0, 1, 0, 1, 1, 0, 1, 1], dtype=torch.float64)  # counts have no derivative
@@ -19,7 +17,7 @@ STILL = torch.tensor([1.0, 1, 0, 1, 1, 0, 1, 1], dtype=torch.float64)  # counts 
 
 @pytest.fixture(params=WAYS)
 def way(request, monkeypatch):
-    monkeypatch.setattr(loops, "LARGE", request.param)
+    monkeypatch.setattr(loader, "LARGE", request.param)
     return request.param
 
 
@@ -96,7 +94,7 @@ def test_both_ways_are_the_same_to_rounding(monkeypatch, dtype, values, size):
     lower, upper = draw(1, size, dtype=dtype, values=values, seed=size)
     pivot, grad, found = torch.tensor(0.1, dtype=dtype), torch.randn(8, dtype=dtype), []
     for large in (0, 1 << 40):
-        monkeypatch.setattr(loops, "LARGE", large)
+        monkeypatch.setattr(loader, "LARGE", large)
         means = Moments.apply(lower, upper, pivot)
         found.append([mean_centre(lower, upper), means, *torch.autograd.grad(means, (lower, upper), grad)])
     for ours, theirs in zip(*found, strict=True):
@@ -108,8 +106,8 @@ def test_both_ways_are_the_same_to_rounding(monkeypatch, dtype, values, size):
 
 @needs_compiler
 def test_the_number_of_threads_changes_no_bit(monkeypatch):
-    monkeypatch.setattr(loops, "SEVERAL", 1000)
-    monkeypatch.setattr(loops, "LARGE", 0)
+    monkeypatch.setattr(loader, "SEVERAL", 1000)
+    monkeypatch.setattr(loader, "LARGE", 0)
     lower, upper = draw(70, 101, dtype=torch.float32)
     before, found = torch.get_num_threads(), []
     try:
@@ -135,31 +133,31 @@ def test_the_number_of_threads_changes_no_bit(monkeypatch):
         ("i - whole] += (l[i]", "i - whole] += 0 * (l[i]"),
     ],
 )
-def test_a_kernel_that_computes_something_else_is_not_used(monkeypatch, right, wrong):
-    text = loops.source("certtrain.methods", "moments.c")
+def test_loops_that_compute_something_else_are_not_used(monkeypatch, right, wrong):
+    text = loader.source("moments.c")
     assert right in text
-    monkeypatch.setattr(loops, "source", lambda *_: text.replace(right, wrong))
+    monkeypatch.setattr(loader, "source", lambda _: text.replace(right, wrong))
     with pytest.warns(UserWarning, match="the compiled means of bounds differ from the tensors'"):
-        assert moments_kernel.made.__wrapped__() is None
+        assert LOOPS.checked() is None
 
 
 @needs_compiler
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 def test_the_first_call_may_come_from_anywhere(monkeypatch, mode):
-    monkeypatch.setattr(moments_kernel, "made", functools.cache(moments_kernel.made.__wrapped__))
+    monkeypatch.setattr(LOOPS, "_found", [])
     with warnings.catch_warnings(), mode():
         warnings.simplefilter("error")
-        mean_centre(*torch.rand(2, loops.LARGE))
-        assert moments_kernel.made() is not None
+        mean_centre(*torch.rand(2, loader.LARGE))
+        assert LOOPS.get() is not None
 
 
 @needs_compiler
-def test_the_kernel_is_for_large_plain_bounds():
-    plain = torch.zeros(2, loops.LARGE)
-    assert moments_kernel.kernel_for(*plain) is moments_kernel.made()
+def test_loops_are_for_large_plain_bounds():
+    plain = torch.zeros(2, loader.LARGE)
+    assert moments._loops_for(*plain) is LOOPS.get()
     for other in (plain[:, 1:], plain.half(), plain[:, ::2], plain.t()):
-        assert moments_kernel.kernel_for(*other[:2]) is None
+        assert moments._loops_for(*other[:2]) is None
 
 
 def test_without_a_compiler_there_is_none():
-    assert moments_kernel.build({VARIABLE: ""}) is None
+    assert LOOPS.build({VARIABLE: ""}) is None

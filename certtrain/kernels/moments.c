@@ -1,4 +1,4 @@
-/* The sums of moments.py. loops.py puts this text twice, for REAL float and double, with NAME(x) a name of its own for
+/* The sums of moments.py. loader.py puts this text twice, for REAL float and double, with NAME(x) a name of its own for
    each. Sums are taken in LANES lanes side by side, over BLOCK elements at a time, which are then added up in double.
    Masks are multiplied by, so that what is no number goes on. */
 

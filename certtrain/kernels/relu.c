@@ -1,4 +1,4 @@
-/* The ReLUs of fused.py, in one pass over memory each. loops.py puts this text twice, for REAL float and double, with
+/* The ReLUs of relu.py, in one pass over memory each. loader.py puts this text twice, for REAL float and double, with
    NAME(x) a name of its own for each. A comparison with NaN is false: all conditions are written so that NaN goes on. */
 
 #undef POSITIVE
@@ -49,7 +49,7 @@ void NAME(interval_back)(int64_t count, const REAL *restrict clean, const REAL *
     }
 }
 
-/* fused.relu_lines of one example. */
+/* relu.py: relu_lines of one example. */
 static void NAME(lines)(int64_t size, const REAL *restrict lower, const REAL *restrict upper, REAL *restrict sign,
                         REAL *restrict high, REAL *restrict offset, REAL *restrict width)
 {

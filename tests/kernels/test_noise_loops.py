@@ -8,10 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from certtrain.compiled import VARIABLE
-from certtrain.smoothing import kernel, noise
+from certtrain.kernels import noise
+from certtrain.kernels.loader import VARIABLE
+from certtrain.smoothing.noise import noise_rows
 
-needs_compiler = pytest.mark.skipif(kernel.made() is None, reason="this machine has no C compiler")
+needs_compiler = pytest.mark.skipif(noise.LOOPS.get() is None, reason="this machine has no C compiler")
 WORD = st.integers(0, 2**32 - 1)
 
 
@@ -26,15 +27,15 @@ def threads():
 @pytest.fixture
 def counting(monkeypatch):
     """A process that has made no noise so far."""
-    monkeypatch.setattr(kernel, "_made", 0)
+    monkeypatch.setattr(noise, "_made", 0)
 
 
 def same(left, right):
     return torch.equal(left.view(torch.int32), right.view(torch.int32))
 
 
-def test_a_machine_with_a_compiler_has_a_kernel():
-    assert (kernel.made() is not None) == (shutil.which("cc") is not None)
+def test_a_machine_with_a_compiler_has_loops():
+    assert (noise.LOOPS.get() is not None) == (shutil.which("cc") is not None)
 
 
 @needs_compiler
@@ -48,7 +49,7 @@ def test_a_machine_with_a_compiler_has_a_kernel():
 def test_bits_are_those_of_the_tensors(key, rows, blocks, sigma):
     index, draw = torch.tensor(rows, dtype=torch.int64).reshape(-1, 2).unbind(1)  # strided
     assert same(
-        kernel.made().rows(key, index, draw, blocks, sigma), noise.rows_by_tensors(key, index, draw, blocks, sigma)
+        noise.LOOPS.get().rows(key, index, draw, blocks, sigma), noise.rows_by_tensors(key, index, draw, blocks, sigma)
     )
 
 
@@ -58,59 +59,59 @@ def test_bits_are_those_of_the_tensors_at_every_word_where_something_changes():
     radial, angular = torch.cartesian_prod(words, words[:: len(words) // 40]).unbind(1)
     expected = torch.empty(2, len(radial))
     noise.normal_pair(radial, angular, *expected)
-    assert same(torch.stack(kernel.made().pairs(radial, angular)), expected)
+    assert same(torch.stack(noise.LOOPS.get().pairs(radial, angular)), expected)
 
 
 @needs_compiler
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_bits_are_the_same_with_any_number_of_threads(threads, monkeypatch, count):
-    monkeypatch.setattr(kernel, "SEVERAL", 100)
+    monkeypatch.setattr(noise, "SEVERAL", 100)
     index, draw = torch.arange(23), torch.arange(23)
     expected = noise.rows_by_tensors((1, 2), index, draw, 61, 1.0)
     threads(count)
-    assert same(kernel.made().rows((1, 2), index, draw, 61, 1.0), expected)
+    assert same(noise.LOOPS.get().rows((1, 2), index, draw, 61, 1.0), expected)
 
 
 @needs_compiler
 def test_a_process_that_makes_little_noise_compiles_nothing(counting, monkeypatch):
-    monkeypatch.setattr(kernel, "PAYS_AFTER", 20)
+    monkeypatch.setattr(noise, "PAYS_AFTER", 20)
     asked = []
-    monkeypatch.setattr(kernel, "made", lambda: asked.append(1))
+    monkeypatch.setattr(noise.LOOPS, "get", lambda: asked.append(1))
     for blocks in (4, 16, 1):  # 20 counters, then one more
         assert not asked
-        noise.noise_rows(0, "train", "train", torch.arange(1), torch.arange(1), (4 * blocks,), 1.0)
+        noise_rows(0, "train", "train", torch.arange(1), torch.arange(1), (4 * blocks,), 1.0)
     assert asked == [1]
 
 
 @needs_compiler
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 5), (1,)])
-def test_noise_does_not_change_where_the_kernel_takes_over(counting, monkeypatch, shape):
+def test_noise_does_not_change_where_the_loops_take_over(counting, monkeypatch, shape):
     args = (3, "estimate", "test", torch.arange(11), torch.arange(11) + 5, shape, 0.25)
-    before = noise.noise_rows(*args)
-    monkeypatch.setattr(kernel, "PAYS_AFTER", 0)
-    assert same(noise.noise_rows(*args), before)
+    before = noise_rows(*args)
+    monkeypatch.setattr(noise, "PAYS_AFTER", 0)
+    assert same(noise_rows(*args), before)
 
 
 @pytest.mark.parametrize("name", ["", "a compiler that is not there", "false"])
-def test_without_a_compiler_that_works_there_is_no_kernel(name):
-    assert kernel.build({VARIABLE: name}) is None
+def test_without_a_compiler_that_works_there_are_no_loops(name):
+    assert noise.LOOPS.build({VARIABLE: name}) is None
 
 
 @needs_compiler
 @pytest.mark.parametrize("constant", ["MINUS_LOG_2", "ANGLE"])
-def test_a_kernel_that_errs_in_one_bit_is_not_used(monkeypatch, constant):
-    right = kernel.constants()
+def test_loops_that_err_in_one_bit_are_not_used(monkeypatch, constant):
+    right = noise.constants()
     value = getattr(noise, constant)
-    line = f"#define {constant} {kernel._float(value)}"
+    line = f"#define {constant} {noise._float(value)}"
     wrong = torch.nextafter(torch.tensor(value), torch.tensor(0.0)).item()
     assert line in right
-    monkeypatch.setattr(kernel, "constants", lambda: right.replace(line, f"#define {constant} {wrong.hex()}f"))
-    with pytest.warns(UserWarning, match="differs from the tensors'"):
-        assert kernel.made.__wrapped__() is None
+    monkeypatch.setattr(noise, "constants", lambda: right.replace(line, f"#define {constant} {wrong.hex()}f"))
+    with pytest.warns(UserWarning, match="the compiled noise differ from the tensors'"):
+        assert noise.LOOPS.checked() is None
 
 
 @needs_compiler
 def test_sound_noise_warns_of_nothing():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert kernel.made.__wrapped__() is not None
+        assert noise.LOOPS.checked() is not None
