@@ -20,6 +20,7 @@ from certtrain.certifiers.base import Certifier
 from certtrain.data.batch import Batch
 from certtrain.data.module import DataModule
 from certtrain.data.split import Split, index_sha256
+from certtrain.invariance import EXAMPLES, check_function, some_of
 from certtrain.methods.base import Method
 from certtrain.reporting import terminal
 from certtrain.reporting.plots import certified_accuracy_plot
@@ -93,7 +94,8 @@ def certify(network: nn.Module, certifier: Certifier, split: Split, *, indices: 
         indices: `all`, `first_500`, `every_20th`, or a file of positions.
 
     Raises:
-        UserError: an unknown rule, what the certifier refuses.
+        UserError: an unknown rule, a network that is not one function of each input (see `certtrain.invariance`), what
+            the certifier refuses.
     """
     device, chosen = accelerator(), choose_indices(indices, len(split))
     if hasattr(certifier, "spread_over"):
@@ -101,6 +103,7 @@ def certify(network: nn.Module, certifier: Certifier, split: Split, *, indices: 
     before = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     network.to(device)
     try:
+        check_function(network, split.x[some_of(chosen, EXAMPLES)].to(device))
         parts = [
             certifier.certify(network, Batch(split.x[index].to(device), split.y[index].to(device), index.to(device)))
             for index in chosen.split(BATCH)

@@ -192,7 +192,12 @@ class ThreatModel:
     def box(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Lower and upper corner of the l-inf box around x, both shaped like x.
 
+        Around an input outside the range there is no such box: clipped, it would not hold the input, and bounds over it
+        could lie above the margin at the input itself. Where the host may not look at x (compiled code, and training on
+        an accelerator, whose examples are checked when they are loaded), the box is extended to hold it instead.
+
         Raises:
+            UserError: inputs outside the range, see `check_range`.
             ValueError: the norm is not l-inf, an outward box of an input that is not float64, or several boxes.
         """
         import torch
@@ -201,6 +206,9 @@ class ThreatModel:
             raise ValueError(f"only an l-inf ball is a box, not {self.norm}")
         if self.scales is not None and self.scales.groups:
             raise ValueError("columns that may take any category make several boxes, not one: see parts")
+        asked = may_be_asked(x)
+        if asked:
+            self.check_range(x)
         eps = self.eps_tensor(x)
         lower, upper = x - eps, x + eps
         if self.outward:
@@ -215,7 +223,25 @@ class ThreatModel:
             lower, upper = lower.clamp_min(self.lower), upper.clamp_min(self.lower)
         if self.upper is not None:
             lower, upper = lower.clamp_max(self.upper), upper.clamp_max(self.upper)
-        return lower, upper
+        return (lower, upper) if asked else (torch.minimum(lower, x), torch.maximum(upper, x))
+
+    def check_range(self, x: Tensor, where: str = "threat model") -> None:
+        """Refuse inputs outside the input range; NaN is left to what it leads to.
+
+        Raises:
+            UserError: with the values that there are.
+        """
+        if not x.numel() or (self.lower is None and self.upper is None):
+            return
+        low, high = (float(value) for value in x.detach().aminmax())
+        if (self.lower is not None and low < self.lower) or (self.upper is not None and high > self.upper):
+            least, most = ("no limit" if limit is None else f"{limit:g}" for limit in (self.lower, self.upper))
+            raise UserError(
+                f"inputs between {low:.9g} and {high:.9g}, outside the input range [{least}, {most}]",
+                where=where,
+                fix=f"scale the inputs to [{least}, {most}], or clip them with x.clamp; normalisation is the network's "
+                "first layer",
+            )
 
     def parts(self, x: Tensor) -> Iterator[tuple[Tensor, ThreatModel]]:
         """The sets whose union this one is: inputs in the place of x, a threat model for each; the first is around x.
@@ -230,13 +256,13 @@ class ThreatModel:
         one = replace(self, scales=self.scales.fixed())
         yield x, one
         others = self.scales.categories(x)
-        if _may_be_asked(x) and bool(self.scales.holds_categories(x).all()):
+        if may_be_asked(x) and bool(self.scales.holds_categories(x).all()):
             next(others)  # x itself
         for other in others:
             yield other, one
 
 
-def _may_be_asked(x: Tensor) -> bool:
+def may_be_asked(x: Tensor) -> bool:
     """Whether the host may look at x: not where it is traced, nor, while gradients are taken, on an accelerator."""
     import torch
 

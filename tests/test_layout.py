@@ -28,6 +28,7 @@ FLOORS = (
         "files",
         "environment",
         "evaluation",
+        "invariance",
         "schedules",
         "randomness",
         "claims",

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from certtrain.attacks.search import per_example
 from certtrain.randomness import key
-from certtrain.threat import ThreatModel
+from certtrain.threat import ThreatModel, may_be_asked
 
 # Corners x -+ eps in [0, 1] are rounded by at most 2^-54 in float64, and so is eps: a radius that is less by 2^-52
 # keeps every point inside the exact ball.
@@ -35,6 +35,9 @@ class Ball:
     Args:
         x: (B, ...) inputs.
         threat: norm, eps (scalar or (B,)), scales and input range, to which the l2 ball is clipped, too.
+
+    Raises:
+        UserError: inputs outside the range, from which clipping could lead out of the ball.
     """
 
     def __init__(self, x: Tensor, threat: ThreatModel) -> None:
@@ -42,6 +45,8 @@ class Ball:
         if threat.norm == "linf":
             self.lower, self.upper = threat.box(x)
         else:
+            if may_be_asked(x):
+                threat.check_range(x)
             # Rounding moves each of d coordinates by up to half an ulp of 1: stay that far inside.
             ulp = torch.finfo(x.dtype).eps
             self.inner = (self.eps * (1 - 4 * ulp) - ulp * math.sqrt(math.prod(x.shape[1:]))).clamp_min(0)

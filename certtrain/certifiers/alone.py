@@ -21,6 +21,7 @@ from certtrain.bounds import BoundEngine, NativeEngine
 from certtrain.certifiers.base import frozen
 from certtrain.certifiers.bounds import BoundCertifier
 from certtrain.data.batch import Batch
+from certtrain.invariance import check_function
 from certtrain.scales import Scales
 from certtrain.threat import ThreatModel
 
@@ -80,7 +81,9 @@ def each_alone(
 
     Raises:
         ValueError: an example that is misclassified.
+        UserError: a network that is not one function of each input.
     """
+    check_function(network, batch.x)
     own = copy.deepcopy(network).double()
     with frozen(own), torch.no_grad():
         if bool((own(batch.x.double()).argmax(1) != batch.y).any()):

@@ -10,7 +10,7 @@ import numpy as np
 from torch import nn
 
 from certtrain.certificates import Certificates
-from certtrain.certifiers.smoothing import Budget, SmoothingCertifier, certificate_rows, num_classes
+from certtrain.certifiers.smoothing import Budget, SmoothingCertifier, certificate_rows
 from certtrain.claims import abstention_rule
 from certtrain.data.batch import Batch
 from certtrain.smoothing.anytime import EARLY, StageSchedule
@@ -72,12 +72,18 @@ class AnytimeCertifier(SmoothingCertifier):
         return {**super().settings(), "abstain": abstain, "early": self.early, "schedule": self.schedule.to_dict()}
 
     def certify(self, network: nn.Module, batch: Batch) -> Certificates:
-        """One certificate per example, in the batch's order; `seconds` is the batch's time shared equally."""
+        """One certificate per example, in the batch's order; `seconds` is the batch's time shared equally.
+
+        Raises:
+            UserError: as `SmoothingCertifier.certify`.
+        """
         start = time.perf_counter()
-        classes = num_classes(network, batch)
-        found = self.classifier(network, classes).certify_targets(
+        classifier = self._of(network, batch)
+        found = classifier.certify_targets(
             batch.x, batch.index, self.schedule, self.n0, self.seed, self.split, self.purposes
         )
         counts = np.array([self.schedule.counts_text(counts) for counts in found.stage_counts], dtype=object)
         further = {"stage": found.stage, "stage_counts": counts}
-        return certificate_rows(batch, found, start, n0=self.n0, n=found.draws, classes=classes, further=further)
+        return certificate_rows(
+            batch, found, start, n0=self.n0, n=found.draws, classes=classifier.num_classes, further=further
+        )

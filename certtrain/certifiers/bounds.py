@@ -18,13 +18,14 @@ from certtrain.bounds.base import METHODS, BoundEngine
 from certtrain.bounds.united import united
 from certtrain.certificates import Certificates
 from certtrain.certifiers.base import frozen
-from certtrain.certifiers.checks import check_inputs, check_same, try_engine
+from certtrain.certifiers.checks import check_classes, check_same, try_engine
 from certtrain.certifiers.falsify import falsify_bounds
 from certtrain.certifiers.pieces import MOST, Failure, Sizes
 from certtrain.certifiers.reuse import Reuse
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError, nearest
 from certtrain.falsification import Falsification, Progress, silent
+from certtrain.invariance import check_function, check_repeated
 from certtrain.scales import Scales
 from certtrain.threat import Norm, ThreatModel, parse_radii, radius_text
 
@@ -124,11 +125,12 @@ class BoundCertifier:
         return united(engine, self.threat)
 
     def check_network(self, network: nn.Module, batch: Batch) -> None:
-        """Refuse a network that the engine cannot bound, by the batch's first example, before any work is done.
+        """Refuse a network of which a certificate would say nothing, before any work is done.
 
         Raises:
-            UserError: of the engine.
+            UserError: it is not one function of each input, or the engine cannot bound it.
         """
+        check_function(network, batch.x)
         own, engine = self.prepare(network)
         with frozen(own):
             threat = self.threat.at(self.radii[-1])
@@ -138,10 +140,12 @@ class BoundCertifier:
         """One certificate per example, in the batch's order; `seconds` is the batch's time shared equally.
 
         Raises:
-            UserError: inputs outside [0, 1], or an engine that bounds another function than the network computes.
+            UserError: inputs outside [0, 1], labels without logits, a network that is not one function of each input
+                (see `certtrain.invariance`), or an engine that bounds another function than the network computes.
         """
         start = time.perf_counter()
-        check_inputs(batch.x, self.threat)
+        self.threat.check_range(batch.x, where="certifier")
+        check_classes(batch.y, check_function(network, batch.x))
         own, engine = self.prepare(network)
         with frozen(own):
             x, y = batch.x.to(self.dtype), batch.y
@@ -153,6 +157,7 @@ class BoundCertifier:
             table.status[~correct.cpu().numpy(), :] = "misclassified"
             self._prove(network, engine, x, y, logits, correct, table)
             self._attack(own, x, y, table)
+            check_repeated(own, x, logits)
         seconds = (time.perf_counter() - start) / max(1, len(y))
         return table.certificates(batch, predict, correct, seconds)
 

@@ -19,7 +19,7 @@ from certtrain.bounds.base import METHODS
 from certtrain.certificates import Certificates
 from certtrain.certifiers.base import frozen
 from certtrain.certifiers.bisection import float_down, largest_proved
-from certtrain.certifiers.checks import check_inputs
+from certtrain.certifiers.checks import check_classes
 from certtrain.certifiers.falsify import falsify_bounds
 from certtrain.certifiers.ledger import Ledger
 from certtrain.certifiers.pieces import MOST, Failure, Sizes
@@ -27,6 +27,7 @@ from certtrain.certifiers.prover import MakeEngine, Prover, check_has
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError, nearest
 from certtrain.falsification import Falsification, Progress, silent
+from certtrain.invariance import check_function, check_repeated
 from certtrain.scales import Scales
 from certtrain.summary import ATTACK
 from certtrain.threat import Norm, ThreatModel, float_up, parse_radii, parse_radius, radius_text
@@ -157,11 +158,15 @@ class CascadeCertifier:
         }
 
     def check_network(self, network: nn.Module, batch: Batch) -> None:
-        """Refuse a network that a stage cannot bound, by the batch's first example, before the attack and any stage.
+        """Refuse a network of which a certificate would say nothing, before the attack and any stage.
 
         Raises:
-            UserError: of the stage's engine.
+            UserError: it is not one function of each input, or a stage's engine cannot bound it.
         """
+        self._check_stages(network, batch)
+        check_function(network, batch.x)
+
+    def _check_stages(self, network: nn.Module, batch: Batch) -> None:
         own = copy.deepcopy(network).double()
         for stage, make in self.engines.items():
             prover = Prover(stage, make, {torch.float64: own}, self.threat)
@@ -172,13 +177,15 @@ class CascadeCertifier:
         """One certificate per example, in the batch's order.
 
         Raises:
-            UserError: inputs outside [0, 1], an engine that lacks a stage or an operation, or that bounds another
+            UserError: inputs outside [0, 1], labels without logits, a network that is not one function of each input
+                (see `certtrain.invariance`), an engine that lacks a stage or an operation, or that bounds another
                 function than the network computes.
         """
         start = time.perf_counter()
-        check_inputs(batch.x, self.threat)
+        self.threat.check_range(batch.x, where="certifier")
         if self._bounds is None or self._bounds() is not network:
-            self.check_network(network, batch)
+            self._check_stages(network, batch)
+        check_classes(batch.y, check_function(network, batch.x))
         own = copy.deepcopy(network).double()
         networks = {torch.float64: own}
         if self.screen:
@@ -190,6 +197,7 @@ class CascadeCertifier:
             work.attack(self.attacks)
             if self.bisect is not None:
                 work.search(self.bisect)
+            check_repeated(own, work.x, work.logits)
         spent = sum(float(seconds.sum()) for seconds in work.ledger.seconds.values())
         rest = max(0.0, time.perf_counter() - start - spent)
         shown = {"screened": self.screen, "bisected": self.bisect is not None}

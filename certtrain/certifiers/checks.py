@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -12,19 +10,17 @@ from certtrain.errors import UserError
 from certtrain.threat import ThreatModel
 
 
-def check_inputs(x: Tensor, threat: ThreatModel) -> None:
-    """Refuse inputs outside the range that balls are clipped to.
+def check_classes(y: Tensor, classes: int) -> None:
+    """Refuse labels that are not classes of the network, which would index beyond its logits.
 
     Raises:
-        UserError: clipped to the range, a box around such an input would not hold it, and could hold next to nothing.
+        UserError: with the number of logits.
     """
-    low = -math.inf if threat.lower is None else threat.lower
-    high = math.inf if threat.upper is None else threat.upper
-    if bool(((x < low) | (x > high)).any()):
+    if len(y) and (int(y.min()) < 0 or int(y.max()) >= classes):
         raise UserError(
-            f"inputs between {float(x.min()):.6g} and {float(x.max()):.6g}",
+            f"labels between {int(y.min())} and {int(y.max())} for a network of {classes} logits",
             where="certifier",
-            fix="give inputs in [0, 1]; normalisation is the network's first layer",
+            fix=f"the network of these classes; labels from 0 to {classes - 1}",
         )
 
 

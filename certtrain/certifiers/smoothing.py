@@ -11,17 +11,18 @@ from numpy.typing import NDArray
 from torch import nn
 
 from certtrain.certificates import Certificates
+from certtrain.certifiers.checks import check_classes
 from certtrain.certifiers.falsify_smoothing import falsify_smoothing
 from certtrain.claims import EACH, abstention_rule, shared_budget
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError, nearest
-from certtrain.evaluation import frozen
 from certtrain.falsification import Falsification, Progress, silent
+from certtrain.invariance import count_logits
 from certtrain.smoothing.classifier import Certified, SmoothedClassifier
 from certtrain.smoothing.noise import PURPOSES, SPLITS, Purpose, Split
 from certtrain.smoothing.staged import SELECT_AND_ESTIMATE, CertifiedTargets, check_draw_counts
 from certtrain.smoothing.votes import Precision, check_precision
-from certtrain.threat import Norm, parse_radii
+from certtrain.threat import Norm, ThreatModel, parse_radii
 
 Budget = Literal["example", "dataset"]
 BUDGETS: tuple[str, ...] = get_args(Budget)
@@ -131,10 +132,13 @@ class SmoothingCertifier:
         """One certificate per example, in the batch's order; `seconds` is the batch's time shared equally.
 
         An example whose logits are not finite under noise abstains with the status *invalid*.
+
+        Raises:
+            UserError: inputs outside [0, 1], labels without logits, a network that is not one function of each input,
+                with noise or without (see `certtrain.invariance`).
         """
         start = time.perf_counter()
-        classes = num_classes(network, batch)
-        classifier = self.classifier(network, classes)
+        classifier = self._of(network, batch)
         found = classifier.certify(
             batch.x,
             batch.index,
@@ -146,14 +150,24 @@ class SmoothingCertifier:
             purposes=self.purposes,
             two_sided=self.two_sided,
         )
-        return certificate_rows(batch, found, start, n0=self.n0, n=np.full(len(batch.y), self.n), classes=classes)
+        return certificate_rows(
+            batch, found, start, n0=self.n0, n=np.full(len(batch.y), self.n), classes=classifier.num_classes
+        )
+
+    def check_network(self, network: nn.Module, batch: Batch) -> None:
+        """Refuse a network of which a certificate would say nothing, before any work is done.
+
+        Raises:
+            UserError: as `certify`.
+        """
+        self._of(network, batch).check(batch.x)
 
     def falsify(
         self, network: nn.Module, batch: Batch, certificates: Certificates, *, steps: int, progress: Progress = silent
     ) -> Falsification:
         """Attack certified examples inside their balls (see `falsify_smoothing`)."""
         return falsify_smoothing(
-            self.classifier(network, num_classes(network, batch)),
+            self.classifier(network, count_logits(network, batch.x)),
             batch,
             certificates,
             alpha=self.alpha_each,
@@ -163,6 +177,13 @@ class SmoothingCertifier:
             steps=steps,
             progress=progress,
         )
+
+    def _of(self, network: nn.Module, batch: Batch) -> SmoothedClassifier:
+        """The smoothed network, for a batch whose inputs and labels are looked at first."""
+        ThreatModel(self.norm).check_range(batch.x, where="certifier")  # sigma and the radii are in its units
+        classes = count_logits(network, batch.x)
+        check_classes(batch.y, classes)
+        return self.classifier(network, classes)
 
     def classifier(self, network: nn.Module, classes: int) -> SmoothedClassifier:
         """The network smoothed as this certifier does it."""
@@ -203,16 +224,3 @@ def certificate_rows(
             "status": status,
         },
     )
-
-
-def num_classes(network: nn.Module, batch: Batch) -> int:
-    """The number of logits, asked of the network itself with one input."""
-    with frozen(network):
-        logits = network(batch.x[:1])
-    if logits.dim() != 2:
-        raise UserError(
-            f"the network maps {tuple(batch.x[:1].shape)} to {tuple(logits.shape)}",
-            where="smoothing certifier",
-            fix="a classifier maps (B, ...) to (B, K)",
-        )
-    return logits.shape[1]

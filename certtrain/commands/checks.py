@@ -12,11 +12,11 @@ from certtrain.threat import NORMS, parse_radii, radius_text
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
+    from torch import nn
 
     from certtrain.certification import Examples
 
-FEW, HUNDREDS = 16, 300
+FEW, HUNDREDS = 8, 300
 
 
 def before_certifying(
@@ -46,8 +46,7 @@ def before_certifying(
     Raises:
         UserError: of the first check that refuses.
     """
-    refuse_stochastic(network, examples.x[examples.indices[:FEW]].to(device))
-    refuse_unbounded(network, examples, certifiers, device)
+    refuse_uncovered(network, examples, certifiers, device)
     return refuse_too_few_draws(certifiers, len(examples.indices), asked or _other_radii(trained, now))
 
 
@@ -142,53 +141,24 @@ def refuse_too_few_draws(certifiers: Mapping[str, Any], examples: int, asked: bo
     return warnings
 
 
-def refuse_unbounded(
+def refuse_uncovered(
     network: nn.Module, examples: Examples, certifiers: Mapping[str, Any], device: torch.device
 ) -> None:
-    """Refuse a network that a certifier's bounds do not cover: now, and not after the stages before have worked.
+    """Refuse a network that a certifier does not cover: now, and not after the stages before have worked.
 
     Raises:
-        UserError: of the bound engine.
+        UserError: of the certifier.
     """
     from certtrain.data.batch import Batch
+    from certtrain.invariance import check_function
 
-    first = examples.indices[:1]
+    first = examples.indices[:FEW]
     batch = Batch(examples.x[first].to(device), examples.y[first].to(device), first.to(device))
     for certifier in certifiers.values():
-        if hasattr(certifier, "check_network"):  # not a user's own
+        if hasattr(certifier, "check_network"):
             certifier.check_network(network, batch)
-
-
-def refuse_stochastic(network: nn.Module, x: Tensor) -> None:
-    """Refuse a network that answers the same inputs differently: neither kind of certificate would be about it.
-
-    Two calls on the same batch must agree bit for bit on a CPU; on an accelerator, whose kernels may add in another
-    order, within 1e-5 of the largest logit.
-
-    Args:
-        network: on the device; called in eval mode.
-        x: (B, ...) inputs there.
-
-    Raises:
-        UserError: the logits differ.
-    """
-    import torch
-
-    from certtrain.evaluation import frozen
-
-    with frozen(network), torch.no_grad():
-        first, second = network(x), network(x)
-    same = (first == second) | (first.isnan() & second.isnan())
-    if x.device.type != "cpu":
-        same |= (first - second).abs() <= 1e-5 * first.abs().amax()
-    if not same.all():
-        raise UserError(
-            f"two calls on the same {len(x)} inputs differ by up to {float((first - second).abs().max()):.3g} in the "
-            "logits, in eval mode: a layer is random",
-            where="model",
-            fix="no dropout or noise in evaluation (F.dropout(x, training=self.training)): a certificate is about "
-            "one function",
-        )
+        else:  # a user's own
+            check_function(network, batch.x)
 
 
 def chance_level(network: nn.Module, examples: Examples, num_classes: int, device: torch.device) -> list[str]:

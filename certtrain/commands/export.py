@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,10 +58,10 @@ def build_export(loaded: LoadedRun, resolved: dict[str, Any]) -> Export:
     import torch
 
     from certtrain.commands.build import build_data, build_scales
-    from certtrain.commands.checks import refuse_stochastic
     from certtrain.commands.stage import chosen_examples
     from certtrain.data.hashing import inputs_sha256
     from certtrain.export import Claims, Export, read_claims
+    from certtrain.invariance import check_function
     from certtrain.models.contract import InputContract
     from certtrain.runs import sha256_file
 
@@ -68,7 +69,7 @@ def build_export(loaded: LoadedRun, resolved: dict[str, Any]) -> Export:
     about = {"run": loaded.run.name, "checkpoint": loaded.checkpoint.name, "checkpoint_sha256": sha256}
     contract, index, scales = loaded.contract, torch.zeros(0, dtype=torch.int64), None
     x, y, claims = torch.zeros(0, *contract.shape), index, Claims(())
-    refuse_stochastic(loaded.network, torch.full((2, *contract.shape), 0.5))
+    check_function(loaded.network, torch.linspace(0, 1, 2 * math.prod(contract.shape)).reshape(2, *contract.shape))
     if resolved["vnnlib"]:
         if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < float("inf"):
             raise UserError(f"timeout = {timeout!r}", where="configuration key timeout", fix="seconds, such as 300")

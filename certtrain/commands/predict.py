@@ -34,9 +34,9 @@ def run(config: Any) -> int:
 
     resolved = plain(config)
     from certtrain.commands.build import build_certifiers, build_scales
-    from certtrain.commands.checks import refuse_stochastic
     from certtrain.commands.loading import load_run
     from certtrain.data import Batch
+    from certtrain.invariance import check_function
     from certtrain.reporting import terminal
 
     check_scales(resolved)
@@ -44,7 +44,7 @@ def run(config: Any) -> int:
     x = read_input(Path(resolved["input"]), loaded.contract)
     import torch
 
-    refuse_stochastic(loaded.network, x)
+    check_function(loaded.network, x)
     # A bound certificate needs a label: the network's own prediction, so that the radius is that of the prediction.
     with torch.no_grad():
         label = loaded.network(x).argmax(1)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from certtrain.errors import UserError
+from certtrain.invariance import EXAMPLES, check_function, some_of
 from certtrain.smoothing.anytime import StageSchedule
 from certtrain.smoothing.confidence import radius_one_sided, radius_two_sided, vote_is_decided
-from certtrain.smoothing.noise import Purpose, Split
+from certtrain.smoothing.noise import Purpose, Split, noise_rows
 from certtrain.smoothing.staged import (
     ABSTAIN,
     SELECT_AND_ESTIMATE,
@@ -21,6 +23,8 @@ from certtrain.smoothing.staged import (
     check_streams,
 )
 from certtrain.smoothing.votes import Precision, Votes, check_precision, count_votes
+
+CHECKED = EXAMPLES // 2  # inputs that are checked without noise and with it
 
 
 class Certified(NamedTuple):
@@ -88,6 +92,20 @@ class SmoothedClassifier:
         self.network, self.sigma = network, float(sigma)
         self.num_classes, self.batch_size, self.precision = num_classes, batch_size, precision
 
+    def check(self, x: Tensor) -> None:
+        """Refuse what no certificate would be about: what `certify`, `certify_targets` and `predict` do first.
+
+        Raises:
+            UserError: a network that is not one function of each input, with noise or without (see
+                `certtrain.invariance`).
+        """
+        if not len(x):
+            return
+        few = some_of(x, CHECKED)
+        index = torch.arange(len(few), device=x.device)
+        noise = noise_rows(0, "selftest", "predict", index, torch.zeros_like(index), few.shape[1:], self.sigma)
+        check_function(self.network, torch.cat([few, few + noise.to(few.dtype)]))
+
     def votes(self, x: Tensor, index: Tensor, draws: range, *, seed: int, purpose: Purpose, split: Split) -> Votes:
         """Votes of each example over the draws of one purpose."""
         return count_votes(
@@ -132,10 +150,11 @@ class SmoothedClassifier:
             two_sided: bound the other classes too (see `confidence.radius_two_sided`) rather than by 1 - p_lower.
 
         Raises:
-            UserError: n0 or n < 1, alpha outside (0, 1), one stream for both purposes, the network's output shape.
+            UserError: n0 or n < 1, alpha outside (0, 1), one stream for both purposes; as `check` and `votes`.
         """
         check_draw_counts(n0, n, alpha)
         check_streams(purposes)
+        self.check(x)
         selection = self.votes(x, index, range(n0), seed=seed, purpose=purposes[0], split=split)
         estimation = self.votes(x, index, range(n), seed=seed, purpose=purposes[1], split=split)
         top = selection.counts.cpu().numpy().argmax(axis=1)
@@ -189,9 +208,10 @@ class SmoothedClassifier:
             purposes: streams of selection and estimation; never the same.
 
         Raises:
-            UserError: n0 < 1, one stream for both purposes, the network's output shape.
+            UserError: n0 < 1, one stream for both purposes; as `check` and `votes`.
             ValueError: a schedule for another sigma.
         """
+        self.check(x)
         return certify_targets(self, x, index, schedule, n0, seed, split, purposes)
 
     def predict(
@@ -212,9 +232,10 @@ class SmoothedClassifier:
             (B,) int64 classes, -1 = ABSTAIN.
 
         Raises:
-            UserError: n < 1, alpha outside (0, 1), the network's output shape.
+            UserError: n < 1, alpha outside (0, 1); as `check` and `votes`.
         """
         check_draw_counts(1, n, alpha)
+        self.check(x)
         votes = self.votes(x, index, range(n), seed=seed, purpose=purpose, split=split)
         counts = votes.counts.cpu().numpy()
         top = counts.argmax(axis=1)

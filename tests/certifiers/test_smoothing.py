@@ -75,10 +75,10 @@ def test_an_invalid_example_is_counted_as_such(batch):
     class Nan(nn.Module):
         def forward(self, x):
             logits = torch.eye(4)[:1].repeat(len(x), 1)
-            logits[x.flatten(1).amax(1) > 50] = math.nan
+            logits[x.flatten(1).mean(1) > 0.9] = math.nan
             return logits
 
-    batch.x[3] += 100
+    batch.x[3] = 1
     with pytest.warns(UserWarning, match="60"):
         rows = SmoothingCertifier(0.25, [0.1]).certify(Nan(), batch)
     assert rows.columns["status"][3] == "invalid"
@@ -139,7 +139,12 @@ def test_half_precision_is_the_networks_alone(network, batch, precision):
     seen = {}
     for name in ("float32", precision):
         inputs = []
-        hook = network[0].register_forward_hook(lambda module, x, out, into=inputs: into.append((x[0], out.dtype)))
+
+        def record(module, x, out, into=inputs):
+            if x[0].dtype != torch.float64:  # the check of a copy in float64
+                into.append((x[0], out.dtype))
+
+        hook = network[0].register_forward_hook(record)
         certifier = SmoothingCertifier(0.25, [0.1], n0=10, n=50, precision=name)
         rows = certifier.certify(network, batch)
         hook.remove()

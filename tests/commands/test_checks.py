@@ -17,10 +17,10 @@ from certtrain.commands.checks import (
     chance_level,
     largest_radius,
     radii_out_of_reach,
-    refuse_stochastic,
     refuse_too_few_draws,
 )
 from certtrain.errors import UserError
+from certtrain.invariance import check_function
 from certtrain.smoothing.confidence import radius_one_sided, radius_two_sided
 
 LAYERS = """
@@ -163,15 +163,15 @@ class Counting(nn.Module):
 def test_networks_that_answer_differently_are_refused(layer):
     network = nn.Sequential(nn.Linear(6, 6), layer).train()
     with pytest.raises(UserError, match="a layer is random"):
-        refuse_stochastic(network, torch.rand(4, 6))
+        check_function(network, torch.rand(4, 6))
     assert network.training
 
 
 def test_networks_that_are_functions_pass():
     network = nn.Sequential(nn.Linear(6, 6), nn.Dropout(0.5), nn.BatchNorm1d(6)).train()
-    refuse_stochastic(network, torch.rand(4, 6))
+    check_function(network, torch.rand(4, 6))
     network[0].weight.data.fill_(float("nan"))
-    refuse_stochastic(network, torch.rand(4, 6))  # not finite is another matter, with a status of its own
+    check_function(network, torch.rand(4, 6))  # not finite is another matter, with a status of its own
 
 
 @pytest.fixture
