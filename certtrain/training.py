@@ -29,6 +29,8 @@ from certtrain.methods.module import CertifiedTraining
 from certtrain.ranks import Rank
 
 PRECISIONS = ("32-true", "tf32", "bf16-mixed")
+TENSOR_FLOATS = (8, 0)  # compute capability of the first NVIDIA GPUs with TF32 and bfloat16
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 COMPILE = (False, True, *COMPILE_MODES)
 
 
@@ -62,13 +64,45 @@ class TrainerSettings:
                 where="configuration key trainer.precision",
                 fix=nearest(str(self.precision), PRECISIONS),
             )
+        self._check_accelerator()
         if self.precision == "tf32" and self.device_type != "cuda":
             raise UserError(
                 "trainer.precision = 'tf32' is for NVIDIA GPUs, and none is used here",
                 where="configuration key trainer.precision",
                 fix="trainer.precision=32-true",
             )
+        self._check_hardware_precision()
         self._check_compile()
+
+    def _check_accelerator(self) -> None:
+        """What is asked for by name is there: on a GPU that is not, nobody wants to wait for a processor."""
+        if self.accelerator not in ACCELERATORS:
+            raise UserError(
+                f"trainer.accelerator = {self.accelerator!r} is not supported",
+                where="configuration key trainer.accelerator",
+                fix=f"{', '.join(ACCELERATORS)}; trainer.accelerator=cpu runs everywhere",
+            )
+        cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+        there = {"gpu": cuda or mps, "cuda": cuda, "mps": mps}.get(self.accelerator, True)
+        if not there:
+            raise UserError(
+                f"trainer.accelerator = {self.accelerator} asks for a GPU, and torch sees none",
+                where="configuration key trainer.accelerator",
+                fix="trainer.accelerator=cpu, or a machine and a build of torch with one",
+            )
+
+    def _check_hardware_precision(self) -> None:
+        """Older GPUs run both modes without a word: tf32 as float32, bfloat16 emulated and slower than float32."""
+        if self.device_type != "cuda" or self.precision == "32-true":
+            return
+        capability = torch.cuda.get_device_capability()
+        if capability < TENSOR_FLOATS:
+            raise UserError(
+                f"trainer.precision = {self.precision!r} needs compute capability {TENSOR_FLOATS[0]}.0 or higher, this "
+                f"GPU has {capability[0]}.{capability[1]}",
+                where="configuration key trainer.precision",
+                fix="trainer.precision=32-true",
+            )
 
     def _check_compile(self) -> None:
         if self.compile not in COMPILE:
@@ -107,12 +141,18 @@ class TrainerSettings:
         return "cuda" if self.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu"
 
     def device_count(self) -> int:
-        """How many devices train together; `auto` is all GPUs there are.
+        """How many devices train together; `auto` is all GPUs there are, or with accelerator `cpu` one process.
 
         Raises:
-            UserError: more GPUs than there are.
+            UserError: more GPUs than there are; several devices, without a word that processors are meant.
         """
         found = torch.cuda.device_count() if self.device_type == "cuda" else None
+        if found is None and self.devices != 1 and self.accelerator != "cpu":
+            raise UserError(
+                f"trainer.devices = {self.devices} asks for NVIDIA GPUs, and torch sees none",
+                where="configuration keys trainer.devices and trainer.accelerator",
+                fix="trainer.accelerator=cpu for so many processes on the processor, or trainer.devices=1",
+            )
         if self.devices == "auto":
             return max(1, found or 1)
         assert isinstance(self.devices, int)

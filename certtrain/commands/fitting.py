@@ -89,7 +89,7 @@ def fit_run(
         load_weights(network, content, str(resume_from))  # here for its message: Lightning loads them again
         done = int(content["global_step"])
         console.print(f"from step {done} of {steps * config['epochs']}", highlight=False)
-        if settings.device_type == "cpu" and (note := other_threads(content)):
+        if note := other_device(content, settings.device_type) or other_threads(content, settings.device_type):
             console.print(note, highlight=False)
     for logger in loggers:
         if hasattr(logger, "resume_from"):
@@ -143,10 +143,21 @@ def fit_run(
     }
 
 
-def other_threads(checkpoint: dict[str, Any]) -> str | None:
+def other_device(checkpoint: dict[str, Any], device: str) -> str | None:
+    """What to say where a run goes on on another kind of device, whose kernels round in their own way."""
+    before = checkpoint["certtrain"].get("device")
+    if before in (None, device) or "cuda" not in (before, device):
+        return None
+    return (
+        f"the checkpoint was computed on {before}, and this goes on on {device}: the weights will differ from those of "
+        "an undisturbed run by rounding"
+    )
+
+
+def other_threads(checkpoint: dict[str, Any], device: str) -> str | None:
     """What to say where a resumed run is not bit for bit the one that never stopped: threads add up in parts."""
     before, now = checkpoint["certtrain"].get("threads"), torch.get_num_threads()
-    if before in (None, now):
+    if before in (None, now) or device != "cpu":
         return None
     return (
         f"the checkpoint was computed on {before} thread(s), and this is on {now}: the weights will differ from those "

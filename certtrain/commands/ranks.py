@@ -58,7 +58,7 @@ def device_count(config: dict[str, Any]) -> int:
     """On how many devices a configuration trains; under torchrun as many as it started processes.
 
     Raises:
-        UserError: more than there are, or another number than torchrun's.
+        UserError: more than there are, none where GPUs are asked for, or another number than torchrun's.
     """
     settings = call_partial(TrainerSettings, "trainer", **config["trainer"])
     started = environment.torchrun()
@@ -69,6 +69,13 @@ def device_count(config: dict[str, Any]) -> int:
             f"trainer.devices = {settings.devices}, and torchrun started {started.of} processes",
             where="configuration key trainer.devices",
             fix=f"trainer.devices=auto, or {started.of}",
+        )
+    gpus = torch.cuda.device_count() if settings.device_type == "cuda" else None
+    if gpus is not None and started.local >= gpus:
+        raise UserError(
+            f"torchrun started process {started.local + 1} of this machine, where torch sees {gpus} GPU(s)",
+            where="torchrun --nproc-per-node",
+            fix=f"--nproc-per-node={gpus}, or trainer.accelerator=cpu",
         )
     return started.of
 

@@ -152,6 +152,9 @@ def certify_stage(job: Job, helpers: Callable[[Stage, int], None] | None = None)
     examples, device, rule = stage.examples, stage.device, stage.rule
     for warning in stage.card["warnings"]:
         console.print(f"[yellow]warning: {warning}", highlight=False, soft_wrap=True)
+    asked = loaded.config["trainer"]["accelerator"]
+    if device.type == "cpu" and asked not in ("auto", "cpu"):
+        console.print(f"trained with trainer.accelerator={asked}; there is none here: certifying on the processor")
     if helpers is not None:
         helpers(stage, max(_remaining(stage, name) for name in stage.certifiers))
     found: dict[str, Any] = {}

@@ -129,6 +129,7 @@ class CertifiedTraining(L.LightningModule):
             **self.record,
             "rng": torch.get_rng_state(),
             "threads": torch.get_num_threads(),
+            "device": self.device.type,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -196,6 +196,16 @@ def test_a_signal_keeps_the_rows_and_the_same_command_goes_on(runs, monkeypatch,
     assert result(run)["test"]["smoothing_n50_first_50"]["n"] == 50
 
 
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is an accelerator")
+def test_a_run_of_a_gpu_is_certified_on_a_processor_with_a_word(runs, capsys):
+    path = runs / "noise" / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    config["trainer"]["accelerator"] = "gpu"
+    path.write_text(yaml.safe_dump(config))
+    assert certify("run=noise", "indices=first_20") == 0
+    assert "trained with trainer.accelerator=gpu; there is none here" in capsys.readouterr().out
+
+
 def test_data_that_the_network_was_not_trained_on_are_refused(runs, capsys):
     path = runs / "bounds" / "config.yaml"
     config = yaml.safe_load(path.read_text())

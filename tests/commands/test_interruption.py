@@ -14,6 +14,7 @@ import torch
 from certtrain.certifiers import SmoothingCertifier
 from certtrain.checkpoints import network_state, read_checkpoint
 from certtrain.cli import main
+from certtrain.commands.fitting import other_device
 from certtrain.methods.module import CertifiedTraining
 
 
@@ -91,6 +92,22 @@ def test_a_run_that_goes_on_with_other_threads_says_that_its_sums_round_otherwis
         said = capsys.readouterr().out
         assert ("computed on 1 thread(s), and this is on 2" in said) is (count == 2)
         assert ("OMP_NUM_THREADS=1 avoids that" in said) is (count == 2)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "said"),
+    [
+        ("cuda", "cpu", True),
+        ("cpu", "cuda", True),
+        ("cpu", "cpu", False),
+        ("cuda", "cuda", False),
+        (None, "cpu", False),
+    ],
+)
+def test_a_run_that_goes_on_on_another_kind_of_device_says_that_it_rounds_otherwise(before, now, said):
+    told = other_device({"certtrain": {} if before is None else {"device": before}}, now)
+    assert (told is not None) == said
+    assert not said or (f"computed on {before}" in told and f"goes on on {now}" in told)
 
 
 def test_a_signal_ends_a_whole_multirun(in_tmp, tiny, signal_at):

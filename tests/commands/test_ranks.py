@@ -22,6 +22,7 @@ from certtrain.commands import certify, ranks, train
 from certtrain.errors import UserError
 from certtrain.methods.module import CertifiedTraining
 from certtrain.runs import RunDirectory
+from certtrain.training import TrainerSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 TWO = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
@@ -350,6 +351,66 @@ def test_more_gpus_than_there_are(monkeypatch):
     with pytest.raises(UserError, match=r"torch sees 2 GPU") as caught:
         count({"trainer": {"devices": 3}})
     assert "trainer.devices=2" in caught.value.fix
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"accelerator": "gpu"},
+        {"accelerator": "gpu", "devices": 4},
+        {"accelerator": "gpu", "devices": "auto"},
+        {"accelerator": "cuda"},
+        {"accelerator": "mps"},
+        {"accelerator": "tpu"},
+        {"devices": 4},
+        {"devices": "auto"},
+    ],
+)
+def test_gpus_that_are_not_there_are_not_replaced_by_the_processor(no_gpu, asked):
+    with pytest.raises(UserError) as caught:
+        ranks.device_count({"trainer": asked})
+    assert "trainer.accelerator=cpu" in caught.value.fix
+
+
+def test_processors_are_taken_where_they_are_asked_for_or_nothing_is(no_gpu):
+    assert ranks.device_count({"trainer": {}}) == 1
+    assert ranks.device_count({"trainer": {"accelerator": "cpu", "devices": "auto"}}) == 1
+    assert ranks.device_count({"trainer": {"accelerator": "cpu", "devices": 3}}) == 3
+
+
+@pytest.mark.parametrize("asked", [["trainer.accelerator=gpu", "trainer.devices=4"], ["trainer=ddp"]])
+def test_a_training_on_gpus_that_are_not_there_is_refused_and_leaves_nothing(in_tmp, tiny, no_gpu, capsys, asked):
+    assert main(["train", *tiny, "method=standard", *asked, "name=run"]) == 2
+    assert "trainer.accelerator=cpu" in capsys.readouterr().err
+    assert not (in_tmp / "runs" / "run").exists()
+
+
+def test_torchrun_with_more_processes_than_gpus(under_torchrun, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UserError, match=r"process 2 of this machine.* 1 GPU") as caught:
+        ranks.device_count({"trainer": {"devices": "auto"}})
+    assert "--nproc-per-node=1" in caught.value.fix
+    assert ranks.device_count({"trainer": {"devices": "auto", "accelerator": "cpu"}}) == 4
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16-mixed"])
+def test_a_precision_that_the_gpu_is_too_old_for(monkeypatch, precision):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    with pytest.raises(UserError, match=r"8\.0 or higher, this GPU has 7\.5"):
+        TrainerSettings(precision=precision)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    assert TrainerSettings(precision=precision).precision == precision
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    assert TrainerSettings().device_type == "cuda"
 
 
 def test_too_few_validation_examples_to_share(monkeypatch):
