@@ -122,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.print(f"benchmarks.draws: {error}", highlight=False)
         return 2
     for path, one in zip(arguments.anytime, found):
-        console.print(f"[bold]{path.name}", highlight=False)
+        console.print(path.name, style="bold", highlight=False)
         console.print(table(one), highlight=False)
     if arguments.output:
         write_json_atomic(arguments.output, json.loads(json.dumps(found)))

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from certtrain import __version__
+from certtrain import __version__, escape
 from certtrain.errors import UserError, nearest
 
 COMMANDS = {
@@ -68,14 +68,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         if traceback:
             raise
-        print(f"certtrain: {error}", file=sys.stderr)
+        print(escape.terminal(f"certtrain: {error}"), file=sys.stderr)
         return EXIT_USER_ERROR
     except OSError as error:
         from certtrain.files import explained
 
         if traceback or (message := explained(error)) is None:
             raise
-        print(f"certtrain: {message}", file=sys.stderr)
+        print(escape.terminal(f"certtrain: {message}"), file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:  # outside training and certifying, which save their work first
         if traceback:

@@ -36,9 +36,9 @@ class TrainingProgress(L.Callback):
             return
         self._progress = Progress(
             SpinnerColumn(),
-            TextColumn("[bold]epoch {task.fields[epoch]}"),
+            TextColumn("epoch {task.fields[epoch]}", style="bold", markup=False),
             BarColumn(bar_width=18),
-            TextColumn("{task.fields[text]}"),
+            TextColumn("{task.fields[text]}", markup=False),
             TimeRemainingColumn(compact=True),
             console=self.console,
             refresh_per_second=4,

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from certtrain import escape
 from certtrain.commands.table import Parser
 from certtrain.errors import UserError
 
@@ -233,12 +234,12 @@ def _show(console: Console, audit: Audit, *, every: bool) -> None:
     verdict = "FAILS" if audit.failed else "passes"
     facts = [f"{count[SAME]} checks hold", f"{count[UNCHECKED]} not possible"]
     facts += [f"{count[WARNING]} warnings"] * bool(count[WARNING]) + [f"{count[DIFFERENT]} differ"] * audit.failed
-    console.print(f"[bold]{audit.subject}[/] {verdict}: {', '.join(facts)}", highlight=False, soft_wrap=True)
+    console.print(f"{audit.subject} {verdict}: {', '.join(facts)}", highlight=False, soft_wrap=True)
     lines = Table.grid(padding=(0, 2))
     lines.add_column(no_wrap=True)
     lines.add_column(overflow="fold")
     for finding in audit.findings:
         if every or finding.kind != SAME:
-            lines.add_row(Text(f"  {finding.kind}", style=styles[finding.kind]), Text(finding.what))
+            lines.add_row(Text(f"  {finding.kind}", style=styles[finding.kind]), Text(escape.one_line(finding.what)))
     if lines.row_count:
         console.print(lines)

@@ -109,7 +109,7 @@ def run(config: Any) -> int:
             job = Job(loaded, data, {**resolved, "run": str(loaded.run.path)}, console, flag)
             found = certify_run(job, shard, processes)
     except Interrupted as interrupted:
-        console.print(f"[yellow]{interrupted}: the same command goes on from here")
+        terminal.print_line(console, f"{interrupted}: the same command goes on from here", "yellow")
         return interrupted.exit_status
     except ProcessDied as died:
         print(f"certtrain: {died}", file=sys.stderr)

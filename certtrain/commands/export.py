@@ -45,7 +45,7 @@ def run(config: Any) -> int:
     console = terminal.console()
     names = [found["network"]["file"], *(["instances.csv"] if found["properties"] else []), "properties.json"]
     count = f"{len(found['properties'])} properties, " if found["properties"] else ""
-    console.print(f"{count}{', '.join(names)} in [bold]{folder}", highlight=False, soft_wrap=True)
+    terminal.print_line(console, f"{count}{', '.join(names)} in {folder}")
     return 0
 
 

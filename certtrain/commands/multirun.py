@@ -18,7 +18,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from certtrain import environment
+from certtrain import environment, escape
 from certtrain.commands.compose import INTERRUPTED, call_hydra
 from certtrain.errors import UserError
 from certtrain.files import explained, unwritable, write_json_atomic
@@ -53,7 +53,7 @@ def run_multirun(command: str, arguments: list[str]) -> int:
     if any(spool.glob("*.log")):  # where the jobs' own messages are
         told = {record["error"]: record["number"] for record in reversed(records) if record["error"]}
         for error, number in sorted(told.items(), key=lambda pair: pair[1]):
-            print(f"certtrain: job {number} failed: {error}", file=sys.stderr)
+            print(escape.terminal(f"certtrain: job {number} failed: {error}"), file=sys.stderr)
     else:
         _sweep_up(root, spool)
     if not records:
@@ -151,7 +151,7 @@ class Task:
         path = self.spool / f"{record['number']:04}.json"
         try:
             module = import_module(f"certtrain.commands.{self.command}")
-            print(f"\njob {record['number']}: {' '.join(record['overrides'])}", flush=True)
+            print(escape.terminal(f"\njob {record['number']}: {' '.join(record['overrides'])}"), flush=True)
             if hasattr(module, "run_path"):
                 record["run"] = str(Path(module.run_path(config)).resolve())
             write_json_atomic(path, record)
@@ -191,7 +191,7 @@ class Task:
 def _tell(text: str) -> None:
     """A message of a job, where there is room for it."""
     with contextlib.suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
+        print(escape.terminal(text), file=sys.stderr, flush=True)
 
 
 def _message(error: Exception) -> UserError | None:

@@ -76,6 +76,7 @@ def content_index(x: Tensor) -> int:
 
 def describe(name: str, certifier: Any, found: Certificates, class_names: Sequence[str] | None = None) -> str:
     """The certificate in words."""
+    from certtrain.escape import one_line
     from certtrain.reporting.entries import floored
     from certtrain.scales import ball_of
     from certtrain.threat import radius_text
@@ -86,7 +87,7 @@ def describe(name: str, certifier: Any, found: Certificates, class_names: Sequen
     radius = floored(float(found.radius[0]), 4)
     least = "at least " if certifier.name == "anytime" else ""
     label = f"class {int(found.predict[0])}"
-    label += f" ({class_names[int(found.predict[0])]})" if class_names else ""
+    label += f" ({one_line(class_names[int(found.predict[0])])})" if class_names else ""
     words = f"{name}: {label}, certified {norm} radius {least}{radius} (inputs in [0, 1])"
     if certifier.certificate == "probabilistic":
         settings = certifier.settings()

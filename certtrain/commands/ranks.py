@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from rich.console import Console
 
-from certtrain import environment
+from certtrain import environment, escape
 from certtrain.allocator import keep_freed_memory
 from certtrain.callbacks.signals import Interrupted, SignalFlag
 from certtrain.commands.children import Child, threads_of
@@ -265,7 +265,7 @@ def follow() -> int:
     except Interrupted as interrupted:
         return 0 if own is not None else interrupted.exit_status
     except UserError as error:
-        print(f"certtrain: {error}", file=sys.stderr)
+        print(escape.terminal(f"certtrain: {error}"), file=sys.stderr)
         return 2
     except RuntimeError as error:
         if not _lost_contact(error):

@@ -29,6 +29,7 @@ from certtrain.models.contract import InputContract
 from certtrain.parts import Place
 from certtrain.reporting.plots import certified_accuracy_plot
 from certtrain.reporting.tables import result_tables
+from certtrain.reporting.terminal import print_line
 from certtrain.runs import RunDirectory, config_hash, sha256_file
 from certtrain.scale_request import read_request
 from certtrain.smoothing.selftest import check_noise
@@ -151,7 +152,7 @@ def certify_stage(job: Job, helpers: Callable[[Stage, int], None] | None = None)
     stage = prepare_stage(loaded, job.data, job.config)
     examples, device, rule = stage.examples, stage.device, stage.rule
     for warning in stage.card["warnings"]:
-        console.print(f"[yellow]warning: {warning}", highlight=False, soft_wrap=True)
+        print_line(console, f"warning: {warning}", "yellow")
     asked = loaded.config["trainer"]["accelerator"]
     if device.type == "cpu" and asked not in ("auto", "cpu"):
         console.print(f"trained with trainer.accelerator={asked}; there is none here: certifying on the processor")
@@ -206,8 +207,8 @@ def certify_stage(job: Job, helpers: Callable[[Stage, int], None] | None = None)
     if examples.split == "test" and rule == "all":
         figure, shown = loaded.run.figure, {**_earlier(loaded.run, stage.card, examples.sha256, radii), **found}
     certified_accuracy_plot(shown, figure, radii=radii)
-    console.print(f"figure: {figure}", highlight=False, soft_wrap=True)
-    console.print(f"run directory: [bold]{loaded.run.path}", highlight=False, soft_wrap=True)
+    print_line(console, f"figure: {figure}")
+    print_line(console, f"run directory: {loaded.run.path}")
     return found
 
 

@@ -17,6 +17,7 @@ from certtrain.commands.bar import Bar
 from certtrain.data.batch import Batch
 from certtrain.falsification import Falsification, FalsifyOptions, choose_certified, write_counterexamples
 from certtrain.files import plain
+from certtrain.reporting.terminal import print_line
 
 FALSIFIED_STATUS = 1  # exit status of a command whose certificates were refuted
 
@@ -100,14 +101,14 @@ def _attack(
 
 def _say(console: Console, log: Path, record: dict[str, Any]) -> None:
     named = ", ".join(map(str, record["indices"][:10])) + (", ..." if len(record["indices"]) > 10 else "")
-    console.print(
-        f"[bold red]FALSIFIED: {log.stem}: an attack broke {record['hits']} of {record['attacked']} certificates "
+    print_line(
+        console,
+        f"FALSIFIED: {log.stem}: an attack broke {record['hits']} of {record['attacked']} certificates "
         f"(at most {record['allowed']} may fall): examples {named}",
-        highlight=False,
-        soft_wrap=True,
+        "bold red",
     )
-    console.print(
-        f"[red]The bounds, or the noise, behind them are wrong. Counterexamples: {log.parent / record['files'][0]}",
-        highlight=False,
-        soft_wrap=True,
+    print_line(
+        console,
+        f"The bounds, or the noise, behind them are wrong. Counterexamples: {log.parent / record['files'][0]}",
+        "red",
     )

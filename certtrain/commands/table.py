@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from certtrain import escape
 from certtrain.errors import UserError
 from certtrain.files import write_text_atomic
 from certtrain.reporting.collected import Collection, collect
@@ -110,12 +111,10 @@ def plain_text(renderable: Any) -> str:
     """A rich renderable as 100 columns of text."""
     import io
 
-    from rich.console import Console
-
-    from certtrain.reporting.terminal import WIDTH
+    from certtrain.reporting import terminal
 
     file = io.StringIO()
-    Console(file=file, width=WIDTH).print(renderable)
+    terminal.console(file).print(renderable)
     return file.getvalue()
 
 
@@ -154,7 +153,7 @@ def report(collection: Collection) -> int:
     import sys
 
     for item in collection.skipped:
-        print(f"certtrain: skipped {item.path}: {item.reason}", file=sys.stderr)
+        print(escape.terminal(f"certtrain: skipped {item.path}: {item.reason}"), file=sys.stderr)
     return SKIPPED if any(item.damaged for item in collection.skipped) else 0
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from certtrain.certificates import STATUSES
 from certtrain.errors import UserError
+from certtrain.escape import one_line
 from certtrain.export.claims import Claims
 from certtrain.export.onnx import INPUT, OPSET, OUTPUT, onnx_bytes
 from certtrain.export.vnnlib import PLACES, decimal_boxes, property_text
@@ -154,7 +155,9 @@ def readme(found: dict[str, Any]) -> str:
         f"                    {OUTPUT} {network['output']['shape']} logits;",
         "                    normalisation is its first layer; weights are those of the checkpoint, bit for bit",
     ]
-    lines += [f"{key.replace('_', ' '):<19} {value}" for key, value in found.items() if isinstance(value, str)]
+    lines += [
+        f"{key.replace('_', ' '):<19} {one_line(value)}" for key, value in found.items() if isinstance(value, str)
+    ]
     if found["properties"]:
         counts = Counter(verdict(entry) for entry in found["properties"])
         lines += [

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
+from certtrain.escape import one_line
 from certtrain.export.onnx import INPUT, OUTPUT
 from certtrain.threat import OUTWARD, ThreatModel, radius_text
 
@@ -91,9 +92,9 @@ def property_text(boxes: Sequence[Box], label: int, num_classes: int, comment: S
         boxes: of the inputs, in row-major order.
         label: the class claimed.
         num_classes: K.
-        comment: lines that stand first.
+        comment: lines that stand first; nothing in them ends one.
     """
-    lines = [f"; {line}" for line in comment]
+    lines = [f"; {one_line(line)}" for line in comment]
     lines += ["", *(f"(declare-const {INPUT}_{i} Real)" for i in range(len(boxes[0])))]
     lines += ["", *(f"(declare-const {OUTPUT}_{k} Real)" for k in range(num_classes)), ""]
     if len(boxes) == 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from certtrain import escape
 from certtrain.reporting.comparison import Line
 from certtrain.reporting.paper_tables import CLAIMS, HOURS, blocks, cells, settings_of
 from certtrain.reporting.published import Paper
@@ -25,26 +26,26 @@ def brief(papers: Sequence[tuple[Paper, Sequence[Line]]]) -> str:
         lines = [line for line in ran if (line.row.family, line.row.norm) == (family, norm)]
         letters, header = settings_of(lines), HEADERS[family]
         claim = CLAIMS[family].split(", ", 1)[1]
-        out += [f"**{TITLES[family]}, {ball_text(norm)}** ({claim}; %, published in brackets)", ""]
+        out += [f"**{TITLES[family]}, {escape.markdown(ball_text(norm))}** ({claim}; %, published in brackets)", ""]
         out += [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
         for block in blocks(lines):
             first = block[0]
-            named = f"`{first.row.experiment}`" + (f" {letters[first.setting]}" if first.setting else "")
-            what = f"{first.row.data}, {first.row.network}"
+            named = escape.markdown_code(first.row.experiment) + (f" {letters[first.setting]}" if first.setting else "")
+            what = escape.markdown(f"{first.row.data}, {first.row.network}")
             row = _bounds(block) if family == "bounds" else _smoothing(block)
             shown = _best(block) if family == "bounds" else first
             tail = [f"{shown.n:,}", str(shown.seeds), cells(shown)["hours"]]
             out.append(f"| {' | '.join([named, what, *row, *tail])} |")
         hardware = dict.fromkeys(line.hardware for line in lines)
         notes = [f"{letter} with {setting}" for setting, letter in letters.items()]
-        out += ["", "; ".join([HOURS.format("; ".join(hardware)), *notes]) + ".", ""]
+        out += ["", escape.markdown_item("; ".join([HOURS.format("; ".join(hardware)), *notes]) + "."), ""]
     return "\n".join(out).rstrip() + "\n"
 
 
 def _bounds(block: Sequence[Line]) -> list[str]:
     row = block[0].row
     clean, best = next(line for line in block if line.quantity == "clean"), _best(block)
-    return [row.eps or "", _beside(clean), _beside(best), best.verifier]
+    return [escape.markdown(row.eps or ""), _beside(clean), _beside(best), escape.markdown(best.verifier)]
 
 
 def _best(block: Sequence[Line]) -> Line:
@@ -60,7 +61,7 @@ def _smoothing(block: Sequence[Line]) -> list[str]:
     row, found = block[0].row, {line.quantity: line for line in block}
     radii = [line for line in block if line.quantity.startswith("certified@")]
     shown = [line for line in radii if line.published is not None] or radii
-    certified = "<br>".join(f"{line.quantity.partition('@')[2]}: {_beside(line)}" for line in shown)
+    certified = "<br>".join(f"{escape.markdown(line.quantity.partition('@')[2])}: {_beside(line)}" for line in shown)
     draws = f"{block[0].draws:,}" if block[0].draws else ""
     acr = _beside(found["ACR"]) if "ACR" in found else "–"  # staged draws have none
     return [f"{row.sigma:g}" if row.sigma else "", _beside(found["clean"]), certified, acr, draws]
@@ -68,4 +69,4 @@ def _smoothing(block: Sequence[Line]) -> list[str]:
 
 def _beside(line: Line) -> str:
     shown = cells(line)
-    return shown["ours"] + (f" ({shown['published']})" if line.published is not None else "")
+    return shown["ours"] + (f" ({escape.markdown(shown['published'])})" if line.published is not None else "")

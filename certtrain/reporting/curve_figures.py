@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from certtrain import escape
 from certtrain.errors import UserError
 from certtrain.files import refuse_foreign, write_bytes_atomic
 from certtrain.reporting.bootstrap import Difference
@@ -57,10 +58,10 @@ class Line:
     @property
     def described(self) -> str:
         """The label, what it amounts to, and n."""
-        n = f"n = {len(self.examples):,}"
+        n, label = f"n = {len(self.examples):,}", escape.figure(self.label)
         if self.deterministic:
-            return f"{self.label}\n{n}, deterministic"
-        return f"{self.label}\n{n}, " + ("at target radii" if self.staged else f"ACR {floored(self.examples.acr, 3)}")
+            return f"{label}\n{n}, deterministic"
+        return f"{label}\n{n}, " + ("at target radii" if self.staged else f"ACR {floored(self.examples.acr, 3)}")
 
 
 def certified_figure(lines: Sequence[Line]) -> Figure:

@@ -19,6 +19,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from certtrain import escape
 from certtrain.certificates import FALSIFIED, MISCLASSIFIED, Certificates
 from certtrain.reporting.entries import percent
 from certtrain.reporting.palette import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION
@@ -125,10 +126,12 @@ def flips_tables(
             count = one.proved(r)
             attacked = percent(one.standing[r] / len(one)) if r in one.standing else "–"
             cells = (radius_text(r), percent(count / len(one)), interval_text(*one.interval(count)), attacked)
-            table.add_row(one.name, f"{len(one):,}", *cells, end_section=r == radii[-1])
+            table.add_row(escape.one_line(one.name), f"{len(one):,}", *cells, end_section=r == radii[-1])
     parts: list[Any] = [Text("decisions that are right and that no allowed change flips", style="bold"), table]
-    free = f", and any category of {' and '.join(any_category)}" if any_category else ""
-    parts.append(Text(f"change: in multiples of {unit}, of all features at once{free}; 0: right as it is\n"))
+    free = f", and any category of {escape.one_line(' and '.join(any_category))}" if any_category else ""
+    parts.append(
+        Text(f"change: in multiples of {escape.one_line(unit)}, of all features at once{free}; 0: right as it is\n")
+    )
     if alone:
         features = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for name, side in (("one feature alone", "left"), ("flips", "right"), ("cannot flip", "right")):
@@ -136,7 +139,7 @@ def flips_tables(
         features.add_column("open", justify="right", no_wrap=True)
         for one in ranked(alone, radius)[:MOST]:
             proved, broken, unknown = one.counts(radius)
-            features.add_row(shown_name(one), f"{broken:,}", f"{proved:,}", f"{unknown:,}")
+            features.add_row(escape.one_line(shown_name(one)), f"{broken:,}", f"{proved:,}", f"{unknown:,}")
         n = len(alone[0].proved)
         parts += [Text(f"of the {n:,} right decisions, at change {radius_text(radius)}", style="bold"), features]
     return Group(*parts)
@@ -171,7 +174,7 @@ def flips_figure(
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 2 if wide else 1, squeeze=False, width_ratios=[1.15, 1] if wide else None)[0]
     _curves(panels[0], classes, unit)
-    panels[0].set_title(f"{subject}: decisions that no allowed change flips", fontsize=10, loc="left")
+    panels[0].set_title(f"{escape.figure(subject)}: decisions that no allowed change flips", fontsize=10, loc="left")
     if wide:
         shown = ranked(alone, radius)
         told = [one for one in shown if sum(one.counts(radius)[1:])]
@@ -189,7 +192,7 @@ def _curves(axes: Any, classes: Sequence[ClassFlips], unit: str) -> None:
             at, count = np.append(at, one.reach), np.append(count, 0)
         low, high = clopper_pearson(count, len(one))
         axes.fill_between(100 * at, 100 * low, 100 * high, step="pre", color=colour, alpha=0.13, linewidth=0)
-        label = f"{one.name} (n = {len(one):,}), proved"
+        label = f"{escape.figure(one.name)} (n = {len(one):,}), proved"
         axes.step(
             100 * at,
             100 * count / len(one),
@@ -214,7 +217,7 @@ def _curves(axes: Any, classes: Sequence[ClassFlips], unit: str) -> None:
     axes.fill_between([], [], [], color=GREY, alpha=0.2, linewidth=0, label="95 % interval over examples of the class")
     axes.set_xlim(0, 100 * max(one.reach for one in classes))
     axes.set_ylim(0, 102)
-    axes.set_xlabel(f"allowed change of each feature, all at once (% of {unit})")
+    axes.set_xlabel(f"allowed change of each feature, all at once (% of {escape.figure(unit)})")
     axes.set_ylabel("right, and cannot be flipped (%)")
     _plain(axes)
     axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2)
@@ -231,10 +234,12 @@ def _bars(axes: Any, alone: Sequence[Alone], radius: Fraction, unit: str) -> Non
     )
     for y, (_, k, more) in zip(place, counts):
         axes.annotate(f"{k}", (100 * (k + more) / n, y), (4, 0), textcoords="offset points", va="center", fontsize=8)
-    axes.set_yticks(place, [shown_name(one) for one in alone], fontsize=8.5)
+    axes.set_yticks(place, [escape.figure(shown_name(one), 30) for one in alone], fontsize=8.5)
     axes.set_xlim(0, max(5.0, 118 * float((broken + unknown).max()) / n))
     axes.set_xlabel(f"of the {n:,} right decisions (%)")
-    axes.set_title(f"one feature alone, by up to {100 * float(radius):g} %\nof {unit}", fontsize=10, loc="left")
+    axes.set_title(
+        f"one feature alone, by up to {100 * float(radius):g} %\nof {escape.figure(unit)}", fontsize=10, loc="left"
+    )
     _plain(axes)
     axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.4, -0.13))
 

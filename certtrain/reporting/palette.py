@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from certtrain import escape
 from certtrain.scales import multiples
 
 # Okabe and Ito's palette (2008); black and grey beside it.
@@ -18,6 +19,6 @@ def radius_axis(norm: str) -> str:
         norm: or the ball, as `certtrain.scales.ball_of` names it.
     """
     if scaled := multiples(norm):
-        return scaled
+        return escape.figure(scaled)
     symbol = {"linf": r"$\ell_\infty$", "l2": r"$\ell_2$"}.get(norm)
-    return f"{norm} radius" if symbol is None else f"{symbol} radius (inputs in [0, 1])"
+    return escape.figure(f"{norm} radius") if symbol is None else f"{symbol} radius (inputs in [0, 1])"

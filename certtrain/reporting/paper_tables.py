@@ -13,6 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from certtrain import escape
 from certtrain.reporting.comparison import NOT_RUN, SHORT, WITHIN, Line, notes_of
 from certtrain.reporting.published import Paper
 from certtrain.scales import ball_text
@@ -114,14 +115,16 @@ def rich_tables(papers: Sequence[tuple[Paper, Sequence[Line]]]) -> RenderableTyp
             first = block[0]
             marks = [letters[first.setting]] if first.setting else []
             marks += [f"n={first.draws:,}"] if first.draws else []
-            table.add_row(Text(" ".join([first.row.name, *marks]), style="bold"))
+            table.add_row(Text(escape.one_line(" ".join([first.row.name, *marks])), style="bold"))
             for line in block:
                 shown = cells(line)
                 shown["quantity"] = f"  {shown['quantity']}"
                 style = {"verdict": STYLES.get(line.verdict, "")}
-                table.add_row(*(Text(shown[column], style=style.get(column, "")) for column in columns))
-        notes = [Padding(Text(note, style="dim"), (0, 0, 0, 2)) for note in footnotes(lines)]
-        parts += [Text(title, style="bold cyan"), table, *notes, Text()]
+                table.add_row(
+                    *(Text(escape.one_line(shown[column]), style=style.get(column, "")) for column in columns)
+                )
+        notes = [Padding(Text(escape.one_line(note), style="dim"), (0, 0, 0, 2)) for note in footnotes(lines)]
+        parts += [Text(escape.one_line(title), style="bold cyan"), table, *notes, Text()]
     return Group(*parts)
 
 
@@ -131,12 +134,13 @@ def markdown(papers: Sequence[tuple[Paper, Sequence[Line]]]) -> str:
     for title, lines in sections(papers):
         letters = settings_of(lines)
         header = columns_of(lines) + (["draws"] if any(line.draws for line in lines) else [])
-        out += [f"**{title}**", "", f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
+        out += [f"**{escape.markdown(title)}**", "", f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
         for line in lines:
             shown = cells(line) | {"draws": f"{line.draws:,}" if line.draws else ""}
-            shown["row"] = f"`{line.row.name}`" + (f" {letters[line.setting]}" if line.setting else "")
+            shown = {column: escape.markdown(text) for column, text in shown.items()}
+            shown["row"] = escape.markdown_code(line.row.name) + (f" {letters[line.setting]}" if line.setting else "")
             out.append(f"| {' | '.join(shown[column] for column in header)} |")
-        out += ["", *(f"- {note}" for note in footnotes(lines)), ""]
+        out += ["", *(f"- {escape.markdown_item(note)}" for note in footnotes(lines)), ""]
     return "\n".join(out).rstrip() + "\n"
 
 
@@ -147,10 +151,10 @@ def latex(papers: Sequence[tuple[Paper, Sequence[Line]]]) -> str:
         letters, columns = settings_of(lines), columns_of(lines)
         out += [
             r"\begin{table}",
-            rf"\caption{{{_tex(title)}.}}",
+            rf"\caption{{{escape.latex(title)}.}}",
             rf"\begin{{tabular}}{{{''.join('l' if c in ('row', 'quantity', 'verdict') else 'r' for c in columns)}}}",
             r"\toprule",
-            " & ".join(_tex(column) for column in columns) + r" \\",
+            " & ".join(escape.latex(column) for column in columns) + r" \\",
             r"\midrule",
         ]
         for place, block in enumerate(blocks(lines)):
@@ -159,23 +163,16 @@ def latex(papers: Sequence[tuple[Paper, Sequence[Line]]]) -> str:
                 shown = cells(line)
                 mark = f" {letters[line.setting]}" if line.setting else ""
                 draws = f" $n={line.draws}$" if line.draws else ""
-                first = (_tex(shown["row"] + mark) + draws) if not number else ""
-                out.append(" & ".join([first, *(_tex(shown[column]) for column in columns[1:])]) + r" \\")
-        out += [r"\bottomrule", r"\end{tabular}", *(rf"% {note}" for note in footnotes(lines)), r"\end{table}", ""]
+                first = (escape.latex(shown["row"] + mark) + draws) if not number else ""
+                out.append(" & ".join([first, *(escape.latex(shown[column]) for column in columns[1:])]) + r" \\")
+        out += [
+            r"\bottomrule",
+            r"\end{tabular}",
+            *(f"% {escape.one_line(note)}" for note in footnotes(lines)),
+            r"\end{table}",
+            "",
+        ]
     return "\n".join(out)
-
-
-def _tex(text: str) -> str:
-    for found, escaped in (
-        ("\\", r"\textbackslash{}"),
-        ("_", r"\_"),
-        ("%", r"\%"),
-        ("&", r"\&"),
-        ("#", r"\#"),
-        ("$", r"\$"),
-    ):
-        text = text.replace(found, escaped)
-    return text.replace("±", r"$\pm$").replace("–", "--")
 
 
 RAW = ("paper", "row", "family", "norm", "quantity", "verifier", "setting", "ours", "sd", "low", "high", "published")
@@ -194,5 +191,5 @@ def csv_text(papers: Sequence[tuple[Paper, Sequence[Line]]]) -> str:
             values = {key: getattr(line, key, None) for key in RAW}
             values |= {"paper": paper.name, "row": line.row.name, "family": line.row.family, "norm": line.row.norm}
             values |= {"low": low, "high": high, "provenance": target.provenance if target else None}
-            writer.writerow({key: "" if value is None else value for key, value in values.items()})
+            writer.writerow({key: "" if value is None else escape.csv(value) for key, value in values.items()})
     return file.getvalue()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from certtrain import escape
 from certtrain.files import write_bytes_atomic
 from certtrain.reporting.entries import (
     Entry,
@@ -132,7 +133,7 @@ def _bounds(axes: Axes, entries: list[Entry]) -> None:
             best[r] = max(best[r], value)
         x, y = _columns(points)
         colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
-        _steps(axes, x, y, colour, marker, f"certified by {label(entry)}")
+        _steps(axes, x, y, colour, marker, f"certified by {escape.figure(label(entry))}")
     if len(ceiling) == len(exact):
         edges = [0.0, *(float(r) for r, _ in exact)]
         floor = [best[r] for r, _ in exact]

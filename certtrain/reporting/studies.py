@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from certtrain import escape
 from certtrain.reporting.palette import BLUE, GREY
 from certtrain.reporting.plots import save_figure
 from certtrain.reporting.sweeps import number
@@ -46,7 +47,7 @@ def study_table(rows: Sequence[Row], metrics: Sequence[Metric], n: int) -> Group
         table.add_column(key.replace(".", ".\n"), justify="right", overflow="fold")
     for row in shown:
         values = [number(value, metric.is_share) for value, metric in zip(row.values, metrics)]
-        table.add_row(str(row.number), *values, *(row.settings.get(key, "") for key in keys))
+        table.add_row(str(row.number), *values, *(escape.one_line(row.settings.get(key, "")) for key in keys))
     parts: list[RenderableType] = [Text(title, style="bold"), table]
     counts = {state: sum(row.state == state for row in rows) for state in ("pruned", "failed", "running")}
     if told := ", ".join(f"{count} {state}" for state, count in counts.items() if count):
@@ -105,8 +106,8 @@ def pareto_plot(rows: Sequence[Row], metrics: Sequence[Metric], n: int, path: st
     for i in front:
         text = str(complete[i].number)
         axes.annotate(text, points[i], xytext=(5, 5), textcoords="offset points", fontsize=7.5, color=BLUE)
-    axes.set_xlabel(f"validation: {metrics[0].text}")
-    axes.set_ylabel(f"validation: {metrics[1].text}")
+    axes.set_xlabel(f"validation: {escape.figure(metrics[0].text)}")
+    axes.set_ylabel(f"validation: {escape.figure(metrics[1].text)}")
     low, high = view(points, front)
     outside = sum(any(value < least for value, least in zip(point, low)) for point in points)
     hidden = f", {outside} below the view" if outside else ""

@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from certtrain import escape
 from certtrain.reporting.entries import falsified, label, percent, rank
 from certtrain.sweeps.metric import Metric
 from certtrain.sweeps.summary import Comparison, Job, Spread, by_setting, comparisons, differing, spreads
@@ -51,7 +52,7 @@ def runs_table(comparison: Comparison, keys: Sequence[str]) -> RenderableType:
     table = _scores(keys, metric, "seconds")
     for job in jobs:
         validation = job.result["validation"]
-        values = [job.overrides.get(key, "") for key in keys[:MOST_KEYS]]
+        values = [escape.one_line(job.overrides.get(key, "")) for key in keys[:MOST_KEYS]]
         scores = [percent(validation["clean"]), number(metric.of(validation), metric.is_share)]
         table.add_row(*values, *scores, f"{job.result.get('seconds', 0.0):,.1f}")
     return Group(Text(title, style="bold"), table)
@@ -61,7 +62,7 @@ def _scores(keys: Sequence[str], metric: Metric, last: str) -> Table:
     """An empty table: the settings, clean accuracy, the metric that it is sorted by, and one more column."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for key in keys[:MOST_KEYS]:
-        table.add_column(key, overflow="fold", max_width=24)
+        table.add_column(escape.one_line(key), overflow="fold", max_width=24)
     table.add_column("clean (%)", justify="right", no_wrap=True)
     table.add_column(f"{_two_lines(metric)} ▾", justify="right", no_wrap=True)
     table.add_column(last, justify="right", no_wrap=True)
@@ -79,7 +80,7 @@ def settings_table(comparison: Comparison, keys: Sequence[str]) -> RenderableTyp
     rows.sort(key=lambda row: -row[0].mean)
     table = _scores(keys, metric, "seeds")
     for score, clean, jobs in rows:
-        values = [jobs[0].overrides.get(key, "") for key in keys[:MOST_KEYS]]
+        values = [escape.one_line(jobs[0].overrides.get(key, "")) for key in keys[:MOST_KEYS]]
         table.add_row(*values, plus_minus(clean), plus_minus(score), str(len(jobs)))
     return Group(Text(f"mean ± sd over seeds, best first by {metric.name}", style="bold"), table)
 
@@ -140,5 +141,5 @@ def _failures(jobs: Sequence[Job], keys: Sequence[str]) -> list[RenderableType]:
     for job in jobs:
         which = " ".join(f"{key}={job.overrides[key]}" for key in keys if key in job.overrides)
         why = (job.error or job.result.get("reason") or "not finished").split("\n")[0]
-        lines.append(Text(f"{job.state}: {which}  ({why})", style="bold red"))
+        lines.append(Text(escape.one_line(f"{job.state}: {which}  ({why})"), style="bold red"))
     return [*lines, Text()] if lines else []

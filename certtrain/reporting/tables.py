@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from certtrain import escape
 from certtrain.reporting.entries import (
     Entry,
     falsified,
@@ -55,13 +56,16 @@ def bounds_table(entries: list[Entry]) -> RenderableType:
     certifier above PGD would be unsound: the table says so.
     """
     table = Table(box=box.SIMPLE_HEAD, show_footer=True, pad_edge=False)
-    title = f"certified accuracy (%), deterministic, {ball_text(ball_of(entries[0]))}"
+    title = f"certified accuracy (%), deterministic, {escape.one_line(ball_text(ball_of(entries[0])))}"
     attacked = upper_bound(entries)
     table.add_column("radius", footer="seconds", justify="right", no_wrap=True)
     table.add_column("clean", justify="right", no_wrap=True)
     for entry in entries:
         table.add_column(
-            f"certified by\n{label(entry)}", footer=f"{entry['seconds']:,.1f}", justify="right", overflow="fold"
+            f"certified by\n{escape.one_line(label(entry))}",
+            footer=f"{entry['seconds']:,.1f}",
+            justify="right",
+            overflow="fold",
         )
     if len(entries) == 1:
         table.add_column(INTERVAL, justify="right", no_wrap=True)
@@ -168,7 +172,7 @@ def _line(name: str, values: Mapping[str, Any]) -> Text:
         text.append(f" {_target(values)}", style="green")
     for key, value in _flat(values):
         if value is not None and value != []:
-            text.append(f"{'  ' if text else ''}{key}=", style="default not bold dim")
+            text.append(f"{'  ' if text else ''}{escape.one_line(key)}=", style="default not bold dim")
             text.append(_short(value), style="default not bold")
     return text
 
@@ -192,7 +196,7 @@ def _short(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         items = [_short(item) for item in value]
         return f"[{','.join(items if len(items) <= 12 else [*items[:10], f'...{len(items)}'])}]"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return str(value).lower() if isinstance(value, bool) else escape.one_line(value)
 
 
 def _failures(entry: Entry) -> list[str]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from html import escape
 from typing import TypeAlias
+
+from certtrain.escape import html
 
 VOID = ("meta", "br", "img", "hr")  # elements that have no end tag
 
@@ -109,7 +110,7 @@ def _node(child: Node) -> str:
     if isinstance(child, Markup):
         return str(child)
     if isinstance(child, (str, int, float)):
-        return escape(str(child))
+        return html(child)
     return "".join(_node(item) for item in child)
 
 
@@ -117,4 +118,4 @@ def _attribute(key: str, value: Attribute) -> str:
     if value is None or value is False:
         return ""
     name = key.rstrip("_").replace("_", "-")
-    return f" {name}" if value is True else f' {name}="{escape(str(value))}"'
+    return f" {name}" if value is True else f' {name}="{html(value)}"'
