@@ -16,6 +16,7 @@ from certtrain.certificates import HEADER
 from certtrain.errors import UserError
 
 NEEDED = ("idx", "label", "predict", "radius", "correct")
+DIGITS = 18  # of an index, a class or a count
 FLAGS = {"true": 1, "false": 0}
 CLOCK = re.compile(r"(?:(?P<days>-?\d+) days?, )?(?P<h>\d+):(?P<m>\d\d):(?P<s>\d\d(?:\.\d+)?)")
 
@@ -98,7 +99,7 @@ def read_field_log(path: str | Path) -> FieldLog:
     further = [name for name in names if name not in (*NEEDED, "time")]
     return FieldLog(
         path,
-        *(np.array([int(float(row[name])) for row in rows], dtype=np.int64) for name in NEEDED[:3]),
+        *(np.array([_whole(row[name]) for row in rows], dtype=np.int64) for name in NEEDED[:3]),
         radius=np.array([float(row["radius"]) for row in rows]),
         radius_text=tuple(row["radius"] for row in rows),
         correct=np.array([_flag(row["correct"]) for row in rows], dtype=np.int64),
@@ -124,8 +125,8 @@ def parse_seconds(text: str) -> float:
     """Seconds of `15.4`, `0:00:13.736080`, `0:00:13` or `1 day, 2:00:00`; NaN of anything else."""
     clock = CLOCK.fullmatch(text.strip())
     if clock:
-        hours = 24 * int(clock["days"] or 0) + int(clock["h"])
-        return 3600.0 * hours + 60.0 * int(clock["m"]) + float(clock["s"])
+        hours = 24 * float(clock["days"] or 0) + float(clock["h"])
+        return 3600.0 * hours + 60.0 * float(clock["m"]) + float(clock["s"])
     try:
         return float(text)
     except ValueError:
@@ -154,10 +155,9 @@ def _unreadable(row: dict[str, str]) -> str | None:
     """What of a row's first columns is no number."""
     for name in NEEDED[:3]:
         try:
-            if float(row[name]) != int(float(row[name])):
-                return f"{name} {row[name]!r}, no whole number"
+            _whole(row[name])
         except (ValueError, OverflowError):
-            return f"{name} {row[name]!r}, no whole number"
+            return f"{name} {row[name]!r}, no whole number of at most {DIGITS} digits"
     for name, read in (("radius", float), ("correct", _flag)):
         try:
             read(row[name])
@@ -167,10 +167,20 @@ def _unreadable(row: dict[str, str]) -> str | None:
 
 
 def _flag(text: str) -> int:
-    value = float(FLAGS.get(text.lower(), text))
-    if value != int(value):
+    return FLAGS[text.lower()] if text.lower() in FLAGS else _whole(text)
+
+
+def _whole(text: str) -> int:
+    """A whole number, also as `7.0` or `7e0`, which a float would hold only up to 2^53."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = int(float(text))
+        if value != float(text):
+            raise
+    if abs(value) >= 10**DIGITS:  # so that differences of two fit in 64 bits
         raise ValueError(text)
-    return int(value)
+    return value
 
 
 def _refuse(path: Path, why: str) -> NoReturn:

@@ -16,7 +16,7 @@ ALPHAS = (0.1, 0.05, 0.01, 0.005, 0.001, 0.0005, 0.0001)
 SIGMAS = (0.12, 0.25, 0.5, 1.0)  # of the field: tried, and called a guess, where none is stated
 MOST = 1_000  # distinct radii looked at; the largest tell ladders apart best
 CHANCE = 1e-6  # below this a consistent ladder is called unlikely
-PILE = 10  # rows at one radius that make it the cap rather than a coincidence
+EXPLAINED = 0.01  # from here on a ladder explains the rows at the largest radius
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class Candidate:
         of: how many distinct radii there are.
         above: how many distinct radii lie above its cap.
         chance: how likely it is that a log of this ladder shows only radii that a coarser consistent one allows, too.
+        pile: how likely it is at most that no row lies above the largest radius, where m rows lie, in units of that of
+            the ladder that explains it best, whose cap it most often is.
     """
 
     ladder: Ladder
@@ -35,6 +37,7 @@ class Candidate:
     of: int
     above: int
     chance: float = 1.0
+    pile: float = 1.0
 
     @property
     def consistent(self) -> bool:
@@ -42,7 +45,7 @@ class Candidate:
 
     @property
     def likely(self) -> bool:
-        return self.consistent and self.chance >= CHANCE
+        return self.consistent and min(self.chance, self.pile) >= CHANCE
 
     def __str__(self) -> str:
         level = self.ladder.level
@@ -74,11 +77,13 @@ def thinned(shown: Printed) -> Printed:
 def fingerprint(
     shown: Printed, sigma: float, draws: Sequence[int] = DRAWS, alphas: Sequence[float] = ALPHAS
 ) -> list[Candidate]:
-    """Every ladder tried, the consistent and likely ones first, the coarsest (fewest draws) before the finer.
+    """Every ladder tried, the consistent and likely ones first; of these the ones that explain the rows at the largest
+    radius, and of these the coarsest (fewest draws) before the finer.
 
     A ladder is consistent when it has a radius within the rounding of every radius of the log. A finer ladder is
     nearly always consistent as well; it is unlikely when its logs would show many radii that a coarser consistent
-    ladder does not have, and this one shows none of them, or when many rows share the coarser one's cap.
+    ladder does not have, and this one shows none of them. Any ladder is unlikely when many rows share the largest
+    radius, which is the cap of another one, and none lies between it and the cap of this one.
     """
     shown = thinned(shown)
     found = []
@@ -88,7 +93,7 @@ def fingerprint(
             on, above = ladder.holds(shown.low, shown.high), shown.low > ladder.cap
             found.append(Candidate(ladder, int(on.sum()), len(on), int(above.sum())))
     judged = _judged([candidate for candidate in found if candidate.consistent], shown)
-    judged.sort(key=lambda c: (not c.likely, c.ladder.n, -c.ladder.level))
+    judged.sort(key=lambda c: (not c.likely, c.pile < EXPLAINED, c.ladder.n, -c.ladder.level))
     others = [candidate for candidate in found if not candidate.consistent]
     return judged + sorted(others, key=lambda c: (-c.held, c.ladder.n, -c.ladder.level))
 
@@ -109,9 +114,32 @@ def guess_sigma(shown: Printed) -> float | None:
 
 
 def _judged(consistent: list[Candidate], shown: Printed) -> list[Candidate]:
-    """The candidates, each with the chance that the coarser consistent ones leave it."""
-    if shown.exact or not len(shown.radius) or len(consistent) < 2:
+    """The candidates, each with the chance that the others leave it."""
+    if not len(shown.radius) or len(consistent) < 2:
         return consistent
+    piles = [_log_pile_chance(candidate.ladder, shown) for candidate in consistent]
+    judged = [replace(c, pile=math.exp(pile - max(piles))) for c, pile in zip(consistent, piles)]
+    return judged if shown.exact else _beside_coarser(judged, shown)
+
+
+def _log_pile_chance(ladder: Ladder, shown: Printed) -> float:
+    """How likely it is, as a logarithm, that all rows at the largest radius have the misses that this ladder gives
+    them: 0 where the radius is its cap.
+
+    Easy examples get all votes, or nearly so: among those with at most `most` misses every number of misses from 0 on
+    is at least as likely as a larger one. A radius that needs from `least` to `most` of them is then shown by all m
+    rows that could show it or a larger one with a probability of at most ((most - least + 1) / (most + 1))^m.
+    """
+    low, high = shown.low[-1], shown.high[-1]
+    fewest = min(int(ladder.count(low)), ladder.n)
+    votes = min(int(ladder.count(high)), ladder.n)
+    votes -= bool(ladder.radius(votes) > high)
+    least, most = ladder.n - max(votes, fewest), ladder.n - fewest
+    return int(shown.rows[-1]) * math.log((most - least + 1) / (most + 1))
+
+
+def _beside_coarser(consistent: list[Candidate], shown: Printed) -> list[Candidate]:
+    """The candidates, each with the chance that its logs show only radii that coarser consistent ladders have, too."""
     values, half = shown.all_between(float(shown.low[0]), float(shown.high[-1]))
     can_show = [candidate.ladder.holds(values - half, values + half) for candidate in consistent]
     judged = []
@@ -124,8 +152,6 @@ def _judged(consistent: list[Candidate], shown: Printed) -> list[Candidate]:
             mine, its = int((own & (values > first)).sum()), int((own & coarse & (values > first)).sum())
             if mine and its:
                 chance = min(chance, (its / mine) ** int((shown.radius > first).sum()))
-            if _piled(other.ladder, shown) and not _piled(candidate.ladder, shown):
-                chance = 0.0
         judged.append(replace(candidate, chance=chance))
     return judged
 
@@ -133,11 +159,6 @@ def _judged(consistent: list[Candidate], shown: Printed) -> list[Candidate]:
 def _capped(ladder: Ladder, shown: Printed) -> bool:
     """Whether the largest radius of the log is the ladder's cap."""
     return bool(shown.low[-1] <= ladder.cap <= shown.high[-1])
-
-
-def _piled(ladder: Ladder, shown: Printed) -> bool:
-    """Whether the largest radius is the ladder's cap and more rows share it than any other."""
-    return _capped(ladder, shown) and bool(shown.rows[-1] >= PILE and shown.rows[-1] == shown.rows.max())
 
 
 def off_ladder(texts_radius: NDArray[np.float64], shown: Printed, ladder: Ladder) -> NDArray[np.bool_]:

@@ -16,8 +16,6 @@ from certtrain.summary import ACR_UNIT, held_radii
 from certtrain.threat import parse_radius
 
 Floats = NDArray[np.float64]
-# Steps of the radii that are shown where nobody named any.
-STEPS = tuple(Fraction(k, 2) / 10**d for d in range(6, -3, -1) for k in (2, 5, 10))
 MOST = 10
 
 
@@ -47,7 +45,8 @@ class Outcomes:
     @property
     def acr(self) -> float:
         """Mean of correct * radius; summed as integers of floor(R * 2^40), as `summary.summarise` does."""
-        return int(np.floor(np.maximum(self.held, 0.0) * ACR_UNIT).astype(np.int64).sum()) / (len(self) * ACR_UNIT)
+        units = np.floor(np.maximum(self.held, 0.0) * ACR_UNIT)
+        return sum(map(int, units.tolist())) / (len(self) * ACR_UNIT)  # radii of pixels would not fit in 64 bits
 
     @property
     def abstained(self) -> int:
@@ -111,8 +110,10 @@ def sensible_radii(largest: float) -> list[Fraction]:
     """Radii for a table up to the largest certified one: 0 and the multiples of 0.25, 0.1, ... that are at most ten."""
     if not (math.isfinite(largest) and largest > 0):
         return [Fraction(0)]
-    step = next(step for step in sorted(STEPS) if largest / float(step) < MOST)
-    return [step * k for k in range(int(largest / float(step)) + 2)]
+    tenfold = Fraction(10) ** (math.floor(math.log10(largest)) - 2)
+    steps = (tenfold * factor for factor in (1, Fraction(5, 2), 5, 10, 25, 50, 100))
+    step = next(step for step in steps if Fraction(largest) < MOST * step)
+    return [step * k for k in range(int(Fraction(largest) / step) + 2)]
 
 
 def parse_grid(texts: Sequence[str]) -> list[Fraction]:

@@ -1,5 +1,6 @@
 """The true (n, alpha) is always among the consistent ones; with enough rows the wrong ones are not."""
 
+import numpy as np
 import pytest
 from field_logs import simulate
 from hypothesis import given, settings
@@ -76,3 +77,34 @@ def test_off_the_ladder_and_rounded_up():
     assert 0.9 * up < rows <= up  # next to 0 a printed radius can have two sources, and is not judged
     assert 0 < excess <= max(t - r for t, r in zip(as_printed, made.radius)) + 1e-9
     assert rounded_up(printed(texts(made, "{!r}")), ladder) == (0, 0.0)
+
+
+@pytest.mark.parametrize("form", ["{:.3}", "{:.2f}", "{!r}"])
+@pytest.mark.parametrize(
+    ("n", "alpha", "sigma"),
+    [(100_000, 0.001, 0.5), (100_000, 0.001, 0.25), (10_000, 0.001, 0.5), (100_000, 0.005, 1.0)],
+)
+def test_a_pile_at_the_largest_radius_is_the_cap(n, alpha, sigma, form):
+    """A classifier as good as MNIST's: a third of its images get all votes. Two decimals leave several ladders."""
+    made = simulate(n, alpha, sigma, 500, shape=(6.0, 0.2))
+    shown = printed(texts(made, form))
+    assert shown.rows[-1] >= 0.05 * 500
+    best = fingerprint(shown, sigma)[0]
+    assert (best.ladder.n, best.ladder.level, best.pile) == (n, alpha, 1.0)
+    assert best.likely
+
+
+def test_how_well_a_pile_is_explained_by_hand():
+    """n = 100, level 0.1: from 0, 1 and 2 misses come 2.0, 1.7665 and 1.6161. Of three rows that show the second at
+    most ((1 - 1 + 1) / (1 + 1))^3 is a log's chance to show no row with the first."""
+    ladder = Ladder(100, 0.1, 1.0)
+    radii = [f"{float(ladder.radius(votes)):.4f}" for votes in (97, 98, 99)]
+    shown = printed([radii[0], radii[1]] + 3 * [radii[2]])
+    cap = Ladder(100, 0.5, 1.0)  # is too low for these radii, and is no candidate
+    [found] = fingerprint(shown, 1.0, draws=(100,), alphas=(0.1,))[:1]
+    assert found.ladder == ladder
+    from certtrain.audit.fingerprint import _log_pile_chance
+
+    assert _log_pile_chance(ladder, shown) == pytest.approx(3 * np.log(1 / 2))
+    assert _log_pile_chance(ladder, printed(radii[:2])) == pytest.approx(np.log(1 / 3))
+    assert _log_pile_chance(cap, printed([f"{cap.cap:.4f}"])) == 0
