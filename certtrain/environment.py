@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -27,9 +29,8 @@ PACKAGES = (
     "auto_LiRPA",
     "wandb",
 )
-# Untracked files that can change a result. Others (notes, keys) have no place in evidence that gets shared.
+# Untracked files that can change a result: names are evidence, contents may be keys and stay where they are.
 CODE_SUFFIXES = frozenset({".py", ".yaml", ".yml", ".toml"})
-UNTRACKED_LIMIT = 1_000_000  # bytes of one untracked file
 
 
 def describe() -> dict[str, Any]:
@@ -63,10 +64,16 @@ def typed_words() -> list[str]:
 
 
 def command_line() -> str:
-    """The command as typed, its program without the folder that it lies in."""
+    """The command as typed, its program without the folder that it lies in, without the password of a database."""
     words = _typed or sys.argv
     program = Path(words[0]).name if words and words[0] else "python"
-    return " ".join([program, *map(shlex.quote, words[1:])])  # a program of two words is a command with its name
+    # A program of two words is a command with its name.
+    return " ".join([program, *(shlex.quote(without_password(word)) for word in words[1:])])
+
+
+def without_password(text: str) -> str:
+    """`postgresql://me:***@host/db` for a URL with a password: evidence gets shared."""
+    return re.sub(r"(://[^/@:\s]*):[^/@\s]*@", r"\1:***@", text)
 
 
 class Started(NamedTuple):
@@ -110,8 +117,9 @@ def hardware() -> dict[str, Any]:
 def git_state() -> tuple[str, str] | None:
     """The commit of certtrain's own source and the patch from it to the files as they are ("" when clean).
 
-    The patch covers tracked files and untracked code and configuration. None when the package is not run from a git
-    checkout: a wheel installed inside somebody's repository must not claim that repository's commit.
+    The patch covers tracked files; of untracked code and configuration it lists the names, in lines that `git apply`
+    passes over. None when the package is not run from a git checkout: a wheel installed inside somebody's repository
+    must not claim that repository's commit.
     """
     source = Path(__file__).resolve()
     top = _git(source.parent, "rev-parse", "--show-toplevel")
@@ -123,27 +131,19 @@ def git_state() -> tuple[str, str] | None:
     untracked = _git(root, "ls-files", "--others", "--exclude-standard", "-z")
     if commit is None or tracked is None or untracked is None:
         return None
-    parts = [tracked]
-    for name in filter(None, untracked.split("\0")):
-        path = root / name
-        if path.suffix not in CODE_SUFFIXES or not path.is_file():
-            continue
-        if path.stat().st_size > UNTRACKED_LIMIT:
-            parts.append(f"# untracked and too long to list: {name}\n")
-            continue
-        # git diff --no-index exits 1 when the files differ, as they always do here
-        parts.append(_git(root, "diff", "--no-index", "--no-color", "--", os.devnull, name, good=(0, 1)) or "")
-    return commit.strip(), "".join(parts)
+    names = [name for name in untracked.split("\0") if Path(name).suffix in CODE_SUFFIXES]
+    listed = [f"# untracked, its content not in this patch: {json.dumps(name)}\n" for name in names]
+    return commit.strip(), "".join(listed) + tracked
 
 
-def _git(folder: Path, *arguments: str, good: tuple[int, ...] = (0,)) -> str | None:
+def _git(folder: Path, *arguments: str) -> str | None:
     try:
         done = subprocess.run(
             ["git", "-C", str(folder), *arguments], capture_output=True, stdin=subprocess.DEVNULL, timeout=30
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.decode("utf-8", "replace") if done.returncode in good else None
+    return done.stdout.decode("utf-8", "replace") if done.returncode == 0 else None
 
 
 def _cpu_model() -> str | None:

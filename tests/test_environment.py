@@ -37,18 +37,31 @@ def test_clean_checkout(checkout):
     assert patch == ""
 
 
-def test_patch_rebuilds_the_code_that_ran(checkout, tmp_path_factory):
+def test_the_patch_holds_changes_of_tracked_files_and_the_names_of_untracked_ones(checkout, tmp_path_factory):
+    """What is not under version control may be anybody's key: its content stays where it is."""
     (checkout / "certtrain" / "__init__.py").write_text("a = 2\n")
-    (checkout / "certtrain" / "mine.py").write_text("b = 3\n")
-    (checkout / ".env").write_text("KEY=secret\n")
+    (checkout / "certtrain" / "mine.py").write_text("TOKEN = 'secret'\n")
+    for name in ("settings.toml", "deploy.yaml", "a\nb.yml", ".env", "notes.txt"):
+        (checkout / name).write_text("key: secret\n")
     _, patch = environment.git_state()
     assert "secret" not in patch
+    listed = [line for line in patch.splitlines() if line.startswith("# untracked")]
+    assert [line.split(": ")[1] for line in listed] == [
+        *('"a\\nb.yml"', '"certtrain/mine.py"', '"deploy.yaml"', '"settings.toml"')
+    ]
     clone = tmp_path_factory.mktemp("clone")
     git(clone.parent, "clone", "-q", str(checkout), str(clone))
     (clone / "diff.patch").write_text(patch)
     git(clone, "apply", "diff.patch")
     assert (clone / "certtrain" / "__init__.py").read_text() == "a = 2\n"
-    assert (clone / "certtrain" / "mine.py").read_text() == "b = 3\n"
+    assert sorted(path.name for path in (clone / "certtrain").iterdir()) == ["__init__.py", "environment.py"]
+
+
+def test_untracked_code_alone_makes_a_checkout_dirty(checkout):
+    (checkout / "notes.txt").write_text("")
+    assert environment.git_state()[1] == ""
+    (checkout / "mine.py").write_text("")
+    assert "mine.py" in environment.git_state()[1]
 
 
 def test_installed_inside_a_foreign_repository_has_no_commit(checkout, monkeypatch):
@@ -84,3 +97,10 @@ def test_what_was_typed_is_remembered_over_what_a_command_makes_of_it(monkeypatc
     monkeypatch.setattr(environment, "_typed", [])
     environment.remember_command(["certtrain", "certify", "run=a", "radii=[0.1, 0.2]"])
     assert environment.command_line() == "certtrain certify run=a 'radii=[0.1, 0.2]'"
+
+
+def test_a_password_is_no_evidence(monkeypatch):
+    words = ["certtrain", "train", "sweep.storage=postgresql://me:hunter2@host:5432/db", "data=digits"]
+    monkeypatch.setattr(environment, "_typed", words)
+    assert environment.command_line() == "certtrain train 'sweep.storage=postgresql://me:***@host:5432/db' data=digits"
+    assert environment.without_password("sqlite:////tmp/a:b@c.db") == "sqlite:////tmp/a:b@c.db"

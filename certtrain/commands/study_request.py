@@ -76,6 +76,7 @@ class StudyRequest:
         """
         path = self.folder / "study.json"
         fixed = {key: value for key, value in self.sweep.items() if key not in FREE}
+        fixed["storage"] = fixed["storage"] and environment.without_password(fixed["storage"])
         objectives = [metric.name for metric in self.metrics]
         if path.exists():
             try:
