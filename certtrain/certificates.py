@@ -198,6 +198,9 @@ class CertificateLog:
         except UnicodeDecodeError as error:
             self._refuse(str(error))
         header, *rows = text.split("\n")[:-1] or [""]
+        first = "\t".join(HEADER).encode()
+        if not text and not (first.startswith(content) or content.startswith(first)):
+            self._refuse("it holds no whole line")  # else a torn header, to be written anew
         names = header.split("\t") if header else list(HEADER)
         if tuple(names[: len(HEADER)]) != HEADER:
             self._refuse("its first columns are not " + " ".join(HEADER))

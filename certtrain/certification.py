@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,7 +22,7 @@ from certtrain.certifiers.base import Certifier
 from certtrain.data.batch import Batch
 from certtrain.data.hashing import inputs_sha256
 from certtrain.data.split import Inputs
-from certtrain.errors import UserError
+from certtrain.errors import UserError, command_line
 from certtrain.parts import Place, collect, cut, done_anywhere, part_log, refuse_other, remove_parts
 from certtrain.summary import cascade_summary, summarise
 from certtrain.threat import radius_text
@@ -58,33 +60,52 @@ def choose_indices(rule: str, n: int) -> Tensor:
     Raises:
         UserError: an unknown rule, more examples than there are, a position outside the split.
     """
-    words = str(rule).split("_")
     if rule == "all":
         return torch.arange(n)
-    if words[0] == "first" and len(words) == 2 and words[1].isdigit() and int(words[1]) > 0:
-        if int(words[1]) > n:
-            raise UserError(f"the split has {n} examples, not {words[1]}", where=f"indices={rule}", fix="indices=all")
-        return torch.arange(int(words[1]))
-    if words[0] == "every" and len(words) == 2 and words[1].rstrip("stndrh").isdigit():
-        step = int(words[1].rstrip("stndrh"))
-        if step > 0:
-            return torch.arange(0, n, step)
+    if (match := re.fullmatch(r"first_([1-9][0-9]{0,17})", str(rule))) is not None:
+        if int(match[1]) > n:
+            raise UserError(f"the split has {n} examples, not {match[1]}", where=f"indices={rule}", fix="indices=all")
+        return torch.arange(int(match[1]))
+    if (match := re.fullmatch(r"every_([1-9][0-9]{0,17})(?:st|nd|rd|th)?", str(rule))) is not None:
+        return torch.arange(0, n, int(match[1]))
     path = Path(str(rule))
     if path.is_file():
-        try:
-            chosen = sorted({int(line) for line in path.read_text().split()})
-        except ValueError as error:
-            raise UserError(f"{path} holds something else than positions: {error}", where=f"indices={rule}") from error
-        if not chosen or chosen[0] < 0 or chosen[-1] >= n:
-            raise UserError(
-                f"{path} names positions outside 0..{n - 1}", where=f"indices={rule}", fix="check the split"
-            )
-        return torch.tensor(chosen)
+        return torch.tensor(sorted(read_positions(path, n)))
     raise UserError(
         f"indices={rule!r} is not a rule",
         where="configuration key indices",
         fix="all, first_500, every_20th, or a file",
     )
+
+
+def read_positions(path: Path, n: int) -> list[int]:
+    """The positions in a file, one a line, in its order; a byte order mark before the first is passed over.
+
+    Raises:
+        UserError: it holds none, something else, one outside a split of n examples, or one twice.
+    """
+    where = f"indices={path}"
+    try:
+        words = path.read_text(encoding="utf-8-sig").split()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as text: {error}", where=where, fix="one position a line") from error
+    if not words:
+        raise UserError(f"{path} names no position", where=where, fix="one position a line, or indices=all")
+    for word in words:
+        if re.fullmatch(r"-?[0-9]+", word) is None:
+            fix = "one position a line, counted from 0"
+            raise UserError(f"{path} holds {word[:40]!r}, which is no position", where=where, fix=fix)
+        if word.startswith("-") or len(word.lstrip("0")) > 18 or int(word) >= n:
+            raise UserError(f"{path} names {word[:40]}, outside 0..{n - 1}", where=where, fix="check the split")
+    chosen = [int(word) for word in words]
+    if twice := sorted(position for position, count in Counter(chosen).items() if count > 1):
+        shown = ", ".join(map(str, twice[:5]))
+        raise UserError(
+            f"{path} names {len(twice)} position(s) more than once, such as {shown}: each example counts once",
+            where=where,
+            fix=command_line("sort", "-un", path, "-o", path),
+        )
+    return chosen
 
 
 def certify_examples(

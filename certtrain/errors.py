@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterable
+
+MOST_CHARACTERS = 300  # of a list of options in a message
 
 
 class UserError(Exception):
@@ -35,10 +38,24 @@ class DiskFull(UserError):
     """
 
 
+def in_one_line(message: str) -> str:
+    """What a printed `UserError` says is wrong, in one line: without `where` and `fix`."""
+    return " ".join(message.split("\n  where: ")[0].split("\n  fix:   ")[0].split())
+
+
+def command_line(*words: object) -> str:
+    """A command to be copied into a shell, each word quoted where it has to be."""
+    return shlex.join(str(word) for word in words)
+
+
 def nearest(word: str, options: Iterable[str]) -> str:
-    """`did you mean a, b?` for a mistyped word, or the list of all options when nothing is near."""
+    """`did you mean a, b?` for a mistyped word, or the list of the options when nothing is near; of many the first."""
     options = sorted(set(options))
     close = difflib.get_close_matches(word, options, n=3, cutoff=0.5)
     if close:
         return f"did you mean {', '.join(close)}?"
-    return f"available: {', '.join(options)}"
+    shown = options
+    while len(", ".join(shown)) > MOST_CHARACTERS and len(shown) > 1:
+        shown = shown[:-1]
+    more = len(options) - len(shown)
+    return f"available: {', '.join(shown)}{f' and {more} more' if more else ''}"

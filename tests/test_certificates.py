@@ -241,3 +241,12 @@ def test_a_full_disk_leaves_the_rows_before(tmp_path, monkeypatch):
             assert os.listdir(tmp_path) == ["log.tsv"]
     log.append(make([2, 3]))
     assert CertificateLog(log.path).done_indices() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("content", ["no line at all", "idx label predict"])
+def test_a_file_without_a_whole_line_is_no_log_and_stays(tmp_path, content):
+    path = tmp_path / "notes.tsv"
+    path.write_text(content)
+    with pytest.raises(UserError, match="holds no whole line"):
+        CertificateLog(path)
+    assert path.read_text() == content

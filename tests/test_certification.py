@@ -1,6 +1,7 @@
 """Certifying a list of examples: row by row, continued where it was left, refused under other settings."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -211,16 +212,36 @@ def test_index_rules(rule, expected):
 
 
 def test_index_files(tmp_path):
-    (tmp_path / "list").write_text("7\n3\n3\n")
-    assert choose_indices(str(tmp_path / "list"), 10).tolist() == [3, 7]
-    (tmp_path / "far").write_text("10\n")
-    (tmp_path / "words").write_text("one\n")
-    for name in ("far", "words"):
-        with pytest.raises(UserError):
-            choose_indices(str(tmp_path / name), 10)
+    (tmp_path / "list").write_bytes(b"7\r\n03\n")
+    (tmp_path / "bom").write_bytes(b"\xef\xbb\xbf7\n3")
+    for name in ("list", "bom"):
+        assert choose_indices(str(tmp_path / name), 10).tolist() == [3, 7]
 
 
-@pytest.mark.parametrize("rule", ["first_50", "first_0", "every_0th", "some", "first_x", ""])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"10\n", "names 10, outside 0..9"),
+        (b"-1\n", "names -1, outside 0..9"),
+        (b"3\n" + b"9" * 5000, "outside 0..9"),
+        (b"one\n", "'one', which is no position"),
+        (b"1_0\n", "'1_0', which is no position"),
+        ("\u0663\n".encode(), "which is no position"),
+        (b"\xff\xfe7\x00\n", "cannot be read as text"),
+        (b"", "names no position"),
+        (b"\xef\xbb\xbf \n", "names no position"),
+        (b"7\n3\n3\n7\n5\n", "names 2 position(s) more than once, such as 3, 7"),
+    ],
+)
+def test_index_files_that_name_no_list_of_examples(tmp_path, content, message):
+    (tmp_path / "list").write_bytes(content)
+    with pytest.raises(UserError, match=re.escape(message)):
+        choose_indices(str(tmp_path / "list"), 10)
+
+
+@pytest.mark.parametrize(
+    "rule", ["first_50", "first_0", "every_0th", "some", "first_x", "", "first_\u00b2", "every_th"]
+)
 def test_rules_that_are_none_are_refused(rule):
     with pytest.raises(UserError):
         choose_indices(rule, 10)
