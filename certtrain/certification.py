@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import time
 from collections import Counter
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from certtrain.card_check import indices_sha256
 from certtrain.certificates import CertificateLog, Certificates, read_card, write_card
 from certtrain.certifiers.base import Certifier
 from certtrain.data.batch import Batch
@@ -41,8 +41,7 @@ class Examples:
     @property
     def sha256(self) -> str:
         """Hash of the chosen positions, one decimal number per line."""
-        text = "".join(f"{index}\n" for index in self.indices.tolist())
-        return hashlib.sha256(text.encode()).hexdigest()
+        return indices_sha256(self.indices.tolist())
 
     @cached_property
     def inputs_sha256(self) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ from certtrain.audit.bound_rows import audit_bound_rows
 from certtrain.audit.findings import Audit, equal
 from certtrain.audit.smoothing_rows import audit_smoothing_rows
 from certtrain.audit.statements import audit_counterexamples, audit_statements
+from certtrain.card_check import indices_sha256
 from certtrain.certificates import CertificateLog, Certificates, read_card
 from certtrain.errors import UserError
 from certtrain.runs import RunDirectory, config_differences, config_hash, sha256_file
@@ -85,11 +84,6 @@ def log_of(card: Path) -> Path | None:
 def card_of(log: Path) -> Path:
     """Where the card of a log would lie."""
     return log.with_name(log.name.removesuffix(".gz").removesuffix(".tsv") + ".json")
-
-
-def indices_sha256(indices: Iterable[int]) -> str:
-    """The hash of a list of positions: one decimal number per line, ascending."""
-    return hashlib.sha256("".join(f"{index}\n" for index in sorted(indices)).encode()).hexdigest()
 
 
 def _run_of(path: Path) -> RunDirectory | None:

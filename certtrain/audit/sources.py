@@ -9,7 +9,8 @@ from typing import Any
 from certtrain.audit.card import card_of, cards_of, log_of
 from certtrain.audit.field_checks import usable
 from certtrain.audit.fieldlog import is_ours, read_field_log
-from certtrain.certificates import CertificateLog, read_card
+from certtrain.card_check import read_whole
+from certtrain.certificates import read_card
 from certtrain.errors import UserError
 from certtrain.reporting.curve_figures import Line
 from certtrain.reporting.curves import outcomes
@@ -22,7 +23,8 @@ def read_lines(paths: Sequence[str | Path], norm: str | None = None) -> list[Lin
     """Every log below the paths: a run's are all of its cards'; field logs are in l2 unless the norm is stated.
 
     Raises:
-        UserError: a path that is no run, card or log; a certificate that was falsified; an unknown norm.
+        UserError: a path that is no run, card or log; a certificate that was falsified; a log that is not
+            the one that its card is about; an unknown norm.
     """
     if norm is not None and norm not in NORMS:
         raise UserError(f"unknown norm {norm!r}", where="--norm", fix=f"one of {', '.join(NORMS)}")
@@ -54,9 +56,7 @@ def _of_log(path: Path, card: dict[str, Any], norm: str | None) -> Line:
             where="certificate card",
             fix="find what is wrong with the bounds or the noise, and certify again",
         )
-    rows = CertificateLog(path, read_only=True).read().sorted()
-    if not len(rows):
-        raise UserError(f"{path} holds no row", where="certificate log", fix="a log with at least one whole line")
+    rows = read_whole(path, card)
     norm = card.get("norm") or norm or ("l2" if is_smoothing(rows) else None)
     if norm is None:
         raise UserError(f"no card beside {path} says the norm", where="--norm", fix=f"--norm {' or '.join(NORMS)}")

@@ -143,6 +143,7 @@ def _derive(console: Console, path: Path, options: argparse.Namespace) -> None:
     from certtrain.audit.findings import rows_text
     from certtrain.audit.rederive import rederived, refuse_stages
     from certtrain.audit.rewrite import check_output, write_derived
+    from certtrain.card_check import read_whole
     from certtrain.certificates import CertificateLog, read_card
     from certtrain.claims import EACH, shared_budget
     from certtrain.reporting.curve_tables import old_and_new
@@ -153,7 +154,7 @@ def _derive(console: Console, path: Path, options: argparse.Namespace) -> None:
     source = CertificateLog(path, read_only=True)
     if source.torn():
         console.print("the last line is broken and left out", highlight=False)
-    rows = source.read().sorted()
+    rows = read_whole(path, card or {})
     refuse_stages(rows, settings)
     if options.bonferroni and options.bonferroni < len(rows):
         raise UserError(

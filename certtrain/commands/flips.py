@@ -38,7 +38,7 @@ def parser() -> Parser:
 def main(arguments: Sequence[str]) -> int:
     """Run the command. Returns 0."""
     options = parser().parse_args(list(arguments))
-    from certtrain.certificates import CertificateLog
+    from certtrain.card_check import read_whole
     from certtrain.files import write_json_atomic
     from certtrain.reporting import flips, terminal
     from certtrain.runs import find_run
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
     if radius not in radii:
         told = ", ".join(map(radius_text, radii))
         raise UserError(f"{radius_text(radius)} is no radius of {name}", where="--radius", fix=f"one of {told}")
-    rows = CertificateLog(run.certificates / f"{name}.tsv", read_only=True).read().sorted()
+    rows = read_whole(run.certificates / f"{name}.tsv", card)
     scales = Scales.from_dict(card["settings"]["scales"])
     settings = card["settings"]
     beyond = settings.get("bisect_up_to")  # a bisection ends within its tolerance of there

@@ -13,6 +13,7 @@ from rich.console import Console
 from torch import nn
 
 from certtrain.callbacks.signals import SignalFlag
+from certtrain.card_check import disagreement
 from certtrain.certificates import CertificateLog, Certificates, read_card
 from certtrain.certification import Examples, accelerator, begin, certify_examples, choose_indices
 from certtrain.certifiers.base import Certifier
@@ -250,8 +251,11 @@ def _earlier(
         path = log.with_suffix(".json")
         if name in radii or entry["indices_sha256"] != indices_sha256 or not (log.exists() and path.exists()):
             continue
-        if read_card(path).get("checkpoint_sha256") == card["checkpoint_sha256"]:
+        other = read_card(path)
+        if other.get("checkpoint_sha256") == card["checkpoint_sha256"]:
             rows = CertificateLog(log, read_only=True).read()
+            if disagreement(rows, other, CertificateLog(log, read_only=True)):  # an audit says what; it is not drawn
+                continue
             entries[name], radii[name] = entry, held_radii(rows.correct, rows.radius)
     return entries
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from certtrain.card_check import read_whole
 from certtrain.certificates import VERIFIED, CertificateLog, Certificates, read_card
 from certtrain.scales import Scales
 from certtrain.threat import parse_radius, radius_text
@@ -64,7 +65,7 @@ def read_claims(
     the positions of their rows (`data.hashing.inputs_sha256`; cards of earlier versions have no such hash).
 
     Raises:
-        UserError: a card or a log that cannot be read.
+        UserError: a card or a log that cannot be read; a log that is not the one that its complete card is about.
     """
     logs = []
     for path in sorted((*Path(folder).glob("*.tsv"), *Path(folder).glob("*.tsv.gz"))):
@@ -80,9 +81,9 @@ def read_claims(
             continue
         if card.get("settings", {}).get("scales", {}).get("sha256") != (scales and scales.sha256):
             continue  # about boxes of other sizes
-        rows = CertificateLog(path, read_only=True).read()
-        certified = card.get("inputs_sha256")
         whole = card.get("status") == "complete"  # of a part of the examples nobody knows the hash
+        rows = read_whole(path, card) if whole else CertificateLog(path, read_only=True).read()
+        certified = card.get("inputs_sha256")
         if whole and certified and hash_of is not None and hash_of(np.sort(rows.index)) != certified:
             continue
         radii = tuple(_radii(rows.columns))

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from certtrain.certificates import CertificateLog
+from certtrain.card_check import read_whole
+from certtrain.certificates import read_card
 from certtrain.errors import UserError
 from certtrain.reporting.collected import Collection, Group, groups_of
 from certtrain.reporting.entries import LABELS, Entry, is_smoothing, is_staged, smoothed_accuracy
@@ -51,6 +52,8 @@ class Line:
     """Of training and certifying, the mean per seed."""
     hardware: str = ""
     path: str = ""
+    note: str = ""
+    """Why a figure is missing."""
 
     @property
     def difference(self) -> float | None:
@@ -71,7 +74,7 @@ def notes_of(lines: Sequence[Line]) -> list[str]:
     rows_of: dict[str, list[str]] = {}
     for line in lines:
         row, target = line.row, line.row.published
-        found = [row.note] if row.note else []
+        found = [note for note in (row.note, line.note) if note]
         if line.n and target and target.n and line.n < target.n:
             found.append(
                 f"ours on {line.n:,} images, published on {target.n:,}; the tolerance is then at least half the width "
@@ -132,11 +135,14 @@ def _draws(entry: Entry) -> int | None:
 def _line(group: Group, name: str, judged: bool, shared: dict[str, object]) -> Line:
     values = [_value(entry, name) for entry in group.entries]
     mean = statistics.fmean(values)
-    interval = _acr_interval(group) if name == "ACR" else clopper_pearson_mean(mean, group.entries[0]["n"])
+    interval, note = clopper_pearson_mean(mean, group.entries[0]["n"]), ""
+    if name == "ACR":
+        interval, note = _acr_interval(group)
     target = _target(group.row, name) if judged or name == "clean" else None
     allowed, verdict = _judge(group, name, mean, interval, target)
     sd = statistics.stdev(values) if len(values) > 1 else None
     found = {"ours": mean, "sd": sd, "interval": interval, "published": target, "allowed": allowed, "verdict": verdict}
+    shared = {**shared, "note": note}
     return Line(group.row, name, **found, **shared)  # type: ignore[arg-type]
 
 
@@ -183,22 +189,24 @@ def clopper_pearson_mean(share: float, n: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _acr_interval(group: Group) -> tuple[float, float] | None:
-    """Normal, from the logs: the deviation over images of each image's mean over seeds. None without the logs."""
+def _acr_interval(group: Group) -> tuple[tuple[float, float] | None, str]:
+    """Normal, from the logs: the deviation over images of each image's mean over seeds; None, and why, where a log is
+    not the one that its card is about; None where there are no logs."""
     radii = []
     for run, entry in zip(group.runs, group.entries):
         name = next(name for name, other in run.result["test"].items() if other is entry)
         folder = run.path / "certificates"
         path = next((p for p in (folder / f"{name}.tsv", folder / f"{name}.tsv.gz") if p.exists()), None)
         if path is None:
-            return None
+            return None, ""
         try:
-            rows = CertificateLog(path, read_only=True).read().sorted()
-        except UserError:
-            return None
+            card = path.with_name(f"{name}.json")
+            rows = read_whole(path, read_card(card) if card.exists() else {})
+        except UserError as error:
+            return None, f"no interval of the ACR: {error.what}"
         radii.append(np.where(rows.correct, rows.radius, 0.0))
     if len({len(column) for column in radii}) != 1 or len(radii[0]) != group.entries[0]["n"] or len(radii[0]) < 2:
-        return None
+        return None, ""
     means = np.mean(radii, axis=0)
     half = 1.959964 * float(np.std(means, ddof=1)) / math.sqrt(len(means))
-    return float(np.mean(means)) - half, float(np.mean(means)) + half
+    return (float(np.mean(means)) - half, float(np.mean(means)) + half), ""

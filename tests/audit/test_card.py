@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from certtrain.audit.card import audit_card, cards_of, indices_sha256
+from certtrain.audit.card import audit_card, cards_of
 from certtrain.audit.findings import equal
 from certtrain.bounds import NativeEngine
+from certtrain.card_check import indices_sha256
 from certtrain.certification import Examples, certify_examples
 from certtrain.certifiers import AnytimeCertifier, BoundCertifier, CascadeCertifier, SmoothingCertifier
 from certtrain.claims import smoothing_claim

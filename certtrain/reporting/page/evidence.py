@@ -15,6 +15,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from certtrain.card_check import disagreement
 from certtrain.certificates import CertificateLog, Certificates, read_card
 from certtrain.errors import UserError
 from certtrain.reporting import entries
@@ -41,6 +42,7 @@ class Certified:
         entry: the figures, of `result.json` or else of the card's summary.
         hits: inputs that broke certificates, as an attack kept them.
         problems: what could not be read.
+        disagreement: in what the log is not the one that the card is about; None where in nothing.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Certified:
     entry: Entry | None
     hits: tuple[Hit, ...] = ()
     problems: tuple[str, ...] = ()
+    disagreement: str | None = None
 
     @property
     def falsified(self) -> bool:
@@ -69,6 +72,8 @@ class Certified:
         """What the rows say otherwise than the figures; None when they agree or there are no rows to ask."""
         if self.rows is None or self.entry is None or not self.complete:
             return None
+        if self.disagreement is not None:
+            return f"its log {self.disagreement}"
         try:
             found = summarise(self.rows, parse_radii(self.entry["certified"]), self.entry["norm"])
         except (KeyError, TypeError, ValueError, UserError) as error:
@@ -196,14 +201,17 @@ def _certificate(path: Path, entry: object) -> Certified:
     problems: list[str] = []
     card = _attempt(problems, lambda: read_card(path), {})
     logs = [log for log in (path.with_suffix(".tsv"), path.with_suffix(".tsv.gz")) if log.exists()]
-    rows = None
+    rows, why = None, None
     if logs:
         rows = _attempt(problems, lambda: CertificateLog(logs[0], read_only=True).read().sorted(), None)
+        if rows is not None:
+            found = rows
+            why = _attempt(problems, lambda: disagreement(found, card, CertificateLog(logs[0], read_only=True)), None)
     else:
         problems.append(f"there is no log beside the card {path.name}: only its summary is shown")
     hits = _attempt(problems, lambda: read_hits(path), ())
     figures = _figures(problems, entry if entry is not None else card.get("summary"))
-    return Certified(path.stem, card, rows, figures, hits, tuple(problems))
+    return Certified(path.stem, card, rows, figures, hits, tuple(problems), why)
 
 
 def _without_card(name: str, entry: object) -> Certified:

@@ -1,0 +1,58 @@
+"""Whether a log is the one that its card is about: asked by everything that shows, compares or hands on its rows."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from certtrain.certificates import CertificateLog, Certificates
+from certtrain.errors import UserError
+
+COMPLETE = "complete"
+
+
+def read_whole(path: str | Path, card: dict[str, Any]) -> Certificates:
+    """All rows of a log, by index, which are those that its card says.
+
+    Args:
+        path: the log.
+        card: beside it; `{}` for a log that has none, which is read as it is.
+
+    Raises:
+        UserError: not a log, one without a row, or one that its card is not about.
+    """
+    log = CertificateLog(path, read_only=True)
+    rows = log.read().sorted()
+    if why := disagreement(rows, card, log):
+        raise UserError(
+            f"{path} {why}",
+            where="certificate log",
+            fix="the command that certified goes on where a log ends; `certtrain audit` says all that differs",
+        )
+    if not len(rows):
+        raise UserError(f"{path} holds no row", where="certificate log", fix="a log with at least one whole line")
+    return rows
+
+
+def disagreement(rows: Certificates, card: dict[str, Any], log: CertificateLog | None = None) -> str | None:
+    """In what the rows of a log are not those of its card, in words that follow the log's name; None where in nothing.
+
+    What a card does not state is passed over: early ones have no hash of the log.
+    """
+    n = card.get("n", len(rows))
+    if card.get("status", COMPLETE) != COMPLETE:
+        return f"is not complete: it holds {len(rows):,} of {n:,} examples"
+    if n != len(rows):
+        return f"holds {len(rows):,} rows, and its card says {n:,}"
+    if card.get("indices_sha256", indices := indices_sha256(rows.index.tolist())) != indices:
+        return "is of other examples than its card says"
+    if log is not None and "log_sha256" in card and card["log_sha256"] != log.sha256():
+        return "was changed after its card was written: it has another sha256"
+    return None
+
+
+def indices_sha256(indices: Iterable[int]) -> str:
+    """The hash of a list of positions: one decimal number per line, ascending."""
+    return hashlib.sha256("".join(f"{index}\n" for index in sorted(indices)).encode()).hexdigest()
