@@ -63,11 +63,13 @@ def check_function(network: nn.Module, x: Tensor) -> int:
     if not len(x):
         return 0
     network = getattr(network, "_orig_mod", network)  # what torch.compile wraps
-    few = _few(x)
+    x = _as_taken(network, x)
     with frozen(network), torch.no_grad(), _keeping_buffers(network):
-        own, few, watch = _finest(network, few)
-        if own is not network:  # what a copy shares with it, as a closure over it does, is of float32 and remembers
-            _check_again(network, few.to(x.dtype))
+        few = _few(network, x)
+        own, fine, watch = _finest(network, few)
+        if own is not network:  # what a copy shares with it, as a closure over it does, may remember the other's calls
+            _check_again(network, few)
+        few = fine
         _refuse_training_mode(own)  # that it was never out of, or went back to
         with watch:
             first = _logits(own, few)
@@ -90,7 +92,7 @@ def count_logits(network: nn.Module, x: Tensor) -> int:
         UserError: the network fails, or gives something else than K >= 2 logits.
     """
     with frozen(network), torch.no_grad():
-        return _logits(network, _few(x[:1])).shape[1]
+        return _logits(network, _as_taken(network, some_of(x, 2))).shape[1]
 
 
 def _check_again(network: nn.Module, few: Tensor) -> None:
@@ -144,10 +146,21 @@ def some_of(x: Tensor, count: int) -> Tensor:
     return x[torch.linspace(0, len(x) - 1, count, device=x.device).round().long()]
 
 
-def _few(x: Tensor) -> Tensor:
-    """Some rows, and one of other values: one input alone, or the same one several times, shows no dependence."""
+def _few(network: nn.Module, x: Tensor) -> Tensor:
+    """Some rows, and one of other values, where the network takes these: the same input again shows no dependence."""
     few = some_of(x, EXAMPLES)
-    return torch.cat([few, (few[:1] + 0.37) % 1])
+    more = torch.cat([few, (few[:1] + 0.37) % 1])
+    try:
+        _logits(network, more)
+    except UserError:
+        return few  # of which the network's own fault is told
+    return more
+
+
+def _as_taken(network: nn.Module, x: Tensor) -> Tensor:
+    """The inputs in the precision of the network's parameters."""
+    kinds = [parameter.dtype for parameter in network.parameters() if parameter.is_floating_point()]
+    return x.to(kinds[0]) if kinds and x.is_floating_point() else x
 
 
 def _contexts(n: int, device: torch.device) -> Iterator[_Context]:

@@ -14,6 +14,8 @@ from certtrain.config import check_scales
 from certtrain.errors import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from certtrain.certificates import Certificates
@@ -108,39 +110,64 @@ def read_input(path: Path, contract: InputContract) -> Tensor:
     Raises:
         UserError: no such file, not an image, or of another size than the network's input.
     """
-    import numpy as np
     import torch
 
-    where = f"input={path}"
+    where, kind = f"input={path}", path.suffix.lower()
     if not path.is_file():
         raise UserError(
             f"there is no file {path}", where=where, fix="input=PATH of an image, a .npy array or a CSV row"
         )
-    shape = tuple(contract.shape)
-    if path.suffix == ".csv":
+    if kind == ".csv":
         return read_row(path, contract.features)
-    if path.suffix == ".npy":
-        try:
-            array = np.load(path, allow_pickle=False).astype(np.float32)
-        except (ValueError, OSError) as error:
-            raise UserError(f"{path} is not a .npy array: {error}", where=where, fix="numpy.save writes one") from error
-    else:
-        from PIL import Image, UnidentifiedImageError
+    array = _read_array(path, tuple(contract.shape), where) if kind == ".npy" else _read_pixels(path, contract, where)
+    x = torch.from_numpy(array)[None]
+    low, high = (float(value) for value in x.aminmax())
+    if not (contract.lower <= low and high <= contract.upper):  # NaN is neither
+        raise UserError(
+            f"{path} holds values outside [{contract.lower:g}, {contract.upper:g}]: {low:.6g} to {high:.6g}",
+            where=where,
+            fix="scale it to that range; a value that is no number has no certificate",
+        )
+    return x
 
-        if len(shape) != 3 or shape[0] not in (1, 3):
-            raise UserError(f"the network takes inputs of shape {shape}, not images", where=where, fix="a .npy array")
-        try:
-            image = Image.open(path).convert("L" if shape[0] == 1 else "RGB")
-        except (UnidentifiedImageError, OSError) as error:
-            raise UserError(f"{path} is not an image: {error}", where=where, fix="a PNG or JPEG file") from error
-        array = np.asarray(image, dtype=np.float32) / 255
-        array = array[None] if shape[0] == 1 else array.transpose(2, 0, 1)
+
+def _read_pixels(path: Path, contract: InputContract, where: str) -> NDArray[np.float32]:
+    """The pixels of an image file over 255, as training has them."""
+    import numpy as np
+
+    from certtrain.data.read_image import read_image
+
+    if len(contract.shape) != 3 or contract.shape[0] not in (1, 3):
+        fix = "a .npy array, or a CSV file of one row" if contract.features else "a .npy array"
+        raise UserError(f"the network takes inputs of shape {contract.shape}, not images", where=where, fix=fix)
+    channels, height, width = contract.shape
+    pixels = read_image(path, where=where, mode="L" if channels == 1 else "RGB", size=(width, height))
+    pixels = pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+    return np.ascontiguousarray(pixels, dtype=np.float32) / 255
+
+
+def _read_array(path: Path, shape: tuple[int, ...], where: str) -> NDArray[np.float32]:
+    """A .npy array of floating point numbers; its header is looked at before its numbers are read."""
+    import numpy as np
+
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        if not isinstance(array, np.ndarray):
+            array.close()
+            raise ValueError("it is an archive of several")
+    except Exception as error:  # of a file that is something else numpy raises whatever that leads it to
+        raise UserError(f"{path} is not a .npy array: {error}", where=where, fix="numpy.save writes one") from error
+    if array.dtype.kind != "f":
+        raise UserError(
+            f"{path} is not a .npy array of floating point numbers, but of {array.dtype}",
+            where=where,
+            fix="numpy.save(FILE, (pixels / 255).astype('float32')) for pixels from 0 to 255",
+        )
     if array.shape != shape:
         raise UserError(
             f"{path} has shape {array.shape}, the network takes {shape}",
             where=where,
-            fix="resize the image first: the certificate would not hold for what a resize did to it",
+            fix="one input without a batch dimension; to resize an image is to certify another one",
         )
-    if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
-        raise UserError(f"{path} holds values outside [0, 1]", where=where, fix="scale it to [0, 1]")
-    return torch.from_numpy(np.ascontiguousarray(array))[None]
+    with np.errstate(over="ignore"):  # infinite, and refused as such
+        return np.array(array, dtype=np.float32, order="C")

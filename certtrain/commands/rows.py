@@ -33,7 +33,7 @@ def read_row(path: Path, features: Sequence[Feature] | None) -> Tensor:
         raise UserError(
             "the checkpoint does not say how a row's values become inputs", where=where, fix="a .npy array in [0, 1]"
         )
-    rows = read_table(path)
+    rows = read_table(path, where, "input=PATH of a CSV file with a header and one row")
     count = len(next(iter(rows.values())))
     if count != 1:
         raise UserError(f"{path} has {count} rows", where=where, fix="a header and one row; certify takes whole splits")
@@ -53,7 +53,7 @@ def _scaled(path: Path, rows: dict[str, list[str]], feature: Feature, features: 
     try:
         value = (float(cell) - feature.minimum) / feature.width
     except ValueError:
-        raise UserError(f"{path}, {column!r}: {cell!r} is no number", where=where) from None
+        raise UserError(f"{path}, {column!r}: {cell!r} is no number", where=where, fix="a number") from None
     if not 0 <= value <= 1:
         raise UserError(
             f"{path}, {column!r}: {cell} is outside {feature.minimum:g} to {feature.maximum:g} of the training part",

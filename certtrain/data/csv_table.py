@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,12 @@ from certtrain.data.sklearn_sets import held_out, min_max
 from certtrain.data.split import validation_count
 from certtrain.errors import UserError, nearest
 from certtrain.features import describe_features
+
+log = logging.getLogger(__name__)
+
+# Of numbers: up to so many are classes without a word, and fewer rows for each are too few to learn one from.
+FEW_CLASSES, ROWS_PER_CLASS = 10, 5
+MISSING = ("na", "n/a", "null", "none", "?", "-")  # what programs write where a number is missing, beside nan
 
 
 class CSVTable(DataModule):
@@ -43,8 +50,8 @@ class CSVTable(DataModule):
         class_names: the values of the label column, sorted.
 
     Raises:
-        UserError: no such file or column, a cell that is empty or no number, a class or a word of the test rows that no
-            training row has.
+        UserError: no such file or column, a cell that is empty or no number, labels that are a quantity, a class or a
+            word of the test rows that no training row has.
     """
 
     clipped_values: int
@@ -74,6 +81,7 @@ class CSVTable(DataModule):
         self._words = {column: sorted(set(rows[column])) for column in self.one_hot}
         self.class_names = sorted(set(rows[label]), key=_by_number)
         self.num_classes = len(self.class_names)
+        _check_classes(self.path, label, self.class_names, len(rows[label]))
         self._columns = [name for name in rows if name != label and name not in self.drop]
         names = [[f"{c}={word}" for word in self._words[c]] if c in self._words else [c] for c in self._columns]
         self.feature_names = [name for group in names for name in group]
@@ -128,8 +136,15 @@ class CSVTable(DataModule):
         return torch.cat(columns, dim=1), torch.tensor(y)
 
 
-def read_table(path: Path) -> dict[str, list[str]]:
+def read_table(
+    path: Path, where: str = "data.file", fix: str = "data_dir=FOLDER data.file=NAME.csv"
+) -> dict[str, list[str]]:
     """The cells of each column, stripped, by the column's name.
+
+    Args:
+        path: of the file.
+        where: names the setting that it comes from.
+        fix: how the file is named there.
 
     Raises:
         UserError: no such file, no header or rows, a name twice, a row of another length, an empty cell.
@@ -138,35 +153,48 @@ def read_table(path: Path) -> dict[str, list[str]]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             lines = [[cell.strip() for cell in line] for line in csv.reader(file) if line]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(
-            f"cannot read {path}: {error}", where="data.file", fix="data_dir=FOLDER data.file=NAME.csv"
-        ) from error
+        raise UserError(f"cannot read {path}: {error}", where=where, fix=fix) from error
     if len(lines) < 2:
-        raise UserError(
-            f"{path} holds no rows below a header", where="data.file", fix="the first line names the columns"
-        )
+        raise UserError(f"{path} holds no rows below a header", where=where, fix="the first line names the columns")
     header, *rows = lines
     if len(set(header)) < len(header):
         twice = next(name for name in header if header.count(name) > 1)
-        raise UserError(f"{path} has the column {twice!r} twice", where="data.file", fix="rename one")
+        raise UserError(f"{path} has the column {twice!r} twice", where=where, fix="rename one")
     for number, row in enumerate(rows, start=2):
         if len(row) != len(header):
-            raise UserError(f"{path}, row {number}: {len(row)} cells for {len(header)} columns", where="data.file")
+            raise UserError(f"{path}, row {number}: {len(row)} cells for {len(header)} columns", where=where)
         if "" in row:
             column = header[row.index("")]
-            fix = f"fill it, remove the row, or data.drop=[{column}]"
-            raise UserError(f"{path}, row {number}: the cell of {column!r} is empty", where="data.file", fix=fix)
+            fix = "fill it" + (f", remove the row, or data.drop=[{column}]" if where == "data.file" else "")
+            raise UserError(f"{path}, row {number}: the cell of {column!r} is empty", where=where, fix=fix)
     return {name: [row[i] for row in rows] for i, name in enumerate(header)}
 
 
 def _number(path: Path, column: str, row: int, cell: str) -> float:
-    try:
-        number = float(cell)
-        if math.isfinite(number):
-            return number
-    except ValueError:
-        pass
-    _refuse(path, column, row, f"{cell!r} is no number", f"data.one_hot=[{column}] or data.drop=[{column}]")
+    number = _value(cell)
+    if number is not None and math.isfinite(number):
+        return number
+    words = number is None and cell.lower() not in MISSING
+    ways = f"data.one_hot=[{column}] where its values are words" if words else "fill it, or remove the row"
+    _refuse(path, column, row, f"{cell!r} is no number", f"{ways}; or data.drop=[{column}]")
+
+
+def _check_classes(path: Path, label: str, names: Sequence[str], rows: int) -> None:
+    """Refuse a label column whose values are no classes; say so where they are many numbers and may be some."""
+    numbers = [number for name in names if (number := _value(name)) is not None]
+    if any(math.isnan(number) for number in numbers):
+        raise UserError(f"{path}: labels of {label!r} are missing (nan)", where="data.label", fix="remove these rows")
+    if len(numbers) < len(names) or len(names) <= FEW_CLASSES:
+        return
+    fractions = sum(not number.is_integer() for number in numbers)
+    if fractions or rows < ROWS_PER_CLASS * len(names):
+        kind = f"{fractions} of them no whole numbers" if fractions else f"for {rows} rows"
+        raise UserError(
+            f"{path}: {label!r} holds {len(names)} different numbers, {kind}: a quantity, not a column of classes",
+            where="data.label",
+            fix="another column; or a new one that cuts the quantity into classes, such as low, middle and high",
+        )
+    log.warning("%s: %r holds %d different whole numbers, and each becomes a class", path, label, len(names))
 
 
 def _known(path: Path, column: str, row: int, cell: str, known: dict[str, int]) -> int:
@@ -181,7 +209,13 @@ def _refuse(path: Path, column: str, row: int, what: str, fix: str) -> NoReturn:
 
 def _by_number(text: str) -> tuple[int, float, str]:
     """Numbers in their order, before words."""
+    number = _value(text)
+    return (1, 0.0, text) if number is None else (0, number, text)
+
+
+def _value(text: str) -> float | None:
+    """The number that a cell says; None where it says a word."""
     try:
-        return 0, float(text), text
+        return float(text)
     except ValueError:
-        return 1, 0.0, text
+        return None

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from certtrain.data.augment import Augment
+from certtrain.data.read_image import read_image
 from certtrain.errors import UserError, nearest
 from certtrain.randomness import uniforms
 
@@ -87,20 +88,7 @@ class ImageFiles:
         return cut(image, left, top, self.size)
 
     def _pixels(self, name: str, change: Change) -> np.ndarray:
-        path = self.root / name
-        try:
-            with Image.open(path) as image:
-                if image.mode in ("F", "I") or image.mode.startswith("I;"):
-                    raise ValueError(f"mode {image.mode} has more than 8 bits a value")
-                return np.asarray(change(image.convert("RGB")))
-        except UserError as error:
-            raise UserError(f"{path}: {error.what}", where=error.where, fix=error.fix) from None
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise UserError(
-                f"{path} cannot be read as an image: {error}",
-                where="data_dir",
-                fix="remove the file, or put a good copy into its place",
-            ) from error
+        return read_image(self.root / name, where="data_dir", change=change)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """`certtrain predict`: class and certified radius of one input, refused when it is not what the network takes."""
 
+import io
 import re
 from pathlib import Path
 
@@ -77,16 +78,35 @@ def test_load_gives_the_same_network(image, runs):
     assert (network(data.test.x).argmax(1) == data.test.y).float().mean() > 0.5
 
 
+def promised() -> bytes:
+    """A .npy file whose header promises a terabyte."""
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": "<f8", "fortran_order": False, "shape": (1, 2**37)})
+    return stream.getvalue()
+
+
 @pytest.mark.parametrize(
     ("make", "file", "expected"),
     [
-        (lambda: Image.new("L", (9, 8)).save("a.png"), "a.png", "(1, 8, 9)"),
-        (lambda: Path("b.png").write_text("no image"), "b.png", "not an image"),
+        (lambda: Image.new("L", (9, 8)).save("a.png"), "a.png", "9 x 8 pixels"),
+        (lambda: Path("b.png").write_text("no image"), "b.png", "cannot be read as an image"),
         (lambda: np.save("c.npy", np.zeros((8, 8))), "c.npy", "(1, 8, 8)"),
         (lambda: np.save("d.npy", np.full((1, 8, 8), 1.5)), "d.npy", "outside [0, 1]"),
         (lambda: np.save("e.npy", np.full((1, 8, 8), np.nan)), "e.npy", "outside [0, 1]"),
         (lambda: Path("f.npy").write_text("x"), "f.npy", "not a .npy array"),
         (lambda: np.save("g.npy", np.array(["a"])), "g.npy", "not a .npy array"),
+        (lambda: np.save("h.npy", np.zeros((1, 8, 8), dtype=complex)), "h.npy", "of complex128"),
+        (lambda: np.save("i.npy", np.zeros((1, 8, 8), dtype=np.uint8)), "i.npy", "of uint8"),
+        (lambda: np.save("j.npy", np.zeros((1, 8, 8), dtype=object)), "j.npy", "not a .npy array"),
+        (lambda: np.savez("k.npz", np.zeros((1, 8, 8))) or Path("k.npz").rename("k.npy"), "k.npy", "not a .npy array"),
+        (lambda: Path("l.npy").write_bytes(b""), "l.npy", "not a .npy array"),
+        (lambda: Image.new("L", (8, 8)).save("m.png") or Path("m.png").rename("m.npy"), "m.npy", "not a .npy array"),
+        (lambda: np.save("n.npy", np.full((1, 8, 8), -1e-9)), "n.npy", "outside [0, 1]"),
+        (lambda: np.save("o.npy", np.full((1, 8, 8), 1e300)), "o.npy", "outside [0, 1]"),
+        (lambda: np.save("p.npy", np.zeros((0, 8, 8))), "p.npy", "(0, 8, 8)"),
+        (lambda: Path("q.npy").write_bytes(promised()), "q.npy", "not a .npy array"),
+        (lambda: np.save("r.NPY", np.zeros((1, 8, 8))) or Path("r.NPY.npy").rename("r.NPY"), "r.NPY", None),
+        (lambda: Path("s.csv").write_text("a\n1\n"), "s.csv", "does not say how"),
         (lambda: None, "nothing.png", "no file nothing.png"),
         (lambda: Image.new("L", (8, 8)).save("with, comma=1.png"), "with, comma=1.png", None),
     ],

@@ -63,6 +63,9 @@ def test_classes_that_are_numbers_keep_their_order(table):
         (["1,2,3", "1,2,3,b"], {}, r"row 2: 3 cells for 4 columns"),
         (["1,2,3,a", "1,2,3,a"], {}, r"1 classes"),
         ([], {}, r"no rows below a header"),
+        ([f"1,2,{i},{i / 7}" for i in range(120)], {}, r"'kind' holds 120 different numbers, .* a quantity"),
+        ([f"1,2,{i},{i % 40}" for i in range(120)], {}, r"'kind' holds 40 different numbers, for 120 rows"),
+        ([f"1,2,{i},{'nan' if i == 3 else i % 2}" for i in range(20)], {}, r"labels of 'kind' are missing"),
         (ROWS, {"label": "knd"}, r"has no column 'knd'"),
         (ROWS, {"one_hot": ["size"]}, r"has no column 'size'"),
         (ROWS, {"file": "persons.csv"}, r"cannot read"),
@@ -73,6 +76,28 @@ def test_bad_tables(table, rows, options, message):
     folder = table(rows)
     with pytest.raises(UserError, match=message):
         made(folder, **options)
+
+
+@pytest.mark.parametrize(
+    ("cell", "fix"),
+    [
+        ("nan", "fill it, or remove the row; or data.drop=[height]"),
+        ("NA", "fill it, or remove the row; or data.drop=[height]"),
+        ("inf", "fill it, or remove the row; or data.drop=[height]"),
+        ("tall", "data.one_hot=[height] where its values are words; or data.drop=[height]"),
+    ],
+)
+def test_what_is_advised_fits_what_is_wrong(table, cell, fix):
+    with pytest.raises(UserError, match="is no number") as caught:
+        made(table([f"1,2,{cell},a", "1,2,3,b"]))
+    assert caught.value.fix == fix
+
+
+def test_many_whole_numbers_are_classes_but_not_without_a_word(table, caplog):
+    assert made(table([f"{i},1,2,{i % 4}" for i in range(100)])).num_classes == 4
+    assert not caplog.text
+    assert made(table([f"{i},1,2,{i % 20}" for i in range(100)])).num_classes == 20
+    assert "'kind' holds 20 different whole numbers, and each becomes a class" in caplog.text
 
 
 def test_two_features_of_one_name(tmp_path):

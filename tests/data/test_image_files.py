@@ -125,7 +125,7 @@ def test_augmentations_that_make_no_sense_are_refused(options):
 def test_only_what_is_asked_for_is_decoded(files, monkeypatch):
     reads = []
     whole = Image.open
-    monkeypatch.setattr(Image, "open", lambda path: reads.append(path.name) or whole(path))
+    monkeypatch.setattr(Image, "open", lambda path, **how: reads.append(path.name) or whole(path, **how))
     part = files.take(torch.tensor([3, 1])).to("cpu")
     assert (len(part), part.shape[0], reads) == (2, 2, [])
     part[torch.tensor([1])]
