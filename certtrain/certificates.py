@@ -282,7 +282,7 @@ def read_card(path: str | Path) -> dict[str, Any]:
         card = json.loads(Path(path).read_text(encoding="utf-8"))
         if not isinstance(card, dict):
             raise ValueError("not a JSON object")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read the card {path}: {error}", where="certificate card") from error
     return card
 

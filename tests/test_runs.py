@@ -255,3 +255,25 @@ def test_a_long_list_of_differences_says_how_many_more_there_are():
     differing = [(f"key{n}", n, n + 1) for n in range(9)]
     assert difference_lines(differing, 9)[-1] == "    key8: 8 there, 9 now"
     assert difference_lines(differing, 7)[-2:] == ["    key6: 6 there, 7 now", "    and 2 more"]
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 200_000, "{a: " * 200_000, "- " * 200_000, "? " * 200_000, "[" * 1_200 + "]" * 1_200]
+)
+def test_a_file_nested_without_end_is_refused(tmp_path, text):
+    """libyaml recurses in C and would end the process."""
+    run = RunDirectory(tmp_path)
+    for path, read in ((run.config, run.read_config), (run.overrides, run.read_overrides)):
+        path.write_text(text)
+        with pytest.raises(UserError, match="cannot read"):
+            read()
+    run.result.write_text("[" * 200_000)
+    with pytest.raises(UserError, match="cannot read"):
+        run.read_result()
+
+
+def test_indentation_nests_as_brackets_do(tmp_path):
+    run = RunDirectory(tmp_path)
+    run.config.write_text("".join(f"{' ' * depth}a:\n" for depth in range(1_100)))
+    with pytest.raises(UserError, match="cannot read"):
+        run.read_config()

@@ -62,6 +62,7 @@ class Group:
     """What tells it from an earlier group of the same row, overrides and certifier."""
     runs: list[Run] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
+    seeds: set[int] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -148,25 +149,44 @@ def groups_of(row: Row, runs: Sequence[Run], *, every_certifier: bool = False) -
         runs: of the row's experiment.
         every_certifier: also certificates that the row does not name.
     """
-    found: list[tuple[Any, Group]] = []
+    found = _Found(row)
     for run in sorted(runs, key=lambda run: (run.overrides, run.seed, str(run.path))):
         for name, entry in run.result["test"].items():
-            if not every_certifier and entry["certifier"] not in row.verifiers:
-                continue
-            if _scaled_by(ball_of(entry)) != _scaled_by(row.norm):
-                continue
-            certificate = _certificate_key(entry)
-            if any(_same(group, run, entry) for key, group in found if key == certificate):
-                continue
-            group = next((g for key, g in found if key == certificate and _fits(g, run)), None)
-            if group is None:
-                group = Group(row, run.overrides, _marks([g for _, g in found], run, name, entry))
-                found.append((certificate, group))
-            group.runs.append(run)
-            group.entries.append(entry)
+            named = every_certifier or entry["certifier"] in row.verifiers
+            if named and _scaled_by(ball_of(entry)) == _scaled_by(row.norm):
+                found.add(run, name, entry)
     order = {verifier: place for place, verifier in enumerate(row.verifiers)}
-    groups = [group for _, group in found]
+    groups = found.groups
     return sorted(groups, key=lambda g: (bool(g.overrides), g.overrides, order.get(g.entries[0]["certifier"], 99)))
+
+
+class _Found:
+    """The groups found so far, each result looked up among those alone that it could belong to."""
+
+    def __init__(self, row: Row) -> None:
+        self.row = row
+        self.groups: list[Group] = []
+        self._known: set[str] = set()
+        self._alike: dict[tuple[str, tuple[str, ...]], list[Group]] = {}  # of one certificate and overrides
+        self._first: dict[tuple[str, tuple[str, ...]], Group] = {}  # of one certifier and overrides
+
+    def add(self, run: Run, name: str, entry: Entry) -> None:
+        """Put a result into the group that it is another seed of, or into one of its own."""
+        certificate = _certificate_key(entry)
+        if (result := _result_key(certificate, run, entry)) in self._known:
+            return
+        self._known.add(result)
+        alike = self._alike.setdefault((certificate, run.overrides), [])
+        group = next((group for group in alike if _fits(group, run)), None)
+        if group is None:
+            first = self._first.get(peers := (entry["certifier"], run.overrides))
+            group = Group(self.row, run.overrides, () if first is None else _marks(first, run, name, entry))
+            self._first.setdefault(peers, group)
+            alike.append(group)
+            self.groups.append(group)
+        group.runs.append(run)
+        group.seeds.add(run.seed)
+        group.entries.append(entry)
 
 
 def _scaled_by(ball: str) -> str:
@@ -174,12 +194,8 @@ def _scaled_by(ball: str) -> str:
     return ball.partition(" scaled by ")[2].split(" (")[0]
 
 
-def _marks(earlier: list[Group], run: Run, name: str, entry: Entry) -> tuple[str, ...]:
+def _marks(first: Group, run: Run, name: str, entry: Entry) -> tuple[str, ...]:
     """In what a result differs from the first one of the same certifier and overrides; its place when in nothing."""
-    peers = [g for g in earlier if g.overrides == run.overrides and g.entries[0]["certifier"] == entry["certifier"]]
-    if not peers:
-        return ()
-    first = peers[0]
     marks = [] if first.runs[0].path == run.path else list(_differences(first.runs[0], run))
     old, new = first.entries[0]["settings"], entry["settings"]
     marks += [
@@ -212,17 +228,13 @@ def _certificate_key(entry: Entry) -> str:
     return json.dumps(shown, sort_keys=True, default=str)
 
 
-def _same(group: Group, run: Run, entry: Entry) -> bool:
-    """Whether the group holds this very result already: one run, lying in two places."""
-    keys = ("clean", "certified", "seconds")
-    pairs = zip(group.runs, group.entries)
-    return any(r.seed == run.seed and all(e.get(k) == entry.get(k) for k in keys) for r, e in pairs)
+def _result_key(certificate: str, run: Run, entry: Entry) -> str:
+    """The same for one run that lies in two places."""
+    return json.dumps([certificate, run.seed, *(entry.get(key) for key in ("clean", "certified", "seconds"))])
 
 
 def _fits(group: Group, run: Run) -> bool:
-    if group.overrides != run.overrides or any(member.seed == run.seed for member in group.runs):
-        return False
-    return not _differences(group.runs[0], run)
+    return run.seed not in group.seeds and not _differences(group.runs[0], run)
 
 
 def _differences(one: Run, other: Run) -> tuple[str, ...]:

@@ -101,13 +101,13 @@ def step_curve(radii: Sequence[float] | np.ndarray) -> tuple[np.ndarray, np.ndar
 
 def clopper_pearson(count: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     """The exact two-sided 95 % interval of a probability after `count` successes in n (Clopper and Pearson 1934)."""
-    from scipy.stats import beta
+    from scipy.special import betaincinv  # scipy.stats takes a second to be imported
 
     tail = (1 - CONFIDENCE) / 2
     count = np.asarray(count)
     with np.errstate(invalid="ignore"):
-        lower = np.where(count > 0, beta.ppf(tail, count, n - count + 1), 0.0)
-        upper = np.where(count < n, beta.ppf(1 - tail, count + 1, n - count), 1.0)
+        lower = np.where(count > 0, betaincinv(count, n - count + 1, tail), 0.0)
+        upper = np.where(count < n, betaincinv(count + 1, n - count, 1 - tail), 1.0)
     return lower, upper
 
 

@@ -14,9 +14,14 @@ def pareto_front(points: Sequence[Sequence[float]]) -> list[int]:
     Args:
         points: (n, k) values.
     """
-    front = [
-        i
-        for i, point in enumerate(points)
-        if not any(all(a >= b for a, b in zip(other, point)) and tuple(other) != tuple(point) for other in points)
-    ]
-    return sorted(front, key=lambda i: (*(-value for value in points[i]), i))
+    front: list[int] = []
+    # Whatever dominates a point comes before it in this order, and what dominates that one does so, too.
+    for i in sorted(range(len(points)), key=lambda i: (*(-value for value in points[i]), i)):
+        point = tuple(points[i])
+        if not any(_dominates(points[other], point) for other in front):
+            front.append(i)
+    return front
+
+
+def _dominates(one: Sequence[float], other: tuple[float, ...]) -> bool:
+    return tuple(one) != other and all(a >= b for a, b in zip(one, other))

@@ -28,3 +28,16 @@ def test_examples():
     assert pareto_front([]) == []
     assert pareto_front([(1, 1), (1, 1)]) == [0, 1]
     assert pareto_front([(0.9, 0.1), (0.5, 0.5), (0.4, 0.4), (0.1, 0.9)]) == [0, 1, 3]
+
+
+def test_the_work_grows_with_the_front_and_not_with_all_pairs():
+    class Counted(float):
+        compared = 0
+
+        def __ge__(self, other):
+            Counted.compared += 1
+            return float(self) >= float(other)
+
+    points = [(Counted(i % 7), Counted(-i)) for i in range(1_000)]
+    assert pareto_front(points) == [6, 5, 4, 3, 2, 1, 0]
+    assert Counted.compared <= 2 * 8 * 1_000
