@@ -11,7 +11,9 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from torch import nn
 
+from certtrain.certifiers import SmoothingCertifier
 from certtrain.commands import build
+from certtrain.commands.checks import radii_out_of_reach
 from certtrain.config import check, conf_dir, instantiate, options, plain
 from certtrain.models.contract import InputContract
 from certtrain.reporting.published import read_paper
@@ -39,10 +41,11 @@ STATED_BY = {"smoothing": {"sigma", "n0", "n", "alpha"}, "bounds": {"norm", "eps
 
 
 @cache
-def composed(name):
+def composed(name, *overrides):
     GlobalHydra.instance().clear()
+    given = [*([] if name is None else [f"experiment={name}"]), *overrides]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        found = compose("train", overrides=[f"experiment={name}"], return_hydra_config=True)
+        found = compose("train", overrides=given, return_hydra_config=True)
     choices = {key: value for key, value in found.hydra.runtime.choices.items() if not key.startswith("hydra/")}
     ours = OmegaConf.masked_copy(found, [key for key in found if key != "hydra"])
     return {**plain(ours), "choices": choices}
@@ -204,3 +207,13 @@ def is_large(name):
 def test_what_a_preset_names_can_be_built(name):
     parameters, stated = sum(p.numel() for p in built(name).parameters()), stated_parameters(name)
     assert stated is None or stated[0] <= parameters <= stated[1]
+
+
+@pytest.mark.parametrize("name", [None, *options("experiment"), *(f"method={name}" for name in options("method"))])
+def test_no_radius_of_ours_is_out_of_reach_of_its_draws(name):
+    """Of every preset, and of every method by itself: what a run would warn about is not what we ship."""
+    found = composed(name) if name and "=" not in name else composed(None, *filter(None, [name]))
+    if "sigma" not in found["method"]:
+        return
+    certifier = SmoothingCertifier(**{key: found[key] for key in ("sigma", "radii", "n0", "n", "alpha", "seed")})
+    assert radii_out_of_reach(certifier, 1) == ()
