@@ -32,6 +32,9 @@ from certtrain.threat import Norm, radius_text
 ACR_UNIT = 2**40  # an average certified radius is summed as integers of floor(R * 2^40)
 ATTACK = "attack"  # the stage of a cascade that falsifies
 STAGE_SECONDS = "seconds_"  # begins the column of a stage's time
+GUESSING = "guessing"  # the key of what `guessing` says, where it says something
+CHANCE = 0.01  # significance of being better than a guess
+FEWEST = 20  # examples, to tell a poor classifier from a guess
 
 
 def certified(certificates: Certificates, radius: Fraction) -> NDArray[np.bool_]:
@@ -83,6 +86,30 @@ def status_counts(certificates: Certificates, radius: Fraction) -> dict[str, int
     return counts
 
 
+def guessing(certificates: Certificates) -> str | None:
+    """Why these predictions are no better than a guess, in words; None when they are, or too few to tell.
+
+    A guess is one class for every example, or to be right so rarely that always answering the most frequent class, of
+    share p, would be so with a probability of more than 1 %: P(Bin(n, p) >= number correct) > 0.01. Certified accuracy
+    of such a classifier says nothing: a constant one is robust at any radius.
+    """
+    if len(certificates) < FEWEST:
+        return None
+    counts = np.unique(certificates.label, return_counts=True)[1]
+    if len(counts) == 1:
+        return None  # of one class alone nobody can tell
+    right, n = int(certified(certificates, Fraction(0)).sum()), len(certificates)
+    answers = np.unique(certificates.predict[~abstained(certificates)])
+    if len(answers) == 1:
+        return f"it answers class {answers[0]} for every example"
+    from scipy.stats import binom
+
+    share = counts.max() / n
+    if binom.sf(right - 1, n, share) <= CHANCE:
+        return None
+    return f"it is right on {right / n:.1%}, always answering the most frequent class on {share:.1%}"
+
+
 def is_smoothing(certificates: Certificates) -> bool:
     """Whether the rows come from votes under noise, so that their mean radius is an ACR and not one of a grid."""
     return "count_top" in certificates.columns
@@ -108,7 +135,8 @@ def summarise(certificates: Certificates, radii: Iterable[Fraction], norm: Norm)
     `clean` is the accuracy of the certified classifier (certified accuracy at 0); `certified` maps each radius' text to
     a fraction of all examples; `acr` is the mean of correct * radius, called `acr_grid` for bounds, whose radii are
     those of a grid, and null for staged certificates, whose radii are targets (those have `mean_draws` too); the last
-    four are counts of examples. Smoothing has `near_ties`, the votes that another batch size might have changed.
+    four are counts of examples. Smoothing has `near_ties`, the votes that another batch size might have changed. A
+    classifier that is no better than a guess has `guessing`, which says why.
 
     Raises:
         ValueError: no certificates.
@@ -127,6 +155,7 @@ def summarise(certificates: Certificates, radii: Iterable[Fraction], norm: Norm)
         "invalid": int(failed(certificates, INVALID).sum()),
         "error": int(failed(certificates, ERROR).sum()),
         "n": n,
+        **({} if (said := guessing(certificates)) is None else {GUESSING: said}),
     }
 
 

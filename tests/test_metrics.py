@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binom
 
 from certtrain.certificates import ABSTAIN, STATUSES, Certificates
 from certtrain.metrics import (
@@ -19,6 +20,7 @@ from certtrain.metrics import (
     status_counts,
     summarise,
 )
+from certtrain.summary import guessing
 from certtrain.threat import parse_radii
 
 
@@ -129,3 +131,39 @@ def test_metrics_reset():
     metric.reset()
     metric.update(WORKED.select(np.array([0, 1])))
     assert metric.compute().item() == 0.5
+
+
+BALANCED = np.arange(100) % 10
+
+
+def test_one_class_for_all_is_a_guess_however_robust():
+    rows = make(np.full(100, 3), np.full(100, 0.5), BALANCED)
+    assert guessing(rows) == "it answers class 3 for every example"
+    assert summarise(rows, parse_radii([0.1]), "linf")["guessing"] == guessing(rows)
+    assert summarise(rows, parse_radii([0.1]), "linf")["certified"] == {"0.1": 0.1}
+    abstaining = make(np.where(np.arange(100) < 90, 3, ABSTAIN), np.zeros(100), BALANCED)
+    assert guessing(abstaining) == guessing(rows)
+
+
+@pytest.mark.parametrize(
+    ("right", "guess"), [(0, True), (10, True), (18, True), (19, False), (26, False), (100, False)]
+)
+def test_chance_level_is_what_the_most_frequent_class_explains_at_one_percent(right, guess):
+    """P(Bin(100, 0.1) >= 18) = 0.010007, P(>= 19) = 0.0046."""
+    predict = np.where(np.arange(100) < right, BALANCED, (BALANCED + 1) % 10)
+    assert (guessing(make(predict, np.zeros(100), BALANCED)) is not None) is guess
+    assert binom.sf(17, 100, 0.1) > 0.01 > binom.sf(18, 100, 0.1)
+
+
+def test_the_most_frequent_class_is_the_measure_where_classes_are_unequal():
+    label = np.repeat([0, 1], [90, 10])
+    wrong_on = [np.where(np.isin(np.arange(100), wrong), 1 - label, label) for wrong in ([1, 95, 96, 97, 98], [1])]
+    assert "95.0%, always answering the most frequent class on 90.0%" in guessing(make(wrong_on[0], label, label))
+    assert guessing(make(wrong_on[1], label, label)) is None
+
+
+def test_too_few_examples_or_one_class_alone_tell_nothing():
+    assert guessing(make(np.zeros(19), np.zeros(19), np.arange(19) % 10)) is None
+    assert guessing(make(np.zeros(20), np.zeros(20), np.arange(20) % 10)) is not None
+    assert guessing(make(np.zeros(50), np.zeros(50), np.zeros(50, int))) is None
+    assert "guessing" not in summarise(WORKED, parse_radii([0.1]), "l2")

@@ -14,7 +14,7 @@ from certtrain.certificates import CertificateLog, Certificates, read_card
 from certtrain.errors import UserError
 from certtrain.runs import RunDirectory, config_differences, config_hash, sha256_file
 from certtrain.session_keys import SAME_WEIGHTS
-from certtrain.summary import cascade_summary, is_smoothing, summarise
+from certtrain.summary import GUESSING, cascade_summary, is_smoothing, summarise
 from certtrain.threat import parse_radii, radius_text
 
 # Relative, of what is summed in floating point: the order of addition may differ. All else is exact.
@@ -174,6 +174,10 @@ def _audit_rows(audit: Audit, rows: Certificates, card: dict[str, Any]) -> None:
         audit.differs(f"no summary follows from the rows: {type(error).__name__}: {error}")
         return
     found |= {key: card.get(key) for key in COPIED}
+    if GUESSING in stated:
+        found.setdefault(GUESSING, None)
+    else:
+        found.pop(GUESSING, None)  # cards made before there was such a word
     for key, value in found.items():
         audit.compare(f"summary: {key}", stated.get(key), value, tolerance=TOLERANCE if key in SUMMED else 0.0)
     seconds = float(rows.seconds.sum())

@@ -141,6 +141,7 @@ class Session:
         from certtrain.checkpoints import read_checkpoint
         from certtrain.commands.fitting import fit_run
         from certtrain.commands.ranks import joined_by_all
+        from certtrain.reporting.entries import guess_note
 
         if self.directory.last.exists():
             read_checkpoint(self.directory.last)  # refused before anything moves when it is corrupt
@@ -149,6 +150,8 @@ class Session:
         with joined_by_all(self.config, self.directory, self.state, self.devices) as place:
             trained = fit_run(self.directory, self.state, self.config, console, flag, loggers, self.report, place)
         self._record(**trained)
+        if said := guess_note(trained["validation"]):
+            print_line(console, f"warning: on the validation examples this classifier is {said}", style="bold red")
 
     def _certify(self, console: Console, flag: SignalFlag) -> dict[str, Any]:
         from certtrain.commands.build import build_data

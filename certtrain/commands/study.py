@@ -16,6 +16,7 @@ from certtrain.files import write_json_atomic
 from certtrain.reporting import terminal
 from certtrain.reporting.terminal import print_line
 from certtrain.runs import RunDirectory
+from certtrain.summary import GUESSING
 from certtrain.sweeps.study import Outcome, Row, Study, Trial
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ class _Study:
         values = tuple(metric.of(entry) for metric in self.metrics)
         if None in values:
             return Outcome("failed", message=f"its validation has no {self.metrics[values.index(None)].name}")
-        return Outcome("complete", values)
+        return Outcome("complete", values, guessing=entry.get(GUESSING))
 
     @staticmethod
     def _compose(overrides: list[str]) -> tuple[dict[str, Any], list[str]]:
@@ -147,6 +148,7 @@ class _Study:
         trials = [{"number": row.number, "state": row.state, "values": row.values} for row in rows]
         for trial, row in zip(trials, rows):
             trial |= {"settings": row.settings, "message": row.message}
+            trial |= {"guessing": row.guessing} if row.guessing else {}
         write_json_atomic(self.folder / "trials.json", {"objectives": objectives, "trials": trials})
 
     def conclude(self) -> int:
@@ -167,7 +169,9 @@ class _Study:
                 self.console, f"next, for the one you choose, once: certtrain certify run={self.path(0).parent}/..."
             )
             return 0
-        chosen = max(complete, key=lambda row: (row.values[0], -row.number))
+        chosen = min(complete, key=lambda row: row.order)
+        if chosen.guessing:
+            print_line(self.console, f"no trial is better than a guess; of trial {chosen.number}: {chosen.guessing}")
         print_line(self.console, f"chosen by {self.metrics[0].name}: trial {chosen.number}; as a run of its own:")
         tried = [_override(key, value) for key, value in chosen.settings.items()]
         words = ["certtrain", "train", *self._fixed(chosen.settings), *tried, "certify_test=false"]

@@ -170,7 +170,9 @@ def summarise(records: list[dict[str, Any]]) -> None:
     else:
         console.print(multirun_tables(jobs))
         for comparison in comparisons(jobs):
-            terminal.print_line(console, f"best by {comparison.metric.name}: {comparison.jobs[0].run}")
+            best = comparison.jobs[0]
+            but = f", but it is no better than a guess: {best.guessing}" if best.guessing else ""
+            terminal.print_line(console, f"best by {comparison.metric.name}: {best.run}{but}")
         terminal.print_line(console, "next, for the one you choose, once: certtrain certify run=...")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from certtrain import escape
-from certtrain.reporting.comparison import Line
+from certtrain.reporting.comparison import GUESSED, Line
 from certtrain.reporting.paper_tables import CLAIMS, HOURS, blocks, cells, settings_of
 from certtrain.reporting.published import Paper
 from certtrain.scales import ball_text
@@ -38,6 +38,7 @@ def brief(papers: Sequence[tuple[Paper, Sequence[Line]]]) -> str:
             out.append(f"| {' | '.join([named, what, *row, *tail])} |")
         hardware = dict.fromkeys(line.hardware for line in lines)
         notes = [f"{letter} with {setting}" for setting, letter in letters.items()]
+        notes += [GUESSED] if any(line.guesses for line in lines) else []
         out += ["", escape.markdown_item("; ".join([HOURS.format("; ".join(hardware)), *notes]) + "."), ""]
     return "\n".join(out).rstrip() + "\n"
 

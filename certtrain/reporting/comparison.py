@@ -13,11 +13,12 @@ from certtrain.card_check import read_whole
 from certtrain.certificates import read_card
 from certtrain.errors import UserError
 from certtrain.reporting.collected import Collection, Group, groups_of
-from certtrain.reporting.entries import LABELS, Entry, is_smoothing, is_staged, smoothed_accuracy
+from certtrain.reporting.entries import LABELS, Entry, guessing, is_smoothing, is_staged, smoothed_accuracy
 from certtrain.reporting.plots import clopper_pearson
 from certtrain.reporting.published import Paper, Row
 from certtrain.threat import parse_radius
 
+GUESSED = "! no better than a guess (one class for all, or chance level)"
 WITHIN, SHORT, NOT_RUN, NO_TARGET, RECALLED = "within", "short", "not run", "no target", "recalled"
 
 
@@ -54,6 +55,8 @@ class Line:
     path: str = ""
     note: str = ""
     """Why a figure is missing."""
+    guesses: int = 0
+    """Seeds whose classifier is no better than a guess."""
 
     @property
     def difference(self) -> float | None:
@@ -82,6 +85,8 @@ def notes_of(lines: Sequence[Line]) -> list[str]:
             )
         if line.draws and target and target.draws and line.draws != target.draws:
             found.append(f"ours with n = {line.draws:,} draws, published with {target.draws:,}")
+        if line.guesses:
+            found.append(f"{GUESSED}, of {line.guesses} of {line.seeds} seed(s): certified accuracy says nothing there")
         for note in found:
             names = rows_of.setdefault(note, [])
             names += [row.name] if row.name not in names else []
@@ -121,6 +126,7 @@ def _group_lines(group: Group) -> list[Line]:
         "hours": hours / 3600,
         "hardware": ", ".join(dict.fromkeys(run.hardware for run in group.runs)),
         "path": ", ".join(str(run.path) for run in group.runs),
+        "guesses": sum(guessing(entry) is not None for entry in entries),
     }
     return [_line(group, name, judged, shared) for name in names]
 

@@ -7,6 +7,7 @@ from decimal import ROUND_DOWN, Decimal
 from fractions import Fraction
 from typing import Any
 
+from certtrain import escape
 from certtrain.scales import ball_of
 from certtrain.threat import parse_radius
 
@@ -36,6 +37,18 @@ def label(entry: Entry) -> str:
 def falsified(entry: Entry) -> bool:
     """Whether an attack refuted the certificates: their figures are not to be shown as certified."""
     return bool(entry.get("falsified"))
+
+
+def guessing(entry: Entry | None) -> str | None:
+    """Why an entry's classifier is no better than a guess, see `certtrain.summary.guessing`; None when it is."""
+    why = (entry or {}).get("guessing")
+    return None if why is None else escape.one_line(why)
+
+
+def guess_note(entry: Entry | None) -> str | None:
+    """The same as a sentence; None when there is nothing to say."""
+    why = guessing(entry)
+    return None if why is None else f"no better than a guess: {why}; its certified accuracy says nothing"
 
 
 def rank(entry: Entry) -> tuple[int, str]:

@@ -40,6 +40,7 @@ def cells(line: Line) -> dict[str, str]:
         return "99.99" if text == "100.00" and value < 1 else text
 
     ours = number(line.ours) + (f" ± {scale * line.sd:.{digits}f}" if line.sd is not None else "")
+    ours += " !" if line.guesses else ""
     short = 3 if line.quantity == "ACR" else 1
     interval = "–".join(f"{scale * end:.{short}f}" for end in line.interval) if line.interval else ""
     quantity = line.quantity

@@ -13,7 +13,7 @@ from rich.text import Text
 from certtrain import escape
 from certtrain.reporting.palette import BLUE, GREY
 from certtrain.reporting.plots import save_figure
-from certtrain.reporting.sweeps import number
+from certtrain.reporting.sweeps import GUESS_LINE, MARK, number
 from certtrain.sweeps.metric import Metric
 from certtrain.sweeps.pareto import pareto_front
 from certtrain.sweeps.study import Row
@@ -33,10 +33,10 @@ def study_table(rows: Sequence[Row], metrics: Sequence[Metric], n: int) -> Group
     complete = [row for row in rows if row.state == "complete"]
     names = " and ".join(metric.name for metric in metrics)
     if len(metrics) == 2:
-        shown = [complete[i] for i in pareto_front([row.values for row in complete])]
+        shown = [complete[i] for i in front_of(complete)]
         title = f"Pareto front: {len(shown)} of {len(complete)} trials, validation metrics {names} (n = {n:,})"
     else:
-        shown = sorted(complete, key=lambda row: (-row.values[0], row.number))[:MOST_ROWS]
+        shown = sorted(complete, key=lambda row: row.order)[:MOST_ROWS]
         title = f"{len(complete)} trials, best first by the validation metric {names} (n = {n:,})"
     keys = list(dict.fromkeys(key for row in shown for key in row.settings))[:MOST_SETTINGS]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
@@ -47,14 +47,23 @@ def study_table(rows: Sequence[Row], metrics: Sequence[Metric], n: int) -> Group
         table.add_column(key.replace(".", ".\n"), justify="right", overflow="fold")
     for row in shown:
         values = [number(value, metric.is_share) for value, metric in zip(row.values, metrics)]
-        table.add_row(str(row.number), *values, *(escape.one_line(row.settings.get(key, "")) for key in keys))
+        settings = (escape.one_line(row.settings.get(key, "")) for key in keys)
+        table.add_row(f"{row.number}{MARK if row.guessing else ''}", *values, *settings)
     parts: list[RenderableType] = [Text(title, style="bold"), table]
+    parts += [Text(GUESS_LINE, style="bold red")] if any(row.guessing for row in shown) else []
     counts = {state: sum(row.state == state for row in rows) for state in ("pruned", "failed", "running")}
     if told := ", ".join(f"{count} {state}" for state, count in counts.items() if count):
         parts.append(Text(f"besides: {told}; every trial stands in trials.json"))
     for row in [row for row in rows if row.state == "failed"][:3]:
         parts.append(Text(f"failed: trial {row.number}  ({(row.message or 'no reason').splitlines()[0]})", style="red"))
     return Group(*parts, Text())
+
+
+def front_of(rows: Sequence[Row]) -> list[int]:
+    """The positions of the Pareto front of complete trials, those left out that are no better than a guess (unless all
+    are)."""
+    kept = [i for i, row in enumerate(rows) if not row.guessing] or list(range(len(rows)))
+    return [kept[i] for i in pareto_front([rows[i].values for i in kept])]
 
 
 def view(points: Sequence[Sequence[float]], front: Sequence[int]) -> tuple[list[float], list[float]]:
@@ -92,7 +101,7 @@ def pareto_plot(rows: Sequence[Row], metrics: Sequence[Metric], n: int, path: st
         raise ValueError("no trial is complete")
     scale = [100.0 if metric.is_share else 1.0 for metric in metrics]
     points = [[value * factor for value, factor in zip(row.values, scale)] for row in complete]
-    front = pareto_front(points)
+    front = front_of(complete)
     figure = Figure(figsize=(5.6, 3.9), dpi=200, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()

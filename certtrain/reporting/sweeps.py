@@ -11,10 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from certtrain import escape
-from certtrain.reporting.entries import falsified, label, percent, rank
+from certtrain.reporting.entries import falsified, guess_note, label, percent, rank
 from certtrain.sweeps.metric import Metric
 from certtrain.sweeps.summary import Comparison, Job, Spread, by_setting, comparisons, differing, spreads
 
+MARK = " !"  # beside the clean accuracy of what is no better than a guess
+GUESS_LINE = "! no better than a guess (one class for all, or chance level): its certified accuracy says nothing"
 MOST_KEYS = 5  # columns of settings; more would not fit 100 characters
 
 
@@ -53,9 +55,14 @@ def runs_table(comparison: Comparison, keys: Sequence[str]) -> RenderableType:
     for job in jobs:
         validation = job.result["validation"]
         values = [escape.one_line(job.overrides.get(key, "")) for key in keys[:MOST_KEYS]]
-        scores = [percent(validation["clean"]), number(metric.of(validation), metric.is_share)]
+        clean = percent(validation["clean"]) + (MARK if job.guessing else "")
+        scores = [clean, number(metric.of(validation), metric.is_share)]
         table.add_row(*values, *scores, f"{job.result.get('seconds', 0.0):,.1f}")
-    return Group(Text(title, style="bold"), table)
+    return Group(Text(title, style="bold"), table, *_guesses(jobs))
+
+
+def _guesses(jobs: Sequence[Job]) -> list[RenderableType]:
+    return [Text(GUESS_LINE, style="bold red")] if any(job.guessing for job in jobs) else []
 
 
 def _scores(keys: Sequence[str], metric: Metric, last: str) -> Table:
@@ -77,11 +84,12 @@ def settings_table(comparison: Comparison, keys: Sequence[str]) -> RenderableTyp
         clean = Spread("clean", tuple(job.result["validation"]["clean"] for job in jobs))
         values = tuple(metric.of(job.validation) or 0.0 for job in jobs)
         rows.append((Spread(metric.name, values, metric.is_share), clean, jobs))
-    rows.sort(key=lambda row: -row[0].mean)
+    rows.sort(key=lambda row: (any(job.guessing for job in row[2]), -row[0].mean))
     table = _scores(keys, metric, "seeds")
     for score, clean, jobs in rows:
         values = [escape.one_line(jobs[0].overrides.get(key, "")) for key in keys[:MOST_KEYS]]
-        table.add_row(*values, plus_minus(clean), plus_minus(score), str(len(jobs)))
+        mark = MARK if any(job.guessing for job in jobs) else ""
+        table.add_row(*values, plus_minus(clean) + mark, plus_minus(score), str(len(jobs)))
     return Group(Text(f"mean ± sd over seeds, best first by {metric.name}", style="bold"), table)
 
 
@@ -94,6 +102,7 @@ def seeds_tables(jobs: Sequence[Job]) -> Group:
         return Group(*_failures(failed, ["seed"]))
     of = f"{len(complete)} seeds" if not failed else f"{len(complete)} of {len(jobs)} seeds: the others have no result"
     entries = [job.result["validation"] for job in complete if job.result.get("validation")]
+    parts += _guesses_of_seeds(complete)
     if len(entries) == len(complete):
         parts.append(spread_table(f"validation, n = {entries[0]['n']:,}; mean ± sd over {of}", entries))
     shared = set.intersection(*(set(job.result.get("test") or {}) for job in complete))
@@ -109,6 +118,16 @@ def seeds_tables(jobs: Sequence[Job]) -> Group:
     if not parts:
         parts.append(Text("neither validation nor test results to take a mean of", style="bold"))
     return Group(*parts, *_failures(failed, ["seed"]))
+
+
+def _guesses_of_seeds(jobs: Sequence[Job]) -> list[RenderableType]:
+    notes = [(job, guess_note(entry)) for job in jobs for entry in _entries(job)]
+    lines = dict.fromkeys(f"seed={job.overrides.get('seed', '?')} is {note}" for job, note in notes if note)
+    return [Text(line, style="bold red") for line in lines]
+
+
+def _entries(job: Job) -> list[Mapping[str, Any]]:
+    return [entry for entry in (job.validation, *(job.result.get("test") or {}).values()) if entry]
 
 
 def spread_table(title: str, entries: Sequence[Mapping[str, Any]]) -> RenderableType:

@@ -19,6 +19,7 @@ from certtrain.reporting.entries import (
     floored,
     grid,
     groups,
+    guess_note,
     is_smoothing,
     is_staged,
     label,
@@ -204,7 +205,9 @@ def _failures(entry: Entry) -> list[str]:
     names = {"invalid": "invalid (NaN or infinite)", "error": "error (the certifier failed)"}
     broken = entry.get("falsification") or {}
     notes = [f"{label(entry)}: an attack broke {broken.get('hits')} of {broken.get('attacked')} certificates"]
-    return (notes if falsified(entry) else []) + [
+    notes = notes if falsified(entry) else []
+    notes += [f"{label(entry)}: {said}"] if (said := guess_note(entry)) else []
+    return notes + [
         f"{label(entry)}: {entry[k]:,} of {entry['n']:,} {text}" for k, text in names.items() if entry.get(k)
     ]
 

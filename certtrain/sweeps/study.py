@@ -68,6 +68,8 @@ class Outcome:
     state: State
     values: tuple[float, ...] = ()
     message: str | None = None
+    guessing: str | None = None
+    """Why a complete trial's classifier is no better than a guess."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,13 @@ class Row:
     values: tuple[float, ...]
     settings: Mapping[str, str] = field(default_factory=dict)
     message: str | None = None
+    guessing: str | None = None
+    """Why a complete trial's classifier is no better than a guess; it is chosen only where all others are none."""
+
+    @property
+    def order(self) -> tuple[bool, float, int]:
+        """Sorts complete trials of one objective, best first."""
+        return (self.guessing is not None, -self.values[0], self.number)
 
 
 class Study:
@@ -182,9 +191,10 @@ class Study:
         """
         state = getattr(self.optuna.trial.TrialState, {"failed": "FAIL"}.get(outcome.state, outcome.state.upper()))
         with self._database():
-            if outcome.message:
-                found = next(row for row in self.study.get_trials(deepcopy=False) if row.number == trial.number)
-                self.study._storage.set_trial_user_attr(found._trial_id, "message", outcome.message)
+            for key in ("message", "guessing"):
+                if said := getattr(outcome, key):
+                    found = next(row for row in self.study.get_trials(deepcopy=False) if row.number == trial.number)
+                    self.study._storage.set_trial_user_attr(found._trial_id, key, said)
             values = list(outcome.values) if outcome.state == "complete" else None
             self.study.tell(trial.number, values, state=state)
 
@@ -199,6 +209,7 @@ class Study:
                 tuple(row.values or ()) if _state(row) == "complete" else (),
                 row.user_attrs.get("settings", {}),
                 row.user_attrs.get("message"),
+                row.user_attrs.get("guessing"),
             )
             for row in found
         ]

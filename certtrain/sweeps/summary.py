@@ -11,6 +11,7 @@ from typing import Any
 from certtrain.errors import UserError
 from certtrain.runs import RunDirectory
 from certtrain.scales import ball_of
+from certtrain.summary import GUESSING
 from certtrain.sweeps.metric import Metric, common_metric
 from certtrain.threat import parse_radius
 
@@ -35,6 +36,11 @@ class Job:
     def validation(self) -> Mapping[str, Any] | None:
         """The validation entry of a complete run; None when there is none."""
         return self.result.get("validation") if self.state == "complete" else None
+
+    @property
+    def guessing(self) -> str | None:
+        """Why the run's classifier is no better than a guess; None when it is, or was not validated."""
+        return (self.validation or {}).get(GUESSING)
 
     @property
     def setting(self) -> tuple[tuple[str, str], ...]:
@@ -73,7 +79,10 @@ class Comparison:
 
 
 def comparisons(jobs: Sequence[Job]) -> list[Comparison]:
-    """The complete jobs with a validation entry, in tables of what may be compared, each sorted by its metric."""
+    """The complete jobs with a validation entry, in tables of what may be compared, each sorted by its metric.
+
+    What is no better than a guess comes last: a constant classifier has the certified accuracy of its class.
+    """
     groups: dict[tuple[Any, ...], list[Job]] = {}
     for job in jobs:
         if entry := job.validation:
@@ -81,8 +90,8 @@ def comparisons(jobs: Sequence[Job]) -> list[Comparison]:
     found = []
     for group in groups.values():
         metric = common_metric([job.monitor for job in group], [job.result["validation"] for job in group])
-        value = {id(job): metric.of(job.validation) for job in group}
-        found.append(Comparison(metric, tuple(sorted(group, key=lambda job: -(value[id(job)] or 0.0)))))
+        value = {id(job): (job.guessing is not None, -(metric.of(job.validation) or 0.0)) for job in group}
+        found.append(Comparison(metric, tuple(sorted(group, key=lambda job: value[id(job)]))))
     return found
 
 

@@ -167,6 +167,16 @@ def test_every_figure_of_the_summary_is_recomputed(run, name):
     assert any("extra" in text for text in audit_card(path).of("not checked"))
 
 
+def test_that_a_classifier_is_no_better_than_a_guess_follows_from_the_rows(run):
+    path = run.certificates / "bounds.json"
+    summary = json.loads(path.read_text())["summary"]
+    assert summary.pop("guessing").startswith("it ")  # 17 right of 20, where 17 are of one class
+    change_card(run, "bounds", summary=summary)
+    assert not any("summary" in text for text in failures(run, "bounds"))  # as in older cards
+    change_card(run, "bounds", summary={**summary, "guessing": "it is as good as any"})
+    assert any("guessing" in text for text in failures(run, "bounds"))
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

@@ -107,3 +107,17 @@ def test_the_test_set_cannot_choose_in_a_multirun(in_tmp, tiny, capsys):
     assert main(["train", "-m", *tiny, "certify_test=true", "seed=0,1"]) == 2
     assert "certify_test" in capsys.readouterr().err
     assert not [path for path in in_tmp.glob("runs/*") if path.is_dir()]
+
+
+def test_a_run_that_learns_nothing_says_so_and_is_never_the_best(in_tmp, tiny, capsys):
+    """After a step of 1e9 its weights answer one class for all, which is certified at any radius."""
+    arguments = ["train", "-m", *tiny, "method=standard", "optimizer.lr=1e9,0.02", "epochs=3"]
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    runs = sorted(path for path in (in_tmp / "runs").iterdir() if path.is_dir())
+    [learnt] = [run for run in runs if "guessing" not in result(run)["validation"]]
+    [other] = [run for run in runs if run != learnt]
+    assert "1000000000" in other.name
+    assert "warning: on the validation examples this classifier is no better than a guess" in shown
+    assert f"best by val/certified@0.05: runs/{learnt.name}\n" in shown
+    assert " !" in shown

@@ -11,8 +11,10 @@ from paper_files import ENTRY, ROWS, SMOOTHED, make_paper, make_run
 from scipy.stats import binomtest
 
 from certtrain.certificates import CertificateLog, Certificates
+from certtrain.reporting.brief import brief
 from certtrain.reporting.collected import collect
 from certtrain.reporting.comparison import clopper_pearson_mean, compare, notes_of
+from certtrain.reporting.paper_tables import cells
 from certtrain.reporting.published import read_paper
 
 
@@ -131,3 +133,15 @@ def test_interval_is_that_of_clopper_and_pearson(n, data):
     k = data.draw(st.integers(0, n))
     exact = binomtest(k, n).proportion_ci(0.95, method="exact")
     assert clopper_pearson_mean(k / n, n) == pytest.approx((exact.low, exact.high), abs=1e-9)
+
+
+def test_seeds_that_are_no_better_than_a_guess_are_marked(paper, tmp_path):
+    for seed, more in enumerate(({}, {"guessing": "it answers class 3 for every example"})):
+        make_run(tmp_path / "runs", "p/small", seed, {"ibp": {**ENTRY, **more}})
+    found = lines(paper, tmp_path / "runs")
+    line = by_name(found)["certified@0.3"]
+    assert line.guesses == 1
+    assert cells(line)["ours"].endswith(" !")
+    assert any("1 of 2 seed(s)" in note for note in notes_of(found))
+    [bare] = [note for note in [brief([(read_paper(paper), found)])] if "no better than a guess" in note]
+    assert "!" in bare

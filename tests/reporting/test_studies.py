@@ -1,5 +1,7 @@
 """The table of a study fits 100 columns and names its metric; the figure of its front is drawn with units and n."""
 
+from dataclasses import replace
+
 import matplotlib.image
 import pytest
 from matplotlib.figure import Figure
@@ -77,3 +79,17 @@ def test_the_view_holds_the_front_and_leaves_failures_below():
 def test_the_view_of_equal_trials_is_no_point():
     low, high = studies.view([(5.0, 5.0)] * 3, [0])
     assert all(a < 5 < b for a, b in zip(low, high))
+
+
+def test_a_trial_that_is_no_better_than_a_guess_is_marked_and_comes_last():
+    rows = [replace(row(0, 0.9), guessing="it answers class 3 for every example"), row(1, 0.2), row(2, 0.3)]
+    text = shown(studies.study_table(rows, [CERTIFIED], 200))
+    assert text.index("30.00") < text.index("20.00") < text.index("90.00") < text.index("! no better than a guess")
+    assert "0 ! " in text
+    assert sorted(rows, key=lambda found: found.order)[0].number == 2
+
+
+def test_a_guess_is_on_no_front_unless_all_guess():
+    rows = [replace(row(0, 0.1, 0.9), guessing="x"), row(1, 0.5, 0.5), row(2, 0.9, 0.1), row(3, 0.4, 0.4)]
+    assert studies.front_of(rows) == [2, 1]
+    assert studies.front_of(rows[:1]) == [0]

@@ -59,3 +59,28 @@ def test_seeds_with_falsified_certificates_have_no_mean():
     text = shown(seeds_tables(jobs))
     assert "no mean, an attack broke certificates of seed=1" in text
     assert "25.00" not in text
+
+
+GUESS = "it answers class 3 for every example"
+
+
+def guesses(found: Job) -> Job:
+    found.result["validation"]["guessing"] = GUESS
+    return found
+
+
+def test_what_is_no_better_than_a_guess_is_marked_and_comes_last():
+    jobs = [guesses(job({"lr": "1", "seed": "0"}, 0.9)), job({"lr": "2", "seed": "0"}, 0.5)]
+    text = shown(multirun_tables(jobs))
+    assert text.index("50.00") < text.index("87.50 !") < text.index("! no better than a guess")
+    assert "!" not in shown(multirun_tables(jobs[1:]))
+    text = shown(multirun_tables([*jobs, job({"lr": "2", "seed": "1"}, 0.3)]))
+    means = text[text.index("mean ± sd over seeds") :]
+    assert means.index("40.00 ±") < means.index("90.00")
+
+
+def test_seeds_that_are_no_better_than_a_guess_are_named():
+    jobs = [job({"seed": "0"}, 0.5), guesses(job({"seed": "1"}, 0.1))]
+    text = " ".join(shown(seeds_tables(jobs)).split())
+    assert f"seed=1 is no better than a guess: {GUESS}" in text
+    assert "seed=0 is" not in text

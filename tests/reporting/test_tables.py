@@ -145,3 +145,11 @@ def test_falsified_certificates_show_no_figure(bounds, smoothing):
     assert "smoothing (FALSIFIED): an attack broke 2 of 50 certificates" in text
     for radius, value in list(entry["certified"].items())[1:]:  # at 0 it is an accuracy
         assert f"{100 * value:.2f}" not in text, radius
+
+
+def test_a_classifier_that_is_no_better_than_a_guess_is_named_below_its_table():
+    entry = {"certifier": "ibp", "norm": "linf", "clean": 0.1, "certified": {"0.1": 0.1}, "n": 40, "seconds": 1.0}
+    entry |= {"settings": {}, "indices_sha256": "a", "invalid": 0, "error": 0, "abstained": 0}
+    guess = {**entry, "guessing": "it answers class 3 for every example"}
+    assert "IBP: no better than a guess: it answers class 3" in "\n".join(lines(result_tables({"ibp": guess})))
+    assert "guess" not in "\n".join(lines(result_tables({"ibp": entry})))

@@ -166,3 +166,10 @@ def test_bad_trials_are_pruned_and_two_objectives_never_are(tmp_path, settings):
     two.run(lambda trial: Outcome("complete", (0.5, 0.5)) if trial.report is None else pytest.fail("it may be pruned"))
     none = begin(tmp_path, settings, name="none", pruner="none", n_trials=1)
     none.run(lambda trial: value(trial) if trial.report is None else pytest.fail("it may be pruned"))
+
+
+def test_a_trial_that_is_no_better_than_a_guess_stays_one(tmp_path, settings):
+    begin(tmp_path, settings, n_trials=2).run(
+        lambda trial: replace(value(trial), guessing="constant" if trial.number == 0 else None)
+    )
+    assert [row.guessing for row in begin(tmp_path, settings).rows()] == ["constant", None]

@@ -71,3 +71,14 @@ def test_only_what_all_seeds_hold_is_averaged():
     second = {"norm": "l2", "clean": 0.7, "certified": {"2/255": 0.4}, "acr": 0.2}
     found = {spread.name: spread.values for spread in spreads([first, second])}
     assert found == {"clean (%)": (0.5, 0.7), "certified at l2 2/255 (%)": (0.6, 0.4), "ACR": (0.1, 0.2)}
+
+
+def test_what_is_no_better_than_a_guess_comes_last_whatever_it_certifies(tmp_path):
+    made = [
+        run(tmp_path / "constant", 0.9, guessing="it answers class 3 for every example"),
+        run(tmp_path / "poor", 0.1),
+        run(tmp_path / "good", 0.5),
+    ]
+    [comparison] = comparisons([read_job([], path, None, EYE) for path in made])
+    assert [job.run.name for job in comparison.jobs] == ["good", "poor", "constant"]
+    assert comparison.jobs[2].guessing == "it answers class 3 for every example"

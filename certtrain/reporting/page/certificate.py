@@ -11,7 +11,7 @@ import numpy as np
 
 from certtrain.certificates import STATUSES
 from certtrain.reporting.curves import curves, outcomes
-from certtrain.reporting.entries import LABELS, floored, percent
+from certtrain.reporting.entries import LABELS, floored, guess_note, percent
 from certtrain.reporting.page.allowed import allowed
 from certtrain.reporting.page.classes import class_table, confusion
 from certtrain.reporting.page.evidence import Certified
@@ -106,6 +106,8 @@ def notices(certificate: Certified) -> list[Node]:
         of = certificate.card.get("n", "?")
         text = f"{done:,} of {of} examples were certified when it stopped. The rest may be other than these: no figure "
         made.append(_notice("Unfinished", text + "is shown. The same command goes on from there."))
+    if said := guess_note(certificate.entry):
+        made.append(_notice("No better than a guess", f"This classifier is {said}.", bad=True))
     if warnings := certificate.card.get("warnings"):
         made.append(_notice("Warnings of the card", tag("ul", [tag("li", warning) for warning in warnings])))
     made += [_notice("Incomplete evidence", problem) for problem in certificate.problems]
