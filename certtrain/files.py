@@ -8,12 +8,12 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from io import FileIO
 from pathlib import Path
 
-from certtrain.errors import DiskFull, UserError
+from certtrain.errors import DiskFull, UserError, command_line
 from certtrain.threat import radius_text
 
 # No room on the disk, in the user's quota, below the limit of one file's size.
@@ -155,6 +155,47 @@ def refuse_foreign(path: Path, mark: bytes, what: str, head: int | None = None) 
         raise UserError(f"cannot read {path}: {error.strerror}", where="--output", fix="another name") from error
     if foreign:
         raise UserError(f"{path} exists and is no {what}: it is not overwritten", where="--output", fix="another name")
+
+
+def check_name(name: object, where: str = "configuration key name") -> str:
+    """The name of a run, a study or a certificate: one component of a path, and nothing hidden.
+
+    Raises:
+        UserError: it is empty, holds a separator or a character that cannot be printed, begins with a dot, or is
+            neither a text nor a number.
+    """
+    text = str(name)
+    plain_value = isinstance(name, (str, int, float)) and not isinstance(name, bool)
+    if not plain_value or not text.strip() or not text.isprintable() or text[0] == "." or set(text) & {"/", "\\"}:
+        raise UserError(
+            f"{text!r} is not a name",
+            where=where,
+            fix="letters, digits and signs such as - _ = without / or \\, and no dot first; runs_dir= names a folder",
+        )
+    return text
+
+
+def refuse_links(folder: Path, below: Iterable[str] = ()) -> None:
+    """Refuse a folder to be written whose files are links: what is appended to them would land somewhere else.
+
+    Args:
+        folder: may itself be reached by a link, which the user made.
+        below: folders in it that are written as well.
+
+    Raises:
+        UserError: an entry is a symbolic link, or neither a file nor a folder. Nothing is opened.
+    """
+    for place in (folder, *(folder / name for name in below)):
+        if not place.is_dir():
+            continue
+        for path in sorted(place.iterdir()):
+            if path.is_symlink() or not (path.is_file() or path.is_dir()):
+                kind = "a symbolic link" if path.is_symlink() else "neither a file nor a folder"
+                raise UserError(
+                    f"{path} is {kind}: what is written there would land somewhere else",
+                    where=str(folder),
+                    fix=f"look what it is; {command_line('cp', '-rL', folder, 'COPY')} has files in place of links",
+                )
 
 
 def write_json_atomic(path: str | Path, value: object) -> Path:

@@ -1,36 +1,142 @@
-"""The lock of a run directory: one process works in it, or the shards of one job, each once."""
+"""Locks that end with their process, kill -9 included: of a run directory, of a study's running trials."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
 import socket
+import stat
 import time
 from datetime import UTC, datetime
+from io import FileIO
 from pathlib import Path
-from typing import IO
+from types import TracebackType
 
 from certtrain.errors import UserError
 from certtrain.files import FULL, unwritable
 
-try:
-    import fcntl
-except ImportError:  # Windows has no flock: two processes on one run are then not told apart
-    fcntl = None  # type: ignore[assignment]
-
 SHARD_PATIENCE = 60.0  # seconds that a shard waits for one that looks whether all are there
+LOOK_PATIENCE = 5.0  # seconds that a command waits for one that only looks who is there, which takes milliseconds
+
+HOLDER = re.compile(r"pid (\d+) on (\S+) since \S+")
+
+
+class FileLock:
+    """An exclusive lock of a file, which is made and stays: `flock`, or what the system has instead, by `filelock`.
+
+    As a context manager it waits until it has the lock. A process that inherits `descriptor` keeps the lock as long as
+    it lives. On a file system without locks everybody gets it.
+
+    Args:
+        path: of a file that holds nothing but the holder's name; never one that is a link.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: FileIO | None = None
+
+    @property
+    def descriptor(self) -> int | None:
+        """The open file that holds the lock; None without it."""
+        return None if self._file is None else self._file.fileno()
+
+    def acquire(self, wait: bool = False) -> bool:
+        """Whether the lock is had; without waiting, unless asked to.
+
+        Raises:
+            UserError: the file is a link, or holds something else than a name of ours. It is left as it is.
+            OSError: the file cannot be opened for writing.
+        """
+        from filelock import lock_descriptor  # a tenth of a second, of which `--help` needs nothing
+
+        while self._file is None:
+            file = self._open()
+            try:
+                had = lock_descriptor(file.fileno(), blocking=wait)
+            except OSError:  # a file system without locks
+                file.close()
+                return True
+            status = os.fstat(file.fileno())
+            if had and status.st_nlink:
+                if not stat.S_ISREG(status.st_mode) or not _ours(file):
+                    file.close()
+                    raise self._foreign()
+                self._file = file
+                break
+            file.close()  # had, it was deleted since it was opened: the next one locks another file of that name
+            if not had:
+                return False
+        return True
+
+    def holder(self) -> str:
+        """The name in the file; "" where nobody has signed."""
+        with contextlib.suppress(OSError, ValueError):  # on Windows a locked file cannot be read
+            text = self.path.read_text(encoding="utf-8").strip()
+            return text if HOLDER.match(text) else ""
+        return ""
+
+    def sign(self, name: str) -> None:
+        """Write who has the lock, or "" for nobody, where there is room for it: it holds all the same."""
+        if self._file is None:
+            return
+        with contextlib.suppress(OSError):
+            self._file.truncate(0)
+            self._file.seek(0)
+            self._file.write((name and f"{name}\n").encode())
+
+    def release(self) -> None:
+        """Give the lock back; the file stays, because deleting it would race with the next process."""
+        if self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.close()  # not unlocked: a process that inherited it works on
+            self._file = None
+
+    def _open(self) -> FileIO:
+        if self.path.is_symlink():
+            raise self._foreign()
+        return FileIO(os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666), "r+")
+
+    def _foreign(self) -> UserError:
+        return UserError(
+            f"{self.path} is not a lock file of certtrain, but a link or somebody else's file",
+            where=str(self.path.parent),
+            fix="look where it comes from; the lock is made anew when the file is gone",
+        )
+
+    def __enter__(self) -> FileLock:
+        self.acquire(wait=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+def _ours(file: FileIO) -> bool:
+    text = (file.read(200) or b"").decode("utf-8", "replace").strip()
+    return not text or HOLDER.match(text) is not None
+
+
+class _Busy(Exception):
+    """Somebody else has it: `who`, "" where they have not signed; `passing`: perhaps only to look who is there."""
+
+    def __init__(self, who: str, *, passing: bool) -> None:
+        super().__init__(who)
+        self.who, self.passing = who, passing
 
 
 class RunLock:
-    """`flock` of the file `.lock` in a run directory; it ends with the process that holds it, kill -9 included.
+    """The lock of a run directory: one process works in it, or the shards of one job, each once.
 
-    The file says who has it (pid, host, since when) as long as somebody has. Reading commands take no lock.
+    A process on its own holds `.lock`. A shard holds `.lock-1-of-4`, which it takes while it has `.lock` for a moment;
+    so whoever has `.lock` can look whether there are shards, and no other begins meanwhile. The file says who has it
+    (pid, host, since when) as long as somebody has. Reading commands take no lock.
 
     On NFS it holds between machines where client and server have locking (Linux makes it a lock of the whole file
     there), and a machine that dies keeps it until the server notices. Mounted with `nolock` or `local_lock=flock` it
-    holds between the processes of one machine, and on a file system without locks, or on Windows, not at all.
+    holds between the processes of one machine, and on a file system without locks not at all.
 
     Args:
         folder: the run directory, which exists when the lock is taken.
@@ -38,18 +144,19 @@ class RunLock:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._run: IO[str] | None = None
-        self._shard: IO[str] | None = None
+        self._run = FileLock(folder / ".lock")
+        self._shard: FileLock | None = None
 
     @property
     def held(self) -> bool:
         """Whether this process has it."""
-        return self._run is not None
+        return bool(self.descriptors)
 
     @property
     def descriptors(self) -> tuple[int, ...]:
         """Open files that hold the locks: a process that inherits them keeps the locks as long as it lives."""
-        return tuple(file.fileno() for file in (self._run, self._shard) if file is not None)
+        files = (lock.descriptor for lock in (self._run, self._shard) if lock is not None)
+        return tuple(descriptor for descriptor in files if descriptor is not None)
 
     def acquire(self, shard: str | None = None) -> None:
         """Take the lock; nothing where this process has it already.
@@ -59,67 +166,74 @@ class RunLock:
                 ended looks whether it is the last, by itself for a moment: a shard waits for that.
 
         Raises:
-            UserError: another process has the lock; the lock file cannot be written.
+            UserError: another process has the lock; the lock file cannot be written, or is a link.
         """
-        if fcntl is None or self.held:
+        if self.held:
             return
-        deadline = time.monotonic() + (SHARD_PATIENCE if shard is not None else 0)
+        started = time.monotonic()
         while True:
             try:
-                self._run = self._take(".lock", shared=shard is not None)
-                break
-            except UserError:
-                if time.monotonic() >= deadline:
-                    raise
-                time.sleep(0.2)
-        if shard is not None:
-            try:
-                self._shard = self._take(f".lock-{shard}")
-            except UserError:
-                self.release()
-                raise
+                self._take(shard)
+                return
+            except _Busy as busy:
+                patience = SHARD_PATIENCE if shard is not None else LOOK_PATIENCE
+                if not busy.passing or time.monotonic() - started >= patience:
+                    raise self._refusal(busy.who) from None
+                time.sleep(0.02 if shard is None else 0.2)
 
     def release(self) -> None:
-        """Give the locks back; the files stay, because deleting them would race with the next process."""
-        for file in filter(None, (self._shard, self._run)):
-            with contextlib.suppress(OSError):
-                _write(file, "")  # nobody's name stays behind, but for that of a process that is killed
-            with contextlib.suppress(OSError):
-                file.close()
-        self._run = self._shard = None
+        """Give the locks back; the files stay."""
+        for lock in filter(None, (self._shard, self._run)):
+            lock.sign("")  # nobody's name stays behind, but for that of a process that is killed
+            lock.release()
+        self._shard = None
 
-    def _take(self, name: str, *, shared: bool = False) -> IO[str] | None:
-        """A lock file with its lock; None on a file system without locks."""
-        path = self.folder / name
-        try:
-            file = path.open("a+", encoding="utf-8")
-        except OSError as error:
-            raise unwritable_run(path, error) from error
-        try:
-            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except OSError as error:
-            holder = _read(file) or self._shards()
-            file.close()
-            if error.errno in (errno.EAGAIN, errno.EACCES):
-                raise UserError(
-                    f"another process{f' ({holder})' if holder else ''} is working in {self.folder}",
-                    where="run directory",
-                    fix="wait for it or stop it, or choose another name=; report, plot, table and audit read meanwhile",
-                ) from None
-            return None
-        with contextlib.suppress(OSError):  # a full disk: the lock holds although nobody can read whose it is
-            _write(file, "" if shared else _who())
-        return file
+    def _take(self, shard: str | None) -> None:
+        """Both files, or neither.
 
-    def _shards(self) -> str:
-        """Who has the shards' locks, as far as that can be known."""
-        found = []
+        Raises:
+            _Busy: another process has one of them.
+            UserError: a file that cannot be written, or is a link.
+        """
+        try:
+            if not self._run.acquire():
+                who = self._run.holder()
+                raise _Busy(who, passing=shard is not None or not who or _dead(who))
+            mine = self._run
+            if shard is None:
+                self._refuse_beside_shards()
+            else:
+                mine = self._shard = FileLock(self.folder / f".lock-{shard}")
+                if not mine.acquire():
+                    raise _Busy(mine.holder(), passing=False)
+        except OSError as error:
+            self.release()
+            raise unwritable_run(Path(error.filename or self._run.path), error) from error
+        except BaseException:
+            self.release()
+            raise
+        mine.sign(_who())
+        if shard is not None:
+            self._run.sign("")
+            self._run.release()
+
+    def _refuse_beside_shards(self) -> None:
+        """Raises _Busy where a shard is at work."""
+        names = []
         for path in sorted(self.folder.glob(".lock-*")):
-            with contextlib.suppress(OSError):
-                text = path.read_text(encoding="utf-8").strip()
-                if text and not _dead(text):
-                    found.append(text)
-        return "; ".join(found)
+            other = FileLock(path)
+            if not other.acquire():
+                names.append(other.holder())
+            other.release()
+        if names:
+            raise _Busy("; ".join(filter(None, names)), passing=False)
+
+    def _refusal(self, who: str) -> UserError:
+        return UserError(
+            f"another process{f' ({who})' if who else ''} is working in {self.folder}",
+            where="run directory",
+            fix="wait for it or stop it, or choose another name=; report, plot, table and audit read meanwhile",
+        )
 
 
 def unwritable_run(path: Path, error: OSError) -> UserError:
@@ -139,25 +253,13 @@ def _who() -> str:
 
 def _dead(who: str) -> bool:
     """Whether a process of this machine was killed before it could take its name back."""
-    match = re.match(r"pid (\d+) on (\S+) since", who)
+    match = HOLDER.match(who)
     if match is None or match[2] != socket.gethostname():
         return False
     try:
         os.kill(int(match[1]), 0)
     except ProcessLookupError:
         return True
-    except OSError:
+    except (OSError, OverflowError):
         pass
     return False
-
-
-def _read(file: IO[str]) -> str:
-    file.seek(0)
-    return file.read().strip()
-
-
-def _write(file: IO[str], text: str) -> None:
-    file.seek(0)
-    file.truncate()
-    file.write(text and f"{text}\n")
-    file.flush()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -15,9 +14,10 @@ import yaml
 
 from certtrain import environment
 from certtrain.added_keys import BEFORE
-from certtrain.errors import UserError, nearest
-from certtrain.files import plain, write_json_atomic, write_text_atomic
-from certtrain.locks import RunLock, unwritable_run
+from certtrain.errors import UserError, command_line, nearest
+from certtrain.files import plain, refuse_links, write_json_atomic, write_text_atomic
+from certtrain.locks import RunLock
+from certtrain.run_folder import FOLDERS, make_folder, take_back
 
 RESULT_SCHEMA = 1
 STATUSES = ("complete", "interrupted", "failed")
@@ -25,8 +25,6 @@ State = Literal["new", "resume", "complete"]
 
 DEEP = 1_000  # levels of nesting from which libyaml could run out of stack
 ABSENT = "(absent)"
-# What may lie in a directory whose creation was interrupted before config.yaml, the last file, was written.
-FIRST_FILES = frozenset({".lock", "environment.json", "overrides.yaml", "diff.patch", "checkpoints", "certificates"})
 
 
 class RunDirectory:
@@ -39,6 +37,7 @@ class RunDirectory:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._lock = RunLock(self.path)
+        self._found: frozenset[str] | None = None  # what lay in the directory when it was opened; None: it was made
 
     def __repr__(self) -> str:
         return f"RunDirectory({str(self.path)!r})"
@@ -139,7 +138,7 @@ class RunDirectory:
                 not a run; another process works in it; the directory cannot be written. The old files stay as they are.
         """
         run = cls(path)
-        run._make()
+        run._found = make_folder(run.path)
         run.lock()
         try:
             if not run.config.exists():
@@ -166,8 +165,9 @@ class RunDirectory:
             shard: `1-of-4`: let the other shards of a job in, but nobody else, and this shard only once.
 
         Raises:
-            UserError: another process has the lock; the lock file cannot be written.
+            UserError: another process has the lock; the lock file cannot be written; files of the run are links.
         """
+        refuse_links(self.path, (*FOLDERS, "certificates/parts"))
         self._lock.acquire(shard)
 
     @property
@@ -178,6 +178,13 @@ class RunDirectory:
     def close(self) -> None:
         """Give the locks back."""
         self._lock.release()
+
+    def withdraw(self) -> None:
+        """Take back a new run that came to nothing: what `open` and its session made goes, so that its name is free.
+
+        Whatever lay there before stays, and so does a file that no run has. To be called by who has the run open.
+        """
+        take_back(self.path, self._found)
 
     def read_config(self, path: Path | None = None) -> dict[str, Any]:
         """The resolved configuration, or one of `earlier_configs`.
@@ -231,20 +238,6 @@ class RunDirectory:
                 fix="use the version of certtrain that wrote it, or a newer one",
             )
         return result
-
-    def _make(self) -> None:
-        """Make the directory, unless something that is not a run lies there."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            strange = [name for name in os.listdir(self.path) if name not in FIRST_FILES and not _temporary(name)]
-        except OSError as error:
-            raise unwritable_run(self.path, error) from error
-        if strange and not self.config.exists():
-            raise UserError(
-                f"{self.path} exists and is not a run: it holds {', '.join(sorted(strange)[:3])} and no config.yaml",
-                where="run directory",
-                fix="choose another name=, or an empty directory",
-            )
 
     def _write_evidence(self, config: Mapping[str, Any], overrides: Sequence[str]) -> None:
         described = environment.describe()
@@ -309,6 +302,7 @@ def find_run(name: str | Path, root: str | Path = "runs") -> RunDirectory:
         if (candidate / "config.yaml").is_file():
             return RunDirectory(candidate)
     known = {str(path.parent.relative_to(root)) for path in Path(root).glob("**/config.yaml")}
+    known = {run for run in known if not any(str(folder) in known for folder in Path(run).parents)}  # wandb has its own
     hint = nearest(Path(name).name, known) if known else "train one first: certtrain train experiment=quickstart"
     raise UserError(f"there is no run {str(name)!r}", where=f"{name} and {Path(root) / name}", fix=hint)
 
@@ -374,10 +368,6 @@ def _below(key: str, tops: Collection[str]) -> bool:
     return any(key == top or key.startswith(f"{top}.") for top in tops)
 
 
-def _temporary(name: str) -> bool:
-    return name.startswith(".") and name.endswith(".tmp")
-
-
 def _yaml(value: object) -> str:
     # Without allow_unicode, whose output PyYAML itself cannot always read back (a next-line character in a key).
     return yaml.safe_dump(value, sort_keys=False, width=120)
@@ -405,7 +395,7 @@ def _plain_yaml(text: str) -> Any:
 
 def _other_configuration(run: RunDirectory, differing: list[tuple[str, Any, Any]]) -> UserError:
     try:
-        former = " ".join(run.read_overrides()) or "no overrides"
+        former = command_line(*run.read_overrides()) or "no overrides"
     except UserError:
         former = "its config.yaml"
     return UserError(

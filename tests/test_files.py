@@ -14,7 +14,7 @@ import torch
 from certtrain import files
 from certtrain.cli import main
 from certtrain.errors import DiskFull, UserError
-from certtrain.files import append_text, explained, unwritable, write_json_atomic, write_text_atomic
+from certtrain.files import append_text, check_name, explained, unwritable, write_json_atomic, write_text_atomic
 
 
 def test_replaces_and_makes_parents(tmp_path):
@@ -162,3 +162,17 @@ def test_errors_that_nobody_expected_where_they_came(error, message, monkeypatch
     assert "Traceback" not in shown
     with pytest.raises(OSError, match=error.strerror):
         main(["table", "--traceback"])
+
+
+@pytest.mark.parametrize("name", ["a", "quickstart-seed0", "eps=0.1,0.2", "été", "mit Leerzeichen", "v1.2", 3, 0.5])
+def test_names(name):
+    assert check_name(name) == str(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../../x", "a/b/c", "/etc", "a\\b", "..", ".", ".hidden", "", " ", "a\nb", "a\x1b[2J", True, [1], None],
+)
+def test_what_is_no_name_of_one_folder_or_file(name):
+    with pytest.raises(UserError, match="is not a name"):
+        check_name(name)

@@ -34,6 +34,7 @@ FLOORS = (
         "claims",
     },
     {"locks", "kernels"},
+    {"run_folder"},
     {
         "bounds",
         "smoothing",

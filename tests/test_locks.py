@@ -86,16 +86,68 @@ def test_shards_are_named_the_living_ones(tmp_path, holder, monkeypatch):
 def test_a_file_system_without_locks(tmp_path, monkeypatch):
     """Nothing is refused there, and nothing is kept apart."""
 
-    def none(*_):
+    def none(*_, **__):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(locks.fcntl, "flock", none)
+    monkeypatch.setattr("filelock.lock_descriptor", none)
     RunLock(tmp_path).acquire()
-    monkeypatch.setattr(locks, "fcntl", None)  # Windows
     lock = RunLock(tmp_path)
     lock.acquire()
     assert not lock.held
     lock.release()
+
+
+@pytest.mark.parametrize("name", [".lock", ".lock-1-of-2"])
+@pytest.mark.parametrize("kind", ["link", "hard link", "nothing", "folder"])
+def test_a_lock_that_is_a_link_is_refused_and_what_it_leads_to_is_left_alone(tmp_path, name, kind):
+    """As a run directory that somebody sent may hold it."""
+    theirs, run = tmp_path / "theirs", tmp_path / "run"
+    run.mkdir()
+    theirs.write_text("precious")
+    if kind == "folder":
+        (run / name).mkdir()
+    elif kind == "hard link":
+        (run / name).hardlink_to(theirs)
+    else:
+        (run / name).symlink_to(theirs if kind == "link" else tmp_path / "absent")
+    for shard in ([], ["1-of-2"]):
+        with pytest.raises(UserError, match=r"link|cannot write"):
+            RunLock(run).acquire(*shard)
+        if name == ".lock-1-of-2" and not shard:
+            assert (run / ".lock").read_text() == ""
+    assert theirs.read_text() == "precious"
+    assert not (tmp_path / "absent").exists()
+
+
+def test_a_look_is_waited_for(tmp_path, monkeypatch):
+    """Who holds `.lock` unsigned only looks whether there are shards: of two that end at once, one must merge."""
+    looking = locks.FileLock(tmp_path / ".lock")
+    assert looking.acquire()
+    monkeypatch.setattr(locks.time, "sleep", lambda _: looking.release())
+    lock = RunLock(tmp_path)
+    lock.acquire()
+    assert lock.held
+    lock.release()
+
+
+def test_a_lock_file_deleted_since_it_was_opened_locks_nothing(tmp_path, monkeypatch):
+    path, opened = tmp_path / ".lock", os.open
+
+    def deleted_at_first(*arguments, **more):
+        descriptor = opened(*arguments, **more)
+        if arguments[0] == path and not deleted:
+            deleted.append(path.unlink())
+        return descriptor
+
+    deleted: list[None] = []
+    monkeypatch.setattr(os, "open", deleted_at_first)
+    lock, other = locks.FileLock(path), locks.FileLock(path)
+    assert lock.acquire()
+    assert deleted
+    assert not other.acquire()
+    lock.release()
+    assert other.acquire()
+    other.release()
 
 
 def test_a_directory_that_cannot_be_written(tmp_path):

@@ -212,6 +212,22 @@ def test_find_run(tmp_path, monkeypatch):
         find_run("x", tmp_path / "nowhere")
 
 
+def test_a_folder_of_many_runs_is_not_listed_whole(tmp_path, monkeypatch):
+    for number in range(300):
+        (tmp_path / "runs" / f"digits-seed{number}").mkdir(parents=True)
+        (tmp_path / "runs" / f"digits-seed{number}" / "config.yaml").write_text("{}")
+    (tmp_path / "runs" / "digits-seed0" / "wandb" / "files").mkdir(parents=True)
+    (tmp_path / "runs" / "digits-seed0" / "wandb" / "files" / "config.yaml").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as caught:
+        find_run("quickstart")
+    assert len(str(caught.value)) < 500
+    assert re.search(r"available: digits-seed0, digits-seed1, .* and \d\d\d more$", caught.value.fix)
+    with pytest.raises(UserError) as caught:
+        find_run("files")
+    assert "wandb" not in str(caught.value)
+
+
 values = st.recursive(
     st.none()
     | st.booleans()

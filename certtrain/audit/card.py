@@ -11,7 +11,7 @@ from certtrain.audit.smoothing_rows import audit_smoothing_rows
 from certtrain.audit.statements import audit_counterexamples, audit_statements
 from certtrain.card_check import indices_sha256
 from certtrain.certificates import CertificateLog, Certificates, read_card
-from certtrain.errors import UserError
+from certtrain.errors import UserError, command_line
 from certtrain.runs import RunDirectory, config_differences, config_hash, sha256_file
 from certtrain.session_keys import SAME_WEIGHTS
 from certtrain.summary import GUESSING, cascade_summary, is_smoothing, summarise
@@ -70,7 +70,7 @@ def cards_of(folder: str | Path) -> list[Path]:
         raise UserError(
             f"{folder} has no certificates/*.json",
             where="run directory",
-            fix=f"certify it first: certtrain certify run={folder}",
+            fix="certify it first: " + command_line("certtrain", "certify", f"run={folder}"),
         )
     return sorted(found)
 

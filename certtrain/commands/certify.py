@@ -13,9 +13,10 @@ from typing import Any
 from certtrain import environment
 from certtrain.commands import elsewhere
 from certtrain.commands.checks import refuse_norm
-from certtrain.commands.compose import quoted
+from certtrain.commands.compose import given_values, quoted
 from certtrain.config import check_scales, resolve_radii
 from certtrain.errors import UserError
+from certtrain.files import check_name
 from certtrain.runs import find_run
 from certtrain.scale_request import request_text
 
@@ -30,7 +31,7 @@ def prepare(arguments: list[str], command: str = "certify", inherited: Sequence[
         UserError: the run does not exist; data or model beside it; a norm that the certifier does not cover; a file of
             weights without what it needs.
     """
-    given = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    given = given_values(arguments)
     if command == "certify" and elsewhere.asked_for(given):
         refuse_norm(given, given.get("certifier", ""))
         return elsewhere.prepare(arguments, given)
@@ -75,6 +76,8 @@ def run(config: Any) -> int:
     from certtrain.config import plain
 
     resolved = plain(config)
+    if resolved["name"] is not None:
+        resolved["name"] = check_name(resolved["name"])
     resolve_radii(resolved)
     check_scales(resolved)
     if not resolved.get("certifier"):

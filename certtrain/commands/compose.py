@@ -19,11 +19,32 @@ HELP_GROUPS["export"] = ()
 
 
 def quoted(key: str, value: object) -> str:
-    """The override `key='value'`, whatever the value holds: commas and `=` mean something to Hydra."""
-    text = str(value)
-    for found, escaped in (("\\", "\\\\"), ("'", "\\'"), ("${", "\\${")):
-        text = text.replace(found, escaped)
+    """The override `key='value'`, whatever the value holds: commas and `=` mean something to Hydra.
+
+    A backslash is one, but before a quote or a `${`, where it has to be doubled.
+    """
+    text = re.sub(r"(\\*)('|\$\{|$)", lambda found: found[1] * 2 + (found[2] and f"\\{found[2]}"), str(value))
     return f"{key}='{text}'"
+
+
+def unquoted(value: str) -> str:
+    """The text that Hydra reads where a value is in quotes; any other value as it is."""
+    if len(value) < 2 or value[0] not in "'\"":
+        return value
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        override = OverridesParser.create().parse_override(f"key={value}")
+    except HydraException:  # it says so itself, when it composes
+        return value
+    return value if override.is_sweep_override() else str(override.value())
+
+
+def given_values(arguments: Sequence[str]) -> dict[str, str]:
+    """The values of the `key=value` arguments, without the quotes that are for Hydra; of a key given twice the last."""
+    pairs = (argument.split("=", 1) for argument in arguments if "=" in argument and not argument.startswith("-"))
+    return {key: unquoted(value) for key, value in pairs}
 
 
 def run_hydra(command: str, arguments: list[str], job: Callable[[Any], int]) -> int:

@@ -44,7 +44,7 @@ def prepare(arguments: list[str], given: Mapping[str, str]) -> list[str]:
             fix="certtrain certify checkpoint=FILE model=... data=... certifier=... radii=[...]; run=NAME for a run",
         )
     rest = [argument for argument in arguments if not argument.startswith("checkpoint=")]
-    return ["run=null", quoted("checkpoint", given["checkpoint"].strip("'\"")), *rest]
+    return ["run=null", quoted("checkpoint", given["checkpoint"]), *rest]
 
 
 def adopt(resolved: dict[str, Any], choices: Mapping[str, Any], overrides: list[str]) -> Path:
@@ -63,7 +63,7 @@ def adopt(resolved: dict[str, Any], choices: Mapping[str, Any], overrides: list[
     import torch
 
     from certtrain.commands.build import build_data, build_network
-    from certtrain.files import write_bytes_atomic
+    from certtrain.files import check_name, write_bytes_atomic
     from certtrain.models.contract import InputContract
     from certtrain.runs import RunDirectory, config_differences, difference_lines, sha256_file
     from certtrain.weights import fit_weights, read_weights
@@ -85,7 +85,7 @@ def adopt(resolved: dict[str, Any], choices: Mapping[str, Any], overrides: list[
         "normalisation": "in the file" if held else f"assumed from data={choices['data']}: {numbers}",
     }
     _refuse_before_anything_is_written(network, data, config, resolved)
-    run = RunDirectory(Path(resolved["runs_dir"]) / (resolved["name"] or file.stem))
+    run = RunDirectory(Path(resolved["runs_dir"]) / check_name(resolved["name"] or file.stem))
     if run.config.exists():
         before = run.read_config()
         pick = [{key: value.get(key) for key in IDENTITY} for value in (before, config)]

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from certtrain import environment, escape
-from certtrain.commands.compose import INTERRUPTED, call_hydra
-from certtrain.errors import UserError
+from certtrain.commands.compose import INTERRUPTED, call_hydra, given_values
+from certtrain.errors import UserError, in_one_line
 from certtrain.files import explained, unwritable, write_json_atomic
 
 FOLDER = ".multirun"
@@ -34,7 +34,8 @@ def run_multirun(command: str, arguments: list[str]) -> int:
     Raises:
         UserError: what Hydra refuses, before the first job; jobs that failed, after the last and after the summary.
     """
-    root = Path(_given(arguments, "runs_dir", "runs")) / FOLDER
+    runs_dir = given_values(arguments).get("runs_dir", "runs")
+    root = Path("runs" if "," in runs_dir else runs_dir) / FOLDER
     existed = root.parent.exists()
     spool = root / f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
     task = Task(command, spool, environment.typed_words())
@@ -82,7 +83,9 @@ def _sweep_up(root: Path, spool: Path) -> None:
     """Remove what only this multirun needed; what another one, or a launcher, has there stays."""
     shutil.rmtree(spool, ignore_errors=True)
     if root.exists() and {path.name for path in root.iterdir()} <= {"multirun.yaml"}:
-        shutil.rmtree(root, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            (root / "multirun.yaml").unlink(missing_ok=True)
+            root.rmdir()
 
 
 def _verdict(records: Sequence[dict[str, Any]], stopped: Exception | None, every: bool) -> int:
@@ -93,7 +96,7 @@ def _verdict(records: Sequence[dict[str, Any]], stopped: Exception | None, every
     failed = [record for record in records if record["status"] == FAILED]
     if not (lost or failed or stopped):
         return max(record["status"] for record in records)
-    causes = [str(record["error"]).split("\n")[0] for record in failed]
+    causes = [in_one_line(str(record["error"])) for record in failed]
     causes += [
         f"job {record['number']} ended without a word, as when it is killed or its disk is full" for record in lost
     ]
@@ -102,7 +105,7 @@ def _verdict(records: Sequence[dict[str, Any]], stopped: Exception | None, every
     raise UserError(
         f"{f'{count} of {len(records)}' if every else f'at least {count}'} jobs failed, the first because: {causes[0]}",
         where="the multirun",
-        fix="the messages above; the other jobs are whole, the same command runs only what is missing",
+        fix="mend what the messages above say; jobs that are complete are not trained again",
     ) from stopped
 
 
@@ -224,9 +227,3 @@ def share_cores(jobs: int, most: int | None = None) -> None:
         os.environ[name] = str(min(part, int(present)) if present.isdigit() else part)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(min(part, sys.modules["torch"].get_num_threads()))
-
-
-def _given(arguments: Sequence[str], key: str, default: str) -> str:
-    """The plain value of a key on the command line."""
-    value = dict(argument.split("=", 1) for argument in arguments if "=" in argument).get(key, default)
-    return value.strip("'\"") if "," not in value else default

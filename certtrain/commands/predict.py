@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from certtrain.commands import certify
-from certtrain.commands.compose import quoted
+from certtrain.commands.compose import given_values, quoted
 from certtrain.commands.rows import allowed_changes, read_row
 from certtrain.config import check_scales
 from certtrain.errors import UserError
@@ -26,7 +26,8 @@ def prepare(arguments: list[str]) -> list[str]:
     """As for `certify`, what the run says comes first; one bound certifier, the tightest, unless another is named."""
     inherited = [key for key in certify.INHERITED if key not in ("n", "data_dir")]  # one image can afford more draws
     prepared = certify.prepare(arguments, "predict", inherited)
-    prepared = [quoted("input", a.removeprefix("input=")) if a.startswith("input=") else a for a in prepared]
+    if "input" in (given := given_values(arguments)):
+        prepared = [a for a in prepared if not a.startswith("input=")] + [quoted("input", given["input"])]
     return ["certifier=crown" if a == "certifier=bounds" and a not in arguments else a for a in prepared]
 
 

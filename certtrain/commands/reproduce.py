@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from certtrain.commands import certify, train
-from certtrain.commands.compose import INTERRUPTED, call_hydra, run_hydra
+from certtrain.commands.compose import INTERRUPTED, call_hydra, given_values, quoted, run_hydra
 from certtrain.commands.table import Parser, every_paper
 from certtrain.config import conf_dir, options, plain
-from certtrain.errors import UserError, nearest
+from certtrain.errors import UserError, command_line, nearest
 from certtrain.reporting.published import FILE, Paper, Row, read_paper
 from certtrain.runs import RunDirectory
 
@@ -65,7 +65,7 @@ def find_row(name: str) -> tuple[Paper, Row]:
     raise UserError(
         f"experiment {name} has no row in any {FILE}",
         where=str(experiments_dir()),
-        fix=f"certtrain train experiment={name}, then certtrain certify",
+        fix=f"{command_line('certtrain', 'train', f'experiment={name}')}, then certtrain certify",
     )
 
 
@@ -113,7 +113,7 @@ def _one(row: Row, overrides: Sequence[str], *, dry: bool, timed: bool, runs: in
         status = run_hydra("train", train.prepare(training), train.run)
         if status:
             return status
-    status = run_hydra("certify", certify.prepare([f"run={run.path}", *certifying]), certify.run)
+    status = run_hydra("certify", certify.prepare([quoted("run", run.path), *certifying]), certify.run)
     if status >= INTERRUPTED:
         console.print("the same command goes on from here")
     return status
@@ -167,7 +167,7 @@ def _compare(paper: Paper, row: Row, overrides: Sequence[str]) -> int:
     from certtrain.reporting.comparison import compare
     from certtrain.reporting.paper_tables import rich_tables
 
-    given = dict(override.split("=", 1) for override in overrides)
+    given = given_values(overrides)
     collection = collect([given.get("runs_dir", "runs")])
     lines = [line for line in compare(paper, collection) if line.row.name == row.name]
     terminal.console().print(rich_tables([(paper, lines)]))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from certtrain.commands.compose import is_multirun, quoted
+from certtrain.config import GROUPS
 from certtrain.errors import UserError
 
 SHOWS_ONLY = ("-h", "--help", "-c", "--cfg", "-i", "--info", "-p", "--package", "--hydra-help")
@@ -21,7 +22,8 @@ def expand_seeds(arguments: list[str], given: Mapping[str, str]) -> list[str]:
         given: the same by key.
 
     Raises:
-        UserError: K is no whole number >= 1; `seed=` or `resume=` beside it; a swept value without `-m`.
+        UserError: K is no whole number >= 1; `seed=` or `resume=` beside it; a swept value without `-m`; one name for
+            several jobs.
     """
     if any(argument.split("=")[0] in SHOWS_ONLY for argument in arguments):
         return arguments
@@ -33,40 +35,66 @@ def expand_seeds(arguments: list[str], given: Mapping[str, str]) -> list[str]:
             raise UserError(f"seeds={text} and {key}={given[key]} {why}", where="the command line", fix="leave one out")
     seeds = f"seed={','.join(map(str, range(int(text))))}"
     if is_multirun(arguments):
-        if "name" in given:
-            raise _same_name(given["name"])
+        refuse_one_name([*arguments, seeds], given)
         return [*(argument for argument in arguments if not argument.startswith("seeds=")), seeds]
-    if swept := _swept(arguments):
+    if swept := _sweeper(arguments) or _swept(arguments):
         raise UserError(
-            f"{swept} holds several values", where="the command line", fix=f"add -m, or quote it: '{swept}'"
+            f"{swept[0]} holds several values", where="the command line", fix=f"add -m, or quote it: '{swept[0]}'"
         )
     rest = [argument for argument in arguments if not argument.startswith("name=")]
     if "name" in given:  # one directory per seed
-        rest.append(quoted("name", given["name"].strip("'\""))[:-1] + "-seed${seed}'")
+        rest.append(quoted("name", given["name"])[:-1] + "-seed${seed}'")
     return ["-m", *rest, seeds]
 
 
-def _swept(arguments: list[str]) -> str | None:
-    """The first argument that would make several jobs."""
+def refuse_one_name(arguments: Sequence[str], given: Mapping[str, str]) -> None:
+    """Refuse a name that several jobs of a multirun would have: only the first could run.
+
+    Args:
+        arguments: of a multirun.
+        given: the same by key.
+
+    Raises:
+        UserError: other keys are swept, and the name holds none of them.
+    """
+    name = given.get("name", "null")
+    keys = [key for key in _keys(_swept(arguments)) if key != "name"]
+    if name == "null" or "${" in name or not (keys or _sweeper(arguments)):
+        return
+    differ = "-".join(f"${{{key}}}" for key in keys)
+    plain = differ and not set(keys) & set(GROUPS)  # a group has no value of its own
+    raise UserError(
+        f"name={name} would be the name of every job",
+        where="the command line",
+        fix=f"leave name= out, or put in what differs: 'name={name}-{differ}'" if plain else "leave name= out",
+    )
+
+
+def swept_keys(words: Sequence[str]) -> tuple[str, ...]:
+    """The keys of a command line that take several values in a multirun; none of any other command line."""
+    return tuple(_keys(_swept(words))) if is_multirun(words) else ()
+
+
+def _keys(overrides: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(override.lstrip("+~").split("=", 1)[0] for override in overrides))
+
+
+def _sweeper(arguments: Sequence[str]) -> list[str]:
+    """The arguments by which Hydra makes several jobs of other values than those on the command line."""
+    return [a for a in arguments if a.startswith(("hydra.mode", "hydra.sweeper", "hydra/sweeper"))]
+
+
+def _swept(arguments: Sequence[str]) -> list[str]:
+    """The arguments that make several jobs."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    if hydra := [a for a in arguments if a.startswith(("hydra.mode", "hydra.sweeper", "hydra/sweeper"))]:
-        return hydra[0]
-    parser = OverridesParser.create()
+    parser, found = OverridesParser.create(), []
     for argument in arguments:
-        if not argument.startswith("-"):
+        if "=" in argument and not argument.startswith("-"):
             try:
                 if parser.parse_override(argument).is_sweep_override():
-                    return argument
+                    found.append(argument)
             except HydraException:  # Hydra says so itself, in our words
                 continue
-    return None
-
-
-def _same_name(name: str) -> UserError:
-    return UserError(
-        f"name={name} would be the name of every job",
-        where="the command line",
-        fix="leave name= out, or choose runs_dir=",
-    )
+    return found

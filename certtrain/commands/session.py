@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from certtrain import environment
-from certtrain.errors import UserError
+from certtrain.errors import command_line
 from certtrain.reporting import terminal
 from certtrain.reporting.terminal import print_line
 from certtrain.runs import RunDirectory, State
@@ -103,7 +102,7 @@ class Session:
         except Pruned as pruned:
             self._record(status="interrupted", reason=str(pruned))
             raise
-        except UserError:
+        except Exception:  # whatever it is, no weights were saved: the mended command may have the name
             self._withdraw()
             raise
         return self._status()
@@ -124,7 +123,7 @@ class Session:
                     if hasattr(logger, "log_test"):
                         logger.log_test(found, self.directory.figure)
             else:
-                print_line(console, f"next: certtrain certify run={self.directory.path}")
+                print_line(console, "next: " + command_line("certtrain", "certify", f"run={self.directory.path}"))
             self._record(status="complete", reason=None, step=None)
             for logger in loggers:
                 if hasattr(logger, "log_files"):
@@ -172,7 +171,8 @@ class Session:
         old = [path for path in folder.glob("*") if path.is_file() or path.name == "parts"]
         old += self.directory.path.glob("certified_accuracy*.png")
         if old:
-            place = folder / f"superseded_{1 + len(list(folder.glob('superseded_*')))}"
+            there = [path.name.removeprefix("superseded_") for path in folder.glob("superseded_*")]
+            place = folder / f"superseded_{1 + max((int(text) for text in there if text.isdecimal()), default=0)}"
             place.mkdir()
             for path in old:
                 path.rename(place / path.name)
@@ -185,9 +185,9 @@ class Session:
         self.directory.write_result({key: value for key, value in new.items() if key not in gone})
 
     def _withdraw(self) -> None:
-        """Remove the directory of a new run that came to nothing, so that the mended command may have its name."""
-        if self.state == "new" and not self.directory.last.exists():
-            shutil.rmtree(self.directory.path)
+        """Take back a new run without weights, so that the mended command may have its name."""
+        if self.state == "new" and not (self.directory.last.exists() or self.directory.best.exists()):
+            self.directory.withdraw()
 
     def _status(self) -> int:
         """The exit status of a complete run: 1 when a certificate of the test set was falsified."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from certtrain.commands.compose import INTERRUPTED, quoted
 from certtrain.commands.study_request import StudyRequest
 from certtrain.commands.train import resolve, run_one
-from certtrain.errors import DiskFull, UserError
+from certtrain.errors import DiskFull, UserError, command_line
 from certtrain.files import write_json_atomic
 from certtrain.reporting import terminal
 from certtrain.reporting.terminal import print_line
@@ -93,7 +92,7 @@ class _Study:
         if path.exists():
             record = {"study": self.folder.name, "trial": trial.number, "settings": trial.settings}
             record |= {"objectives": [m.name for m in self.metrics], "state": outcome.state, "values": outcome.values}
-            command = shlex.join(["certtrain", "train", *self.overrides(trial.number, trial.settings)])
+            command = command_line("certtrain", "train", *self.overrides(trial.number, trial.settings))
             write_json_atomic(path / "trial.json", record | {"message": outcome.message, "command": command})
         if outcome.state != "complete":
             text = outcome.message if outcome.state == "pruned" else f"failed: {outcome.message}"
@@ -166,7 +165,8 @@ class _Study:
             figure = pareto_plot(rows, self.metrics, n, self.folder / "pareto.png")
             print_line(self.console, f"figure: {figure}")
             print_line(
-                self.console, f"next, for the one you choose, once: certtrain certify run={self.path(0).parent}/..."
+                self.console,
+                "next, for the one you choose, once: " + command_line("certtrain", "certify", f"run={self.folder}/..."),
             )
             return 0
         chosen = min(complete, key=lambda row: row.order)
@@ -175,10 +175,11 @@ class _Study:
         print_line(self.console, f"chosen by {self.metrics[0].name}: trial {chosen.number}; as a run of its own:")
         tried = [_override(key, value) for key, value in chosen.settings.items()]
         words = ["certtrain", "train", *self._fixed(chosen.settings), *tried, "certify_test=false"]
-        print_line(self.console, f"  {shlex.join(words)}")
+        print_line(self.console, f"  {command_line(*words)}")
         if self.sweep["certify"]:
             return self._certify(chosen, rows)
-        print_line(self.console, f"next, once: certtrain certify run={self.path(chosen.number)}")
+        words = ["certtrain", "certify", f"run={self.path(chosen.number)}"]
+        print_line(self.console, "next, once: " + command_line(*words))
         return 0
 
     def _certify(self, chosen: Row, rows: list[Row]) -> int:

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from certtrain import environment
-from certtrain.commands.compose import quoted
+from certtrain.commands.compose import given_values, is_multirun, quoted
 from certtrain.commands.naming import run_name
-from certtrain.commands.seeds import expand_seeds
+from certtrain.commands.seeds import expand_seeds, refuse_one_name, swept_keys
 from certtrain.config import check
-from certtrain.errors import UserError
+from certtrain.errors import UserError, command_line
+from certtrain.files import check_name
 from certtrain.runs import RunDirectory, find_run
 from certtrain.session_keys import EXTENDS, MAY_DIFFER
 
@@ -32,8 +33,8 @@ def prepare(arguments: list[str]) -> list[str]:
         UserError: there is no such run, or it was trained elsewhere; seeds= beside what it cannot go with; several runs
             under torchrun.
     """
-    given = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
-    several = given.get("seeds", "null") != "null" or not {"-m", "--multirun"}.isdisjoint(arguments)
+    given = given_values(arguments)
+    several = given.get("seeds", "null") != "null" or is_multirun(arguments)
     if several and environment.torchrun() is not None:
         raise UserError(
             "torchrun starts the processes of one training, not of several",
@@ -42,6 +43,8 @@ def prepare(arguments: list[str]) -> list[str]:
         )
     if given.get("seeds", "null") != "null":
         return expand_seeds(arguments, given)
+    if is_multirun(arguments):
+        refuse_one_name(arguments, given)
     name = given.get("resume")
     if not name or name == "null":
         return arguments
@@ -50,7 +53,7 @@ def prepare(arguments: list[str]) -> list[str]:
         raise UserError(
             f"the run {run.name} was trained elsewhere ({source['file']}): there is no recipe to go on with",
             where=f"resume={run.name}",
-            fix=f"certtrain certify run={run.name}",
+            fix=command_line("certtrain", "certify", f"run={run.path}"),
         )
     mine = {argument.split("=", 1)[0] for argument in arguments}
     if given.get("name", run.name) != run.name:
@@ -81,7 +84,9 @@ def resolve(config: Any, hydra: Any) -> tuple[dict[str, Any], list[str]]:
     choices = {k: v for k, v in hydra.runtime.choices.items() if not k.startswith(("hydra/", "sweep"))}
     resolved["choices"] = choices
     overrides = [o for o in hydra.overrides.task if not o.lstrip("+~").startswith(NOT_OF_A_RUN)]
-    resolved["name"] = resolved["name"] or run_name(choices, resolved["seed"], overrides)
+    if resolved["name"] is None:
+        resolved["name"] = run_name(choices, resolved["seed"], overrides, swept_keys(environment.typed_words()))
+    resolved["name"] = check_name(resolved["name"])
     return resolved, overrides
 
 

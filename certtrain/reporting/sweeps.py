@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from certtrain import escape
+from certtrain.errors import in_one_line
 from certtrain.reporting.entries import falsified, guess_note, label, percent, rank
 from certtrain.sweeps.metric import Metric
 from certtrain.sweeps.summary import Comparison, Job, Spread, by_setting, comparisons, differing, spreads
@@ -159,6 +160,6 @@ def _failures(jobs: Sequence[Job], keys: Sequence[str]) -> list[RenderableType]:
     lines: list[RenderableType] = []
     for job in jobs:
         which = " ".join(f"{key}={job.overrides[key]}" for key in keys if key in job.overrides)
-        why = (job.error or job.result.get("reason") or "not finished").split("\n")[0]
+        why = in_one_line(job.error or job.result.get("reason") or "not finished")
         lines.append(Text(escape.one_line(f"{job.state}: {which}  ({why})"), style="bold red"))
     return [*lines, Text()] if lines else []

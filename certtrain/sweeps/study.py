@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from certtrain.errors import DiskFull, UserError
-from certtrain.sweeps.locks import FileLock
+from certtrain.files import refuse_links
+from certtrain.locks import FileLock
 from certtrain.sweeps.space import Parameter
 
 if TYPE_CHECKING:
@@ -117,13 +118,16 @@ class Study:
         space: what it searches.
 
     Raises:
-        UserError: Optuna is missing; the database is locked, unreadable, or of a study with other objectives.
+        UserError: Optuna is missing; the database is locked, unreadable, or of a study with other objectives; the
+            folder holds links.
     """
 
     def __init__(self, folder: Path, settings: Settings, space: Sequence[Parameter]) -> None:
         self.folder, self.settings, self.space = folder, settings, list(space)
         self.optuna = _import_optuna()
         check_settings(settings)
+        refuse_links(folder, (".locks",))
+        (folder / ".locks").mkdir(parents=True, exist_ok=True)
         self._held: dict[int, FileLock] = {}
         waits = {"connect_args": {"timeout": settings.lock_seconds}} if settings.storage.startswith("sqlite") else None
         with self._database():

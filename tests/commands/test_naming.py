@@ -26,6 +26,7 @@ def test_of_a_key_given_twice_the_last_counts():
 
 def test_where_and_how_it_runs_makes_no_other_run():
     same = ["runs_dir=x", "data_dir=/d", "certify_test=true", "logger=wandb", "trainer=cpu", "trainer.devices=2"]
+    same += ["checkpoint.every_n_seconds=5", "falsify.examples=3", "hydra/launcher=joblib", "logger.wandb.offline=true"]
     assert run_name(CHOICES, 0, same) == run_name(CHOICES, 0, [])
 
 
@@ -43,6 +44,26 @@ def test_long_names_that_differ_at_their_end_stay_apart(values):
     overrides = [f"model.hidden_{i}={value}" for i, value in enumerate(values)]
     other = [*overrides[:-1], overrides[-1] + "1"]
     assert run_name(CHOICES, 0, overrides) != run_name(CHOICES, 0, other)
+
+
+def test_a_long_name_keeps_what_a_sweep_changes_and_whole_overrides_only():
+    fixed = ["epochs=5", "model.hidden=[64,64,64]", "schedule.warmup=1", "validation.examples=100"]
+    jobs = [[*fixed, f"optimizer.lr={lr}", f"schedule.kappa={kappa}"] for lr in (0.1, 0.01) for kappa in (0, 0.5)]
+    names = [run_name(CHOICES, 0, job, ("optimizer.lr", "schedule.kappa")) for job in jobs]
+    assert len(set(names)) == 4
+    for name, job in zip(names, jobs):
+        assert name.startswith(f"digits_mlp_ibp-seed0-{job[-2]}-{job[-1]}-epochs=5-")
+        assert re.fullmatch(r".*-[0-9a-f]{8}", name)
+    alone = run_name(CHOICES, 0, jobs[0])
+    assert alone.startswith("digits_mlp_ibp-seed0-epochs=5-model.hidden=_64,64,64_-")
+    assert len(alone) <= len("digits_mlp_ibp-seed0-") + LONGEST
+    other = [*jobs[0][:-1], "schedule.kappa=0.5"]
+    assert run_name(CHOICES, 0, other) != alone
+
+
+def test_quotes_that_are_for_hydra_make_no_other_name():
+    for quoted, plain in (("eps='2/255'", "eps=2/255"), ('eps="2/255"', "eps=2/255"), (r"a='it\'s'", "a=it_s")):
+        assert run_name(CHOICES, 0, [quoted]) == run_name(CHOICES, 0, [plain])
 
 
 def test_lists_stay_apart():

@@ -160,3 +160,52 @@ def test_loss_fusion_trains_and_stands_in_result_and_card(in_tmp, tiny, few_atta
     assert json.loads((in_tmp / "runs/fused/result.json").read_text())["loss_fusion"] is True
     card = json.loads((in_tmp / "runs/fused/certificates/ibp.json").read_text())
     assert card["training"]["method"]["loss_fusion"] is True
+
+
+RAMP_TOO_LONG = ["train", "data=digits", "model=mlp", "method=ibp", "epochs=5", "trainer=cpu"]
+
+
+def test_a_mistake_leaves_what_was_in_the_folder_before(in_tmp, snapshot, capsys):
+    """The folder of something else is refused; an empty one, or one that a link leads to, is left empty."""
+    (in_tmp / "proj" / "checkpoints").mkdir(parents=True)
+    (in_tmp / "proj" / "checkpoints" / "my_model.pth").write_text("x")
+    (in_tmp / "disk").mkdir()
+    (in_tmp / "linked").symlink_to(in_tmp / "disk")
+    before = snapshot(in_tmp)
+    for name, message in (("proj", "is not a run"), ("disk", "ramp"), ("linked", "ramp"), ("new", "ramp")):
+        assert main([*RAMP_TOO_LONG, "runs_dir=.", f"name={name}"]) == 2
+        assert message in capsys.readouterr().err
+        assert snapshot(in_tmp) == before
+    assert sorted(path.name for path in in_tmp.iterdir()) == ["disk", "linked", "proj"]
+    assert (in_tmp / "linked").is_symlink()
+
+
+def test_a_run_that_fails_for_any_reason_before_it_has_weights_leaves_its_name_free(in_tmp, tiny, monkeypatch):
+    def broken(*_, **__):
+        raise KeyError("l1")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("certtrain.commands.build.build_method", broken)
+        with pytest.raises(KeyError):
+            main(["train", *tiny, "method=standard", "name=it"])
+    assert not (in_tmp / "runs" / "it").exists()
+
+
+@pytest.mark.parametrize("name", [".lock", "result.json", "certificates/crown.tsv"])
+def test_a_received_run_with_links_is_not_written(runs, in_tmp, snapshot, capsys, name):
+    theirs = in_tmp / "precious.txt"
+    theirs.write_text("precious")
+    (runs / "bounds" / name).unlink(missing_ok=True)
+    (runs / "bounds" / name).symlink_to(theirs)
+    before = snapshot(in_tmp)
+    for command in (["certify", "run=bounds", "certifier=ibp"], ["train", "resume=bounds", "epochs=3"]):
+        assert main(command) == 2
+        assert "is a symbolic link" in capsys.readouterr().err or name == "result.json"
+    assert snapshot(in_tmp) == before
+
+
+def test_superseded_certificates_find_a_free_place(runs):
+    """Also where an earlier one was removed."""
+    (runs / "bounds" / "certificates" / "superseded_2").mkdir()
+    assert main(["train", "resume=bounds", "certify_test=false", "epochs=3"]) == 0
+    assert (runs / "bounds" / "certificates" / "superseded_3" / "crown.tsv").exists()
