@@ -59,7 +59,8 @@ def refuse_one_name(arguments: Sequence[str], given: Mapping[str, str]) -> None:
     """
     name = given.get("name", "null")
     keys = [key for key in _keys(_swept(arguments)) if key != "name"]
-    if name == "null" or "${" in name or not (keys or _sweeper(arguments)):
+    study = given.get("sweep", "null") != "null"  # which refuses to be swept itself
+    if study or name == "null" or "${" in name or not (keys or _sweeper(arguments)):
         return
     differ = "-".join(f"${{{key}}}" for key in keys)
     plain = differ and not set(keys) & set(GROUPS)  # a group has no value of its own

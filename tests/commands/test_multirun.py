@@ -9,7 +9,8 @@ import statistics
 import pytest
 
 from certtrain.cli import main
-from certtrain.commands.multirun import THREADS, share_cores
+from certtrain.commands.multirun import FAILED, THREADS, _sweep_up, _verdict, share_cores
+from certtrain.errors import UserError
 from certtrain.methods.module import CertifiedTraining
 
 
@@ -122,6 +123,31 @@ def test_mistakes_with_seeds(in_tmp, capsys, arguments, expecting):
     assert main(["train", *arguments]) == 2
     assert expecting in capsys.readouterr().err
     assert list(in_tmp.iterdir()) == []
+
+
+def test_why_a_job_failed_is_told_whole():
+    """Not cut where the message goes on in the next line, and without a hint that may be wrong."""
+    what = "the run it exists with another configuration:\n    eps: 0.1 there, 0.2 now"
+    error = str(UserError(what, where="runs/it", fix="choose another name="))
+    records = [{"number": 0, "status": 0, "error": None}, {"number": 1, "status": FAILED, "error": error}]
+    with pytest.raises(UserError) as caught:
+        _verdict(records, None, every=True)
+    assert caught.value.what == (
+        "1 of 2 jobs failed, the first because: the run it exists with another configuration: eps: 0.1 there, 0.2 now"
+    )
+    assert "are not trained again" in caught.value.fix
+
+
+def test_what_others_keep_beside_a_multirun_stays(tmp_path):
+    root = tmp_path / ".multirun"
+    (root / "spool").mkdir(parents=True)
+    (root / "multirun.yaml").write_text("")
+    (root / "notes.txt").write_text("mine")
+    _sweep_up(root, root / "spool")
+    assert sorted(path.name for path in root.iterdir()) == ["multirun.yaml", "notes.txt"]
+    (root / "notes.txt").unlink()
+    _sweep_up(root, root / "spool")
+    assert not root.exists()
 
 
 def test_jobs_side_by_side_share_the_cores(monkeypatch):
