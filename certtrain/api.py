@@ -20,8 +20,9 @@ from certtrain.certifiers.base import Certifier
 from certtrain.data.batch import Batch
 from certtrain.data.module import DataModule
 from certtrain.data.split import Split, index_sha256
-from certtrain.invariance import EXAMPLES, check_function, some_of
+from certtrain.invariance import EXAMPLES, check_function, count_logits, some_of
 from certtrain.methods.base import Method
+from certtrain.models import InputContract, TwoLogits
 from certtrain.reporting import terminal
 from certtrain.reporting.plots import certified_accuracy_plot
 from certtrain.summary import held_radii
@@ -36,7 +37,8 @@ def fit(
     """Train a network in place by Adam, on an accelerator when there is one; afterwards it is on the CPU, in eval mode.
 
     Args:
-        network: inputs in [0, 1] to (B, K) logits; what it traces to must have bounds when the method needs them.
+        network: inputs in [0, 1] to (B, K) logits, or (B, 1) of two classes: class 1 where the logit is above 0. What
+            it traces to must have bounds when the method needs them.
         method: the objective. Ramps count optimiser steps: `data.steps_per_epoch()` of them are an epoch.
         data: its training split is used.
         epochs: passes over it.
@@ -62,6 +64,7 @@ def fit(
     warnings.filterwarnings("ignore", message=".*no `val_dataloader`.*")
     data.prepare_data()
     data.setup()
+    network = InputContract.of(data).classifier(network)
     engine = NativeEngine(network) if method.needs_engine else None
     module = CertifiedTraining(
         network, method, engine, lambda parameters: torch.optim.Adam(parameters, lr=lr), lambda step: 1.0, seed=seed
@@ -88,7 +91,7 @@ def certify(network: nn.Module, certifier: Certifier, split: Split, *, indices: 
     """The certificates of a split, one row per example, on an accelerator when there is one.
 
     Args:
-        network: inputs in [0, 1] to (B, K) logits.
+        network: inputs in [0, 1] to (B, K) logits, or (B, 1) of two classes.
         certifier: `BoundCertifier`, `CascadeCertifier`, `SmoothingCertifier`, `AnytimeCertifier` or one of your own.
         split: `data.test`, say.
         indices: `all`, `first_500`, `every_20th`, or a file of positions.
@@ -103,7 +106,10 @@ def certify(network: nn.Module, certifier: Certifier, split: Split, *, indices: 
     before = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     network.to(device)
     try:
-        check_function(network, split.x[some_of(chosen, EXAMPLES)].to(device))
+        few = split.x[some_of(chosen, EXAMPLES)].to(device)
+        one_logit = len(few) and count_logits(network, few, least=1) == 1
+        network = nn.Sequential(network, TwoLogits().to(device)) if one_logit else network
+        check_function(network, few)
         parts = [
             certifier.certify(network, Batch(split.x[index].to(device), split.y[index].to(device), index.to(device)))
             for index in chosen.split(BATCH)

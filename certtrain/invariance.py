@@ -31,7 +31,7 @@ EXAMPLES = 8
 # Shares of the largest absolute logit. In 16 bits a deep network's logits move by a few per cent between batch sizes.
 ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.25}
 SAME_BATCH = 0.01  # of that, for the same batch on an accelerator, which may add in another order; nothing on a CPU
-ONE_LOGIT = "certtrain.models.TwoLogits() behind it, which appends the logit 0 of the other class"
+ONE_LOGIT = "nn.Sequential(network, certtrain.models.TwoLogits()) for two classes: class 1 where the logit is above 0"
 
 
 class _Context(NamedTuple):
@@ -85,14 +85,14 @@ def check_function(network: nn.Module, x: Tensor) -> int:
     return first.shape[1]
 
 
-def count_logits(network: nn.Module, x: Tensor) -> int:
-    """K, asked of the network in eval mode with one of the inputs (B, ...).
+def count_logits(network: nn.Module, x: Tensor, least: int = 2) -> int:
+    """K, asked of the network in eval mode with two of the inputs (B, ...).
 
     Raises:
-        UserError: the network fails, or gives something else than K >= 2 logits.
+        UserError: the network fails, or gives something else than K >= `least` logits.
     """
     with frozen(network), torch.no_grad():
-        return _logits(network, _as_taken(network, some_of(x, 2))).shape[1]
+        return _logits(network, _as_taken(network, some_of(x, 2)), least=least).shape[1]
 
 
 def _check_again(network: nn.Module, few: Tensor) -> None:
@@ -137,6 +137,16 @@ def check_repeated(network: nn.Module, x: Tensor, logits: Tensor, precision: tor
 
 
 _FIX = "a forward that depends on nothing but each input itself: a certificate is about one function"
+
+
+def refuse_one_logit(logits: int, least: int = 2) -> None:
+    """Refuse a number of logits of which none has a margin.
+
+    Raises:
+        UserError: fewer than `least`.
+    """
+    if logits < least:
+        raise UserError(f"a network of K = {logits} logits, which have no margin", where="model", fix=ONE_LOGIT)
 
 
 def some_of(x: Tensor, count: int) -> Tensor:
@@ -221,7 +231,7 @@ def _share(few: Tensor, coarsest: torch.dtype, again: bool) -> float:
     return 0.0 if few.is_cpu else ROUNDING[coarsest] * SAME_BATCH
 
 
-def _logits(network: nn.Module, rows: Tensor, beside: int | None = None) -> Tensor:
+def _logits(network: nn.Module, rows: Tensor, beside: int | None = None, least: int = 2) -> Tensor:
     try:
         logits = network(rows)
     except (UserError, torch.OutOfMemoryError):
@@ -241,8 +251,7 @@ def _logits(network: nn.Module, rows: Tensor, beside: int | None = None) -> Tens
             where="model",
             fix="a classifier maps (B, ...) to (B, K)",
         )
-    if logits.shape[1] < 2:
-        raise UserError("the network gives one logit, which has no margin", where="model", fix=ONE_LOGIT)
+    refuse_one_logit(logits.shape[1], least)
     return logits
 
 

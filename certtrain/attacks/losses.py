@@ -8,13 +8,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from certtrain.errors import UserError, nearest
+from certtrain.invariance import refuse_one_logit
 
 LOSSES: tuple[str, ...] = ("margin", "cross_entropy", "dlr")
 DLR_CLASSES = 3
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
-    """(B,) `min_j z_y - z_j` over j != y, for (B, K) logits."""
+    """(B,) `min_j z_y - z_j` over j != y, for (B, K) logits.
+
+    Raises:
+        UserError: K < 2: the margin would be infinite.
+    """
+    refuse_one_logit(logits.shape[1])
     others = logits.scatter(1, y[:, None], -math.inf).amax(1)
     return logits.gather(1, y[:, None])[:, 0] - others
 

@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
+from certtrain.invariance import refuse_one_logit
 from certtrain.threat import ThreatModel
 
 METHODS: tuple[str, ...] = ("ibp", "crown_ibp", "crown", "alpha_crown")
@@ -107,8 +108,14 @@ class BoundEngine(Protocol):
 
 
 def margin_matrix(y: Tensor, num_classes: int, dtype: object = None) -> Tensor:
-    """C of shape (B, K-1, K) with `C z = (z_y - z_j)` for j != y in ascending order of j."""
+    """C of shape (B, K-1, K) with `C z = (z_y - z_j)` for j != y in ascending order of j.
+
+    Raises:
+        UserError: K < 2.
+    """
     import torch
+
+    refuse_one_logit(num_classes)
 
     eye = torch.eye(num_classes, dtype=dtype or torch.float32, device=y.device)
     others = torch.arange(num_classes - 1, device=y.device).expand(len(y), -1)

@@ -14,6 +14,7 @@ from torch import fx, nn
 from certtrain.bounds.instructions import instructions
 from certtrain.errors import UserError
 from certtrain.models.normalize import Normalize
+from certtrain.models.two_logits import TwoLogits
 
 # Calls that yield sizes (plain Python values), never tensors.
 _SIZE_METHODS = frozenset({"size", "dim", "numel"})
@@ -52,6 +53,13 @@ def _recorded(function: Callable[[Any, Any], Any]) -> Callable[[fx.Proxy, Any], 
     return lambda self, other: self.tracer.create_proxy("call_function", function, (self, other), {})
 
 
+def _number(self: fx.Proxy) -> int:
+    self.tracer.asked = self
+    raise fx.proxy.TraceError("a value is used as a number of Python's, as by range(), int() or an index")
+
+
+for _name in ("index", "int", "float"):
+    setattr(_Proxy, f"__{_name}__", _number)
 for _name in IN_PLACE_OPERATORS:
     setattr(_Proxy, f"__{_name}__", _recorded(getattr(operator, _name)))
 
@@ -63,12 +71,54 @@ class _Tracer(fx.Tracer):
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
 
+    asked: fx.Proxy | None = None  # what the forward last wanted the value of, which there is none of while tracing
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        self.asked = obj
+        return super().to_bool(obj)
+
+    def iter(self, obj: fx.Proxy) -> Iterator[fx.Proxy]:
+        self.asked = obj
+        return super().iter(obj)
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, Normalize) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, (Normalize, TwoLogits)) or super().is_leaf_module(m, module_qualified_name)
 
 
 def _trace(network: nn.Module) -> fx.Graph:
+    """The graph of the network's calls.
+
+    Raises:
+        UserError: the forward asks for a value while there is none, or fails in another way.
+    """
     tracer = _Tracer()
+    try:
+        return _traced(tracer, network)
+    except Exception as error:  # fx raises whatever the user's forward raises on a symbolic value
+        if tracer.asked is not None and _is_of_shape(tracer.asked.node):
+            why = "its forward branches on the input's shape"
+            supported = "the same operations for every input: what a shape decides is decided in __init__; "
+            supported += "x.flatten(1) and x.view(x.size(0), -1) are fine"
+        else:
+            why, supported = str(error), "no control flow that depends on tensor values"
+        raise unsupported(f"{type(network).__name__} cannot be traced by torch.fx: {why}", supported) from error
+
+
+def _is_of_shape(node: fx.Node) -> bool:
+    """Whether a value is computed from sizes alone."""
+    return _is_size(node) or (bool(node.all_input_nodes) and all(map(_is_of_shape, node.all_input_nodes)))
+
+
+def _is_size(node: fx.Node) -> bool:
+    """Whether the node asks for a size, a plain value of Python."""
+    if node.op == "call_method":
+        return node.target in _SIZE_METHODS
+    return node.op == "call_function" and (
+        node.target in _SIZE_FUNCTIONS or (node.target is getattr and node.args[1] in _SIZE_ATTRIBUTES)
+    )
+
+
+def _traced(tracer: _Tracer, network: nn.Module) -> fx.Graph:
     if not tracer.is_leaf_module(network, ""):
         return tracer.trace(network)
     graph = fx.Graph()  # the network is one layer: fx would trace into it
@@ -96,13 +146,7 @@ class Graph:
             raise unsupported(
                 f"{type(network).__name__} has a forward of its own or forward hooks", "a forward defined by the class"
             )
-        try:
-            graph = _trace(network)
-        except Exception as error:  # fx raises whatever the user's forward raises on a symbolic value
-            raise unsupported(
-                f"{type(network).__name__} cannot be traced by torch.fx: {error}",
-                "no control flow that depends on tensor values",
-            ) from error
+        graph = _trace(network)
         self._network = weakref.ref(network)
         result = next(node for node in graph.nodes if node.op == "output").args[0]
         if not isinstance(result, fx.Node):
@@ -122,7 +166,7 @@ class Graph:
         # Nodes that depend on the input: the others are constants and sizes, evaluated as they stand.
         self._depends = {self.input}
         for node in self.nodes:
-            if not self._is_size(node) and any(parent in self._depends for parent in node.all_input_nodes):
+            if not _is_size(node) and any(parent in self._depends for parent in node.all_input_nodes):
                 self._depends.add(node)
         self.names = self._names()
         self.instructions = instructions(self.nodes, self._depends, self.names)
@@ -147,13 +191,6 @@ class Graph:
             if node in self._depends and node.op != "placeholder":
                 module = self.network.get_submodule(node.target) if node.op == "call_module" else None
                 yield node, type(module) if module is not None else node.target, module
-
-    def _is_size(self, node: fx.Node) -> bool:
-        if node.op == "call_method":
-            return node.target in _SIZE_METHODS
-        return node.op == "call_function" and (
-            node.target in _SIZE_FUNCTIONS or (node.target is getattr and node.args[1] in _SIZE_ATTRIBUTES)
-        )
 
     def _names(self) -> dict[fx.Node, str]:
         names: dict[fx.Node, str] = {}

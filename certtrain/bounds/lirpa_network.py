@@ -22,6 +22,7 @@ from certtrain.bounds.batchnorm import batch_statistics
 from certtrain.bounds.graph import Graph, runs_unchanged
 from certtrain.errors import UserError
 from certtrain.models.normalize import Normalize
+from certtrain.models.two_logits import TwoLogits
 
 SUPPORTED = (
     "Linear, Conv2d, BatchNorm1d, BatchNorm2d, ReLU, sums and differences of tensors, AvgPool2d, AdaptiveAvgPool2d,"
@@ -177,8 +178,8 @@ class Conversion:
             return self._relu(source, name)
         if kind is nn.Flatten and layer.start_dim == 1 and layer.end_dim in (-1, len(shape)):
             return self._flatten(source, name)
-        if kind is nn.Linear and len(shape) == 1:
-            return self._add("linear", [source], [layer.out_features], name, weights=lambda _: _with_bias(layer))
+        if kind in (nn.Linear, TwoLogits) and len(shape) == 1:
+            return self._add("linear", [source], [len(layer.weight)], name, weights=lambda _: _with_bias(layer))
         if kind is nn.Conv2d:
             return self._conv(source, layer, name)
         if kind in (nn.BatchNorm1d, nn.BatchNorm2d):

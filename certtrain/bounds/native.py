@@ -23,6 +23,7 @@ from certtrain.bounds.loss_fusion import fused_upper_bound
 from certtrain.bounds.nonlinear import Activation
 from certtrain.bounds.rules import Relu
 from certtrain.errors import UserError, nearest
+from certtrain.invariance import refuse_one_logit
 from certtrain.threat import ThreatModel
 
 # Convolutions from which it pays to lay images out for them in an interval pass that no backward pass follows: IBP of 7
@@ -132,6 +133,7 @@ class NativeEngine:
         clean = region.clean
         if clean.dim() != 2:
             raise unsupported(f"the network's output has shape {tuple(clean.shape)}", "logits (B, K)")
+        refuse_one_logit(clean.shape[1])
         return _Output(run, clean, y, step, layer)
 
 

@@ -35,6 +35,7 @@ from certtrain.bounds.interval import Region
 from certtrain.bounds.nonlinear import Nonlinear
 from certtrain.bounds.pooling import MaxPool
 from certtrain.models.normalize import Normalize
+from certtrain.models.two_logits import TwoLogits
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def _region(call: Call, position: int = 0) -> Region:
     return call.args[position] if call.args else call.kwargs["input"]
 
 
-@_rule(nn.Linear)
+@_rule(nn.Linear, TwoLogits)
 def _linear(call: Call) -> Operation:
     return LinearMap(call.module)  # type: ignore[arg-type]
 

@@ -85,7 +85,8 @@ def estimate(config: dict[str, Any], certify: dict[str, Any], done: int = 0) -> 
     settings = call_partial(TrainerSettings, "trainer", **config["trainer"])
     data = build.build_data(config)
     device = accelerator(settings.accelerator)
-    network = build.build_network(config["model"], InputContract.of(data), config["seed"]).to(device)
+    contract = InputContract.of(data)
+    network = contract.classifier(build.build_network(config["model"], contract, config["seed"])).to(device)
     if settings.channels_last:
         network = network.to(memory_format=torch.channels_last)
     per_epoch = data.steps_per_epoch(settings.accumulate_grad_batches)

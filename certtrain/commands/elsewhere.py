@@ -77,6 +77,7 @@ def adopt(resolved: dict[str, Any], choices: Mapping[str, Any], overrides: list[
     held, notes = fit_weights(network, weights, str(file))
     if held:
         contract.check_network(network, this=f"data={data.name}", that=str(file))
+    network = contract.classifier(network)
     numbers = f"mean {list(contract.mean)}, std {list(contract.std)}"
     config["source"] = {
         "file": file.name,

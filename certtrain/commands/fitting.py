@@ -65,7 +65,7 @@ def fit_run(
         gather(None)
     refuse_unshareable(data)
     contract = InputContract.of(data)
-    network = build.build_network(config["model"], contract, config["seed"])
+    network = contract.classifier(build.build_network(config["model"], contract, config["seed"]))
     if settings.channels_last:
         network = network.to(memory_format=torch.channels_last)
     steps = data.steps_per_epoch(settings.accumulate_grad_batches)

@@ -68,5 +68,5 @@ def load_run(name: str | Path, checkpoint: str | None = None, runs_dir: str | Pa
         mean=list(contract.mean),
         std=list(contract.std),
     )
-    load_weights(network, content, str(path))
+    network = load_weights(contract.classifier(network), content, str(path))
     return LoadedRun(run, config, network.eval(), contract, path)

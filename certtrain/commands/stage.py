@@ -27,6 +27,7 @@ from certtrain.data import DataModule
 from certtrain.errors import UserError, nearest
 from certtrain.falsification import FalsifyOptions
 from certtrain.models.contract import InputContract
+from certtrain.models.two_logits import READ_AS, reads_one_logit
 from certtrain.parts import Place
 from certtrain.reporting.plots import certified_accuracy_plot
 from certtrain.reporting.tables import result_tables
@@ -126,6 +127,7 @@ def prepare_stage(loaded: LoadedRun, data: DataModule, config: dict[str, Any], n
         "config_sha256": config_hash(loaded.config),
         "indices": rule,
         "input_contract": loaded.contract.to_dict(),
+        **({"logits": READ_AS} if reads_one_logit(network) else {}),
         "training": training_recipe(loaded.config),
         **({} if scales is None else {"scales_asked": read_request(config["scales"])}),
         **where_and_how(),

@@ -7,12 +7,14 @@ from certtrain.models.mlp import mlp
 from certtrain.models.normalize import Normalize
 from certtrain.models.resnet import cifar_resnet20, cifar_resnet110, resnet_small
 from certtrain.models.torchvision_models import resnet18, resnet50
+from certtrain.models.two_logits import TwoLogits
 from certtrain.models.wong import wong_large, wong_small
 from certtrain.models.zhang import zhang_2layer, zhang_3layer, zhang_4layer
 
 __all__ = [
     "InputContract",
     "Normalize",
+    "TwoLogits",
     "cifar_resnet20",
     "cifar_resnet110",
     "cnn7",

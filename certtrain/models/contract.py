@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
@@ -11,7 +12,9 @@ from torch import Tensor, nn
 
 from certtrain.errors import UserError
 from certtrain.features import Feature, features_from_list, features_to_list
+from certtrain.invariance import count_logits
 from certtrain.models.normalize import Normalize
+from certtrain.models.two_logits import TwoLogits
 
 
 class _Data(Protocol):
@@ -84,6 +87,25 @@ class InputContract:
                 where="checkpoint",
                 fix="use a checkpoint that this program wrote",
             ) from error
+
+    def classifier(self, network: nn.Module) -> nn.Module:
+        """The network, with `TwoLogits` behind it where it is one of two classes that gives a single logit.
+
+        Raises:
+            UserError: another number of logits than of classes, or a network that fails on inputs of the shape.
+        """
+        x = torch.linspace(self.lower, self.upper, 2 * math.prod(self.shape)).reshape(2, *self.shape)
+        logits = count_logits(network, x, least=1)
+        if logits == self.num_classes:
+            return network
+        if logits == 1 and self.num_classes == 2:
+            return nn.Sequential(network, TwoLogits())
+        raise UserError(
+            f"the network gives {logits} logit{'s' if logits > 1 else ''} for {self.num_classes} classes",
+            where="model, data",
+            fix=f"a last layer of {self.num_classes} outputs"
+            + (", or of one: class 1 where it is above 0" if self.num_classes == 2 else ""),
+        )
 
     def check(self, x: Tensor, y: Tensor | None = None, *, this: str = "the network", that: str = "the batch") -> None:
         """Refuse inputs that the network was not made for.

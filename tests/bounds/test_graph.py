@@ -146,6 +146,37 @@ def test_graphs_that_would_be_bounded_wrongly_are_refused(net, message):
 
 
 @pytest.mark.parametrize(
+    "forward",
+    [
+        lambda n, x: n.block.fc(x) if x.shape[0] > 1 else x,
+        lambda n, x: n.block.fc(x) if x.dim() == 2 and x.size(1) % 2 == 0 else x,
+        lambda n, x: sum(n.block.fc(x) for _ in range(x.shape[1])),
+        lambda n, x: sum(n.block.fc(x) for _ in x.size()),
+        lambda n, x: n.block.fc(x) * int(x.size(1)),
+    ],
+)
+def test_a_branch_on_the_shape_is_called_that(forward):
+    with pytest.raises(UserError, match="branches on the input's shape") as caught:
+        NativeEngine(Net(forward))
+    assert "__init__" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda n, x: n.block.fc(x) if x.sum() > x.shape[0] else x,
+        lambda n, x: n.block.fc(x) * int(x.max()),
+        lambda n, x: sum(n.block.fc(row) for row in x),
+    ],
+)
+def test_a_branch_on_values_is_called_that(forward):
+    with pytest.raises(UserError, match="cannot be traced") as caught:
+        NativeEngine(Net(forward))
+    assert "shape" not in caught.value.what
+    assert "tensor values" in caught.value.fix
+
+
+@pytest.mark.parametrize(
     ("net", "message"),
     [
         (Net(lambda n, x: n.drop(x), drop=nn.Dropout(0.5)), r"drop \(Dropout\) is in training mode"),
