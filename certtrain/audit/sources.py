@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +29,31 @@ def read_lines(paths: Sequence[str | Path], norm: str | None = None) -> list[Lin
     """
     if norm is not None and norm not in NORMS:
         raise UserError(f"unknown norm {norm!r}", where="--norm", fix=f"one of {', '.join(NORMS)}")
-    lines: list[Line] = []
+    found: list[tuple[Path, Line]] = []
     for path in map(Path, paths):
         if path.is_dir():
-            lines += [_of_card(card) for card in cards_of(path)]
+            found += [(card, _of_card(card)) for card in cards_of(path)]
         elif path.suffix == ".json":
-            lines.append(_of_card(path))
+            found.append((path, _of_card(path)))
         elif is_ours(path):
             card = card_of(path)
-            lines.append(_of_log(path, read_card(card) if card.exists() else {}, norm))
+            found.append((path, _of_log(path, read_card(card) if card.exists() else {}, norm)))
         else:
-            lines.append(Line(path.name, usable(read_field_log(path)), norm or "l2"))
+            found.append((path, Line(path.name, usable(read_field_log(path)), norm or "l2")))
+    return told_apart(found)
+
+
+def told_apart(found: Sequence[tuple[Path, Line]]) -> list[Line]:
+    """The lines; where several have one label, each with as much of its folder's path as no other of them has."""
+    lines = []
+    for path, line in found:
+        own = path.resolve().parent.parts
+        others = {other.resolve().parent.parts for other, one in found if one.label == line.label} - {own}
+        length = 1
+        while length < len(own) and any(other[-length:] == own[-length:] for other in others):
+            length += 1
+        where = f" ({'/'.join(own[-length:])})" if others else ""
+        lines.append(replace(line, label=line.label + where))
     return lines
 
 

@@ -25,7 +25,7 @@ CERTIFY_ONLY = ("indices", "n", "n0", "alpha", "certifier")
 def parser() -> argparse.ArgumentParser:
     """The arguments of the command."""
     made = Parser(prog="certtrain reproduce", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("row", help="PAPER/ROW, such as zhang2020/mnist_small_eps0.3")
+    made.add_argument("row", nargs="?", help="PAPER/ROW, such as zhang2020/mnist_small_eps0.3; none: list all")
     made.add_argument("overrides", nargs="*", help="key=value, for training or (indices, n, ...) for certifying")
     made.add_argument("--dry-run", action="store_true", help="state the budget and stop")
     made.add_argument("--no-timing", action="store_true", help="start at once, without a budget")
@@ -38,6 +38,8 @@ def main(arguments: Sequence[str]) -> int:
     for override in given.overrides:
         if "=" not in override:
             raise UserError(f"{override!r} is no override", where="the command line", fix="key=value")
+    if given.row is None:
+        return list_rows()
     paper, row = find_row(given.row)
     seeds, overrides = _seeds(given.overrides)
     for number, seed in enumerate(seeds):
@@ -46,6 +48,26 @@ def main(arguments: Sequence[str]) -> int:
         if status or given.dry_run:
             return status
     return _compare(paper, row, overrides)
+
+
+def list_rows() -> int:
+    """Print the rows that can be reproduced, by paper. Returns 0."""
+    from rich import box
+    from rich.table import Table
+
+    from certtrain.reporting import terminal
+
+    console = terminal.console()
+    for paper in map(read_paper, every_paper(experiments_dir())):
+        table = Table(title=paper.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        for name in ("experiment", "data, network", "radius or noise"):
+            table.add_column(name, no_wrap=name == "experiment", overflow="fold")
+        for row in paper.rows.values():
+            level = f"eps {row.eps}" if row.eps else f"sigma {row.sigma:g}" if row.sigma else ""
+            table.add_row(row.experiment, f"{row.data}, {row.network}", level)
+        console.print(table)
+    terminal.print_line(console, "next: certtrain reproduce EXPERIMENT [--dry-run]")
+    return 0
 
 
 def find_row(name: str) -> tuple[Paper, Row]:

@@ -124,6 +124,7 @@ class Session:
                         logger.log_test(found, self.directory.figure)
             else:
                 print_line(console, "next: " + command_line("certtrain", "certify", f"run={self.directory.path}"))
+                print_line(console, "then: " + command_line("certtrain", "report", str(self.directory.path)))
             self._record(status="complete", reason=None, step=None)
             for logger in loggers:
                 if hasattr(logger, "log_files"):

@@ -24,7 +24,7 @@ from certtrain.commands.checks import before_certifying, chance_level
 from certtrain.commands.loading import LoadedRun
 from certtrain.commands.standing_check import standing_check
 from certtrain.data import DataModule
-from certtrain.errors import UserError, nearest
+from certtrain.errors import UserError, command_line, nearest
 from certtrain.falsification import FalsifyOptions
 from certtrain.models.contract import InputContract
 from certtrain.models.two_logits import READ_AS, reads_one_logit
@@ -212,6 +212,7 @@ def certify_stage(job: Job, helpers: Callable[[Stage, int], None] | None = None)
     certified_accuracy_plot(shown, figure, radii=radii)
     print_line(console, f"figure: {figure}")
     print_line(console, f"run directory: {loaded.run.path}")
+    print_line(console, "next: " + command_line("certtrain", "report", loaded.run.path))
     return found
 
 

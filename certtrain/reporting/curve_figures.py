@@ -15,7 +15,7 @@ from certtrain.errors import UserError
 from certtrain.files import refuse_foreign, write_bytes_atomic
 from certtrain.reporting.bootstrap import Difference
 from certtrain.reporting.curves import Outcomes, Share, curves, steps
-from certtrain.reporting.entries import floored
+from certtrain.reporting.entries import acr_text
 from certtrain.reporting.palette import BLACK, BLUE, GREEN, MARKERS, ORANGE, PURPLE, SKY, VERMILION, radius_axis
 from certtrain.reporting.plots import CONFIDENCE
 
@@ -61,7 +61,7 @@ class Line:
         n, label = f"n = {len(self.examples):,}", escape.figure(self.label)
         if self.deterministic:
             return f"{label}\n{n}, deterministic"
-        return f"{label}\n{n}, " + ("at target radii" if self.staged else f"ACR {floored(self.examples.acr, 3)}")
+        return f"{label}\n{n}, " + ("at target radii" if self.staged else f"ACR {acr_text(self.examples.acr)}")
 
 
 def certified_figure(lines: Sequence[Line]) -> Figure:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from certtrain.reporting.bootstrap import Difference
 from certtrain.reporting.curves import Curves, Outcomes, Share, curves
-from certtrain.reporting.entries import floored, percent
+from certtrain.reporting.entries import acr_text, percent
 from certtrain.reporting.plots import CONFIDENCE, interval_text
 from certtrain.threat import radius_text
 
@@ -27,7 +27,7 @@ def curve_table(examples: Outcomes, radii: Sequence[Fraction], *, selective: boo
     """
     found = curves(examples, [float(radius) for radius in radii])
     n = len(examples)
-    share = f"ACR {floored(examples.acr, 4)}" if acr is None else acr
+    share = f"ACR {acr_text(examples.acr)}" if acr is None else acr
     caption = f"{share}; abstained {examples.abstained:,} of {n:,} ({percent(examples.abstained / n)} %); "
     caption += f"{CONFIDENCE:.0%} intervals over images (Clopper-Pearson, at each radius by itself)"
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=caption, caption_justify="left")
@@ -51,7 +51,7 @@ def old_and_new(old: Outcomes, new: Outcomes, radii: Sequence[Fraction], names: 
         table.add_column(name, justify="right")
     for i, radius in enumerate(radii):
         table.add_row(f"certified at {radius_text(radius)} (%)", _with_interval(before, i), _with_interval(after, i))
-    table.add_row("ACR", floored(old.acr, 4), floored(new.acr, 4))
+    table.add_row("ACR", acr_text(old.acr), acr_text(new.acr))
     table.add_row("abstained", f"{old.abstained:,}", f"{new.abstained:,}")
     table.add_row("n", f"{len(old):,}", f"{len(new):,}")
     return table
@@ -94,5 +94,5 @@ def difference_table(
         table.add_row(radius_text(radius), percent(float(one[i])), percent(float(two[i])), value, f"{low} to {high}")
     if acr:
         value, low, high = (f"{share:+.4f}" for share in (difference.acr, difference.acr_low, difference.acr_high))
-        table.add_row("ACR", floored(a.acr, 4), floored(b.acr, 4), value, f"{low} to {high}")
+        table.add_row("ACR", acr_text(a.acr), acr_text(b.acr), value, f"{low} to {high}")
     return table

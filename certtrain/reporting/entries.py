@@ -98,6 +98,14 @@ def percent(fraction: float | None) -> str:
     return "99.99" if text == "100.00" and fraction < 1 else text
 
 
+def acr_text(value: float) -> str:
+    """An average certified radius, with the same four digits in tables, legends and pages, never rounded up.
+
+    Tables of papers alone have three, to the nearest, as the field prints them beside each other.
+    """
+    return floored(value, 4)
+
+
 def floored(value: float, digits: int) -> str:
     """A decimal that is never rounded up: what a certificate proves."""
     return str(Decimal(repr(float(value))).quantize(Decimal(1).scaleb(-digits), rounding=ROUND_DOWN))

@@ -14,8 +14,8 @@ from certtrain import escape
 from certtrain.files import write_bytes_atomic
 from certtrain.reporting.entries import (
     Entry,
+    acr_text,
     falsified,
-    floored,
     grid,
     groups,
     is_smoothing,
@@ -124,16 +124,18 @@ def _bounds(axes: Axes, entries: list[Entry]) -> None:
     ceiling = [(r, 100 * attacked[text]) for r, text in exact if text in attacked]
     if ceiling:
         x, y = _columns(ceiling)
-        axes.hlines([clean, *y[:-1]], [0, *x[:-1]], x, color=GREY, linewidth=1.2, linestyle=(0, (4, 2)))
-        axes.plot(x, y, linestyle="", marker="x", color=GREY, markersize=6, markeredgewidth=1.5)
+        dashed = {"color": GREY, "linewidth": 1.2, "linestyle": (0, (4, 2))}
+        axes.plot([0.0, *x], [clean, *y], drawstyle="steps-post", **dashed)
+        axes.plot(x, y, linestyle="", marker="x", color=GREY, markersize=6, markeredgewidth=1.5, zorder=3)
         axes.plot([], [], color=GREY, linestyle=(0, (4, 2)), marker="x", markeredgewidth=1.5, label="PGD (upper bound)")
     for i, entry in enumerate(entries):
+        under = len(entries) - 1 - i
         points = [(r, 100 * entry["certified"][text]) for r, text in exact if text in entry["certified"]]
         for r, value in points:
             best[r] = max(best[r], value)
         x, y = _columns(points)
         colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
-        _steps(axes, x, y, colour, marker, f"certified by {escape.figure(label(entry))}")
+        _steps(axes, [0.0, *x], [clean, *y], colour, marker, f"certified by {escape.figure(label(entry))}", under)
     if len(ceiling) == len(exact):
         edges = [0.0, *(float(r) for r, _ in exact)]
         floor = [best[r] for r, _ in exact]
@@ -149,11 +151,11 @@ def _bounds(axes: Axes, entries: list[Entry]) -> None:
 def _smoothing(axes: Axes, entry: Entry, radii: Sequence[float] | np.ndarray | None) -> None:
     settings, n, colour = entry["settings"], entry["n"], COLOURS[0]
     staged = is_staged(entry)
-    found = "FALSIFIED" if falsified(entry) else "at targets" if staged else f"ACR {floored(entry['acr'], 3)}"
+    found = "FALSIFIED" if falsified(entry) else "at targets" if staged else f"ACR {acr_text(entry['acr'])}"
     text = f"smoothed, $\\sigma$ = {settings['sigma']:g}, {found}"
     if radii is None:
         x, y = _columns([(r, 100 * entry["certified"][key]) for r, key in grid([entry])])
-        _steps(axes, x, y, colour, MARKERS[0], text)
+        _steps(axes, [0.0, *x], [y[0], *y], colour, MARKERS[0], text)
         right, lowest = max(x), min(y)
     else:
         if len(radii) != n:
@@ -176,11 +178,18 @@ def _smoothing(axes: Axes, entry: Entry, radii: Sequence[float] | np.ndarray | N
     axes.set_title(f"certified accuracy, n = {n:,} images, {draws}", fontsize=10)
 
 
-def _steps(axes: Axes, x: list[float], y: list[float], colour: str, marker: str, text: str) -> None:
-    """Points, and to the left of each what it proves for the smaller radii; no line down to the next point."""
-    axes.hlines(y, [0, *x[:-1]], x, color=colour, linewidth=1.6, alpha=0.6)
-    axes.plot(x, y, linestyle="", marker=marker, color=colour, clip_on=False, **_marker())
-    axes.plot([], [], color=colour, marker=marker, label=text, **STYLE)
+def _steps(axes: Axes, x: list[float], y: list[float], colour: str, marker: str, text: str, under: int = 0) -> None:
+    """Certified accuracy from radius 0 on: what a point proves holds for the smaller radii down to the next one.
+
+    Args:
+        x, y: the points, the first at radius 0, which has no marker.
+        under: how many curves are drawn over it: one that coincides with them is seen on both of their sides.
+    """
+    width, size = STYLE["linewidth"] + 1.5 * under, STYLE["markersize"] + 1.9 * under
+    style = {**STYLE, "color": colour, "marker": marker, "linewidth": width, "markersize": size}
+    axes.plot(x, y, drawstyle="steps-pre", color=colour, linewidth=width, solid_joinstyle="miter")
+    axes.plot(x[1:], y[1:], clip_on=False, **{**style, "linestyle": ""})
+    axes.plot([], [], label=text, **style)
 
 
 def _accuracy_axis(axes: Axes, lowest: float) -> None:

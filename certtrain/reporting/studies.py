@@ -13,13 +13,12 @@ from rich.text import Text
 from certtrain import escape
 from certtrain.reporting.palette import BLUE, GREY
 from certtrain.reporting.plots import save_figure
-from certtrain.reporting.sweeps import GUESS_LINE, MARK, number
+from certtrain.reporting.sweeps import GUESS_LINE, MARK, ROOM, number, setting_cells
 from certtrain.sweeps.metric import Metric
 from certtrain.sweeps.pareto import pareto_front
 from certtrain.sweeps.study import Row
 
 MOST_ROWS = 15
-MOST_SETTINGS = 7
 
 
 def study_table(rows: Sequence[Row], metrics: Sequence[Metric], n: int) -> Group:
@@ -38,17 +37,17 @@ def study_table(rows: Sequence[Row], metrics: Sequence[Metric], n: int) -> Group
     else:
         shown = sorted(complete, key=lambda row: row.order)[:MOST_ROWS]
         title = f"{len(complete)} trials, best first by the validation metric {names} (n = {n:,})"
-    keys = list(dict.fromkeys(key for row in shown for key in row.settings))[:MOST_SETTINGS]
+    keys = list(dict.fromkeys(key for row in shown for key in row.settings))
+    headings, settings = setting_cells(keys, [row.settings for row in shown], ROOM)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("trial", justify="right", no_wrap=True)
     for metric in metrics:
         table.add_column(metric.text.replace(" at ", "\nat "), justify="right", no_wrap=True)
-    for key in keys:
-        table.add_column(key.replace(".", ".\n"), justify="right", overflow="fold")
-    for row in shown:
+    for heading in headings:
+        table.add_column(heading, justify="left" if headings == ["settings"] else "right", overflow="fold")
+    for row, cells in zip(shown, settings):
         values = [number(value, metric.is_share) for value, metric in zip(row.values, metrics)]
-        settings = (escape.one_line(row.settings.get(key, "")) for key in keys)
-        table.add_row(f"{row.number}{MARK if row.guessing else ''}", *values, *settings)
+        table.add_row(f"{row.number}{MARK if row.guessing else ''}", *values, *cells)
     parts: list[RenderableType] = [Text(title, style="bold"), table]
     parts += [Text(GUESS_LINE, style="bold red")] if any(row.guessing for row in shown) else []
     counts = {state: sum(row.state == state for row in rows) for state in ("pruned", "failed", "running")}

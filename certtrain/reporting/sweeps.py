@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,20 +13,21 @@ from rich.text import Text
 
 from certtrain import escape
 from certtrain.errors import in_one_line
-from certtrain.reporting.entries import falsified, guess_note, label, percent, rank
+from certtrain.reporting.entries import falsified, floored, guess_note, label, percent, rank
 from certtrain.sweeps.metric import Metric
 from certtrain.sweeps.summary import Comparison, Job, Spread, by_setting, comparisons, differing, spreads
 
 MARK = " !"  # beside the clean accuracy of what is no better than a guess
 GUESS_LINE = "! no better than a guess (one class for all, or chance level): its certified accuracy says nothing"
-MOST_KEYS = 5  # columns of settings; more would not fit 100 characters
+ROOM = 55  # characters for settings beside the scores, of 100
+LINE, VALUE = 12, 24  # characters of a line of a heading, and of a value
 
 
 def number(value: float | None, is_share: bool) -> str:
-    """A share in percent with two digits, a radius with four; a dash for nothing."""
+    """A share in percent with two digits, a radius with four, never rounded up; a dash for nothing."""
     if value is None:
         return "–"
-    return percent(value) if is_share else f"{value:.4f}"
+    return percent(value) if is_share else floored(value, 4)
 
 
 def multirun_tables(jobs: Sequence[Job]) -> Group:
@@ -52,10 +54,10 @@ def runs_table(comparison: Comparison, keys: Sequence[str]) -> RenderableType:
     metric, jobs = comparison.metric, comparison.jobs
     entry = jobs[0].result["validation"]
     title = f"{len(jobs)} runs, best first by the validation metric {metric.name} (n = {entry['n']:,})"
-    table = _scores(keys, metric, "seconds")
-    for job in jobs:
+    headings, settings = setting_cells(keys, [job.overrides for job in jobs], ROOM)
+    table = _scores(headings, metric, "seconds")
+    for job, values in zip(jobs, settings):
         validation = job.result["validation"]
-        values = [escape.one_line(job.overrides.get(key, "")) for key in keys[:MOST_KEYS]]
         clean = percent(validation["clean"]) + (MARK if job.guessing else "")
         scores = [clean, number(metric.of(validation), metric.is_share)]
         table.add_row(*values, *scores, f"{job.result.get('seconds', 0.0):,.1f}")
@@ -66,15 +68,47 @@ def _guesses(jobs: Sequence[Job]) -> list[RenderableType]:
     return [Text(GUESS_LINE, style="bold red")] if any(job.guessing for job in jobs) else []
 
 
-def _scores(keys: Sequence[str], metric: Metric, last: str) -> Table:
+def _scores(headings: Sequence[str], metric: Metric, last: str) -> Table:
     """An empty table: the settings, clean accuracy, the metric that it is sorted by, and one more column."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for key in keys[:MOST_KEYS]:
-        table.add_column(escape.one_line(key), overflow="fold", max_width=24)
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
     table.add_column("clean (%)", justify="right", no_wrap=True)
     table.add_column(f"{_two_lines(metric)} ▾", justify="right", no_wrap=True)
     table.add_column(last, justify="right", no_wrap=True)
     return table
+
+
+def setting_cells(
+    keys: Sequence[str], rows: Sequence[Mapping[str, str]], room: int
+) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells of settings: a column for each key where all fit, else one that names each key.
+
+    Headings break after a dot or an underscore, so that a terminal of 100 columns breaks no word.
+
+    Args:
+        keys: of the settings.
+        rows: their values by key; one that a row lacks is empty.
+        room: characters that all columns may take together.
+    """
+    headings = [_heading(escape.one_line(key)) for key in keys]
+    cells = [[escape.one_line(row.get(key, "")) for key in keys] for row in rows]
+    columns = [[*heading.split("\n"), *column] for heading, column in zip(headings, zip(*cells))]
+    widths = [max(map(len, column)) for column in columns]
+    if sum(widths) + 2 * len(widths) <= room and max(widths, default=0) <= VALUE:
+        return headings, cells
+    named = (zip(map(escape.one_line, keys), row) for row in cells)
+    return ["settings"], [[" ".join(f"{key}={value}" for key, value in row if value)] for row in named]
+
+
+def _heading(key: str) -> str:
+    """A key in lines of about LINE characters."""
+    lines = [""]
+    for part in re.findall(r"[^._]*[._]|[^._]+", key):
+        if lines[-1] and len(lines[-1] + part) > LINE:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
 
 
 def settings_table(comparison: Comparison, keys: Sequence[str]) -> RenderableType:
@@ -86,9 +120,9 @@ def settings_table(comparison: Comparison, keys: Sequence[str]) -> RenderableTyp
         values = tuple(metric.of(job.validation) or 0.0 for job in jobs)
         rows.append((Spread(metric.name, values, metric.is_share), clean, jobs))
     rows.sort(key=lambda row: (any(job.guessing for job in row[2]), -row[0].mean))
-    table = _scores(keys, metric, "seeds")
-    for score, clean, jobs in rows:
-        values = [escape.one_line(jobs[0].overrides.get(key, "")) for key in keys[:MOST_KEYS]]
+    headings, settings = setting_cells(keys, [jobs[0].overrides for _, _, jobs in rows], ROOM)
+    table = _scores(headings, metric, "seeds")
+    for (score, clean, jobs), values in zip(rows, settings):
         mark = MARK if any(job.guessing for job in jobs) else ""
         table.add_row(*values, plus_minus(clean) + mark, plus_minus(score), str(len(jobs)))
     return Group(Text(f"mean ± sd over seeds, best first by {metric.name}", style="bold"), table)

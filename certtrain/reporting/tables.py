@@ -15,8 +15,8 @@ from rich.tree import Tree
 from certtrain import escape
 from certtrain.reporting.entries import (
     Entry,
+    acr_text,
     falsified,
-    floored,
     grid,
     groups,
     guess_note,
@@ -132,7 +132,7 @@ def _interval(share: float | None, n: int) -> str:
 def _acr(entry: Entry) -> str:
     if falsified(entry):
         return "–"
-    return "none: a radius here is a target that was reached" if is_staged(entry) else floored(entry["acr"], 4)
+    return "none: a radius here is a target that was reached" if is_staged(entry) else acr_text(entry["acr"])
 
 
 def _draws(entry: Entry) -> str:

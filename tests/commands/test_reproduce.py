@@ -62,6 +62,9 @@ def test_trains_certifies_and_compares_and_does_nothing_twice(in_tmp, capsys):
     assert "certtrain, l-inf: deterministic certificates" in text
     assert "quickstart (a)" in text
     assert "model.width=1" in text
+    [run] = in_tmp.glob("runs/*")
+    assert f"then: certtrain report runs/{run.name}" in text  # after training
+    assert f"next: certtrain report runs/{run.name}" in text  # after certifying
     [checkpoint] = in_tmp.glob("runs/*/checkpoints/last.ckpt")
     log = checkpoint.parents[1] / "certificates" / "ibp_first_5.tsv"
     before = checkpoint.stat().st_mtime_ns, log.read_bytes()
@@ -113,7 +116,6 @@ def test_an_interrupted_stage_ends_the_command_with_its_status(in_tmp, monkeypat
         (["quickstart", "sed=1"], "unknown configuration key 'sed'"),
         (["quickstart", "seeds=many"], "seeds=many"),
         (["quickstart", "seeds=2", "seed=1"], "at once"),
-        ([], "row"),
         (["quickstart", "--fast"], "--fast"),
     ],
 )
@@ -133,3 +135,13 @@ def test_an_experiment_with_nothing_published_says_what_to_do(in_tmp, capsys):
 def test_every_experiment_has_a_row():
     for name in options("experiment"):
         assert reproduce.find_row(name)[1].experiment == name
+
+
+def test_alone_it_lists_every_row(in_tmp, capsys):
+    assert main(["reproduce"]) == 0
+    text = capsys.readouterr().out
+    assert set(options("experiment")) <= set(text.split())
+    assert "sigma 0.5" in text
+    assert "eps 0.3" in text
+    assert max(map(len, text.splitlines())) <= 100
+    assert not (in_tmp / "runs").exists()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from certtrain.reporting.entries import floored, grid, groups, label, percent, smoothed_accuracy, upper_bound
+from certtrain.reporting.entries import acr_text, floored, grid, groups, label, percent, smoothed_accuracy, upper_bound
 
 
 def test_certifiers_are_grouped_by_examples_and_norm_and_sorted(bounds, smoothing):
@@ -58,3 +58,8 @@ def test_floored_never_exceeds_the_value(value, digits):
     text = floored(value, digits)
     assert 0 <= Fraction(repr(value)) - Fraction(text) < Fraction(1, 10**digits)
     assert "E" not in text
+
+
+def test_an_average_radius_has_one_text_wherever_it_stands():
+    """0.6909 of a table was 0.690 in a legend."""
+    assert [acr_text(value) for value in (0.6909, 0.69099, 0.5, 1.0)] == ["0.6909", "0.6909", "0.5000", "1.0000"]

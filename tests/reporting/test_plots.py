@@ -69,8 +69,34 @@ def test_bounds_panel(bounds, tmp_path, drawn):
 def test_no_line_claims_more_than_the_next_radius_proves(bounds, tmp_path, drawn):
     certified_accuracy_plot({"c": {**bounds["test_crown"], "pgd": None}}, tmp_path / "c.png")
     [axes] = drawn[0].axes
-    for left, right in (segment for lines in axes.collections for segment in lines.get_segments()):
-        assert left[1] == right[1] == pytest.approx({2 / 255: 93.61, 0.1: 86.0, 0.3: 30.0}[right[0]])
+    [line] = [line for line in axes.lines if line.get_drawstyle() == "steps-pre"]
+    x, y = line.get_data()  # at r the value of the first point at r or beyond
+    assert (x[0], y[0]) == (0, 96.25)
+    proved = {2 / 255: 93.61, 0.1: 86.0, 0.3: 30.0}
+    for radius, value in [*proved.items(), (0.05, 86.0), (0.2, 30.0), (0.001, 93.61)]:
+        assert y[np.searchsorted(x, radius)] == pytest.approx(value)
+    assert x[-1] == 0.3  # beyond the grid nothing is drawn
+
+
+def test_what_an_attack_leaves_standing_holds_for_larger_radii(bounds, tmp_path, drawn):
+    certified_accuracy_plot(bounds, tmp_path / "c.png")
+    [line] = [line for line in drawn[0].axes[0].lines if line.get_drawstyle() == "steps-post"]
+    x, y = line.get_data()
+    for radius, value in ((0.0, 96.25), (0.005, 96.25), (2 / 255, 95.0), (0.05, 95.0), (0.1, 92.5), (0.3, 50.0)):
+        assert y[np.searchsorted(x, radius, side="right") - 1] == pytest.approx(value)
+
+
+def test_curves_that_coincide_are_all_seen(bounds, tmp_path, drawn):
+    """The later ones are narrower, in lines and in markers, and none has another's colour."""
+    same = {name: {**entry, "certified": bounds["test_ibp"]["certified"]} for name, entry in bounds.items()}
+    certified_accuracy_plot(same, tmp_path / "c.png")
+    steps = [line for line in drawn[0].axes[0].lines if line.get_drawstyle() == "steps-pre"]
+    markers = [line for line in drawn[0].axes[0].lines if line.get_marker() in "os^" and len(line.get_xdata())]
+    assert len(steps) == len(markers) == len({line.get_color() for line in steps}) == 3
+    widths, sizes = [line.get_linewidth() for line in steps], [line.get_markersize() for line in markers]
+    assert widths == sorted(widths, reverse=True)
+    assert min(np.diff(widths[::-1])) > 1
+    assert min(np.diff(sizes[::-1])) > 1
 
 
 def test_smoothing_panel(smoothing, radii, tmp_path, drawn):
@@ -78,7 +104,7 @@ def test_smoothing_panel(smoothing, radii, tmp_path, drawn):
     [axes] = drawn[0].axes
     assert axes.get_xlabel() == radius_axis("l2")
     assert "n = 40 images, 10,000 draws" in axes.get_title()
-    assert legend(axes) == ["smoothed, $\\sigma$ = 0.25, ACR 0.412", "95 % interval over 40 images"]
+    assert legend(axes) == ["smoothed, $\\sigma$ = 0.25, ACR 0.4123", "95 % interval over 40 images"]
     curve = axes.lines[0]
     assert curve.get_drawstyle() == "steps-pre"
     x, y = curve.get_data()

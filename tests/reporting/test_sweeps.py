@@ -2,7 +2,7 @@
 
 from printing import printed as shown
 
-from certtrain.reporting.sweeps import multirun_tables, seeds_tables
+from certtrain.reporting.sweeps import multirun_tables, number, seeds_tables, setting_cells
 from certtrain.sweeps.summary import Job
 
 
@@ -84,3 +84,27 @@ def test_seeds_that_are_no_better_than_a_guess_are_named():
     text = " ".join(shown(seeds_tables(jobs)).split())
     assert f"seed=1 is no better than a guess: {GUESS}" in text
     assert "seed=0 is" not in text
+
+
+def test_no_heading_is_broken_within_a_word():
+    keys = ["method.kappa.start", "schedule.ramp", "optimizer.weight_decay", "train_eps"]
+    headings, cells = setting_cells(keys, [dict.fromkeys(keys, "0.1"), {"train_eps": "0.2"}], 55)
+    assert headings == ["method.\nkappa.start", "schedule.\nramp", "optimizer.\nweight_decay", "train_eps"]
+    assert cells == [["0.1"] * 4, ["", "", "", "0.2"]]
+    text = shown(multirun_tables([job(dict.fromkeys(keys, f"0.{seed}") | {"seed": str(seed)}) for seed in range(3)]))
+    for word in ("kappa.start", "schedule.", "optimizer.", "weight_decay", "train_eps"):
+        assert word in text
+
+
+def test_settings_that_do_not_fit_as_columns_are_named_in_one():
+    keys = [f"method.some_long_key_{i}" for i in range(9)]
+    headings, cells = setting_cells(keys, [dict.fromkeys(keys, "0.1"), {keys[3]: "2"}], 55)
+    assert headings == ["settings"]
+    assert cells[0] == [" ".join(f"{key}=0.1" for key in keys)]
+    assert cells[1] == [f"{keys[3]}=2"]
+    jobs = [job(dict.fromkeys(keys, str(seed)) | {"seed": str(seed)}) for seed in range(3)]
+    assert all(f"{key}=1" in shown(multirun_tables(jobs)).split() for key in keys)  # none is left out
+
+
+def test_a_radius_is_never_rounded_up():
+    assert number(0.69099, is_share=False) == "0.6909"

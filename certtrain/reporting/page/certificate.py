@@ -11,7 +11,7 @@ import numpy as np
 
 from certtrain.certificates import STATUSES
 from certtrain.reporting.curves import curves, outcomes
-from certtrain.reporting.entries import LABELS, floored, guess_note, percent
+from certtrain.reporting.entries import LABELS, acr_text, floored, guess_note, percent
 from certtrain.reporting.page.allowed import allowed
 from certtrain.reporting.page.classes import class_table, confusion
 from certtrain.reporting.page.evidence import Certified
@@ -152,7 +152,7 @@ def _amounts(certificate: Certified) -> str:
     assert entry is not None
     told = []
     if entry.get("acr") is not None:
-        told.append(f"Average certified radius (ACR) {floored(entry['acr'], 4)}")
+        told.append(f"Average certified radius (ACR) {acr_text(entry['acr'])}")
     elif certificate.smoothing:
         told.append("No ACR: radii are targets")
     elif entry.get("acr_grid") is not None:

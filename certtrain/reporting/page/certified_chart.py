@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from certtrain.reporting.curves import curves, outcomes, steps
-from certtrain.reporting.entries import floored, upper_bound
+from certtrain.reporting.entries import acr_text, upper_bound
 from certtrain.reporting.page.chart import Series, chart
 from certtrain.reporting.page.evidence import Certified
 from certtrain.reporting.page.figures import radii_of, stated
@@ -69,7 +69,7 @@ def _series(certificate: Certified) -> Series:
     entry = certificate.entry
     assert entry is not None
     n = f"n = {entry['n']:,}"
-    acr = "" if entry.get("acr") is None else f", ACR {floored(entry['acr'], 3)}"
+    acr = "" if entry.get("acr") is None else f", ACR {acr_text(entry['acr'])}"
     label = f"{certificate.name} ({n}{acr})"
     if certificate.rows is not None and len(certificate.rows):
         examples = outcomes(certificate.rows)

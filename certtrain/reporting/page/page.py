@@ -10,7 +10,7 @@ from typing import Any
 from certtrain import __version__
 from certtrain.errors import UserError
 from certtrain.files import refuse_foreign, write_text_atomic
-from certtrain.reporting.entries import floored, percent
+from certtrain.reporting.entries import acr_text, percent
 from certtrain.reporting.page.certificate import certificate_section, kinds, state_badge
 from certtrain.reporting.page.certified_chart import certified_charts
 from certtrain.reporting.page.evidence import Certified, Evidence
@@ -162,6 +162,6 @@ def _line(certificate: Certified, radius: Fraction, anchor: str) -> list[Node]:
         value = int(certified(certificate.rows, radius).sum()) / len(certificate.rows)
     if value is not None:
         interval = share(round(value * entry["n"]), entry["n"])[1]
-    acr = "–" if entry.get("acr") is None else floored(entry["acr"], 3)
+    acr = "–" if entry.get("acr") is None else acr_text(entry["acr"])
     figures = [percent(entry["clean"]), radius_text(radius), percent(value), interval, acr, f"{entry['n']:,}"]
     return [link, state_badge(certificate), what, *figures]
