@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from torch import nn
@@ -24,16 +25,19 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'certtrain' has no attribute {name!r}")
 
 
-def load(run: str | Path, checkpoint: str | None = None) -> nn.Module:
+def load(run: str | Path, checkpoint: str | None = None, trust: str | Sequence[str] = ()) -> nn.Module:
     """The trained network of a run directory, in eval mode on the CPU; maps inputs in [0, 1] to logits.
 
     Args:
         run: the run directory, such as `runs/quickstart-seed0`, or its name.
         checkpoint: `last` or `best`; None for the one that the run chose.
+        trust: packages of your own whose classes the run's configuration names. Nothing else that it names is called.
 
     Raises:
-        UserError: no such run, or its checkpoint is missing, corrupt or of another model.
+        UserError: no such run; its checkpoint is missing, corrupt, of another model, or not the one that the run
+            recorded; its configuration names code that is neither certtrain's nor trusted.
     """
     from certtrain.commands.loading import load_run
+    from certtrain.commands.received import trusted
 
-    return load_run(run, checkpoint).network
+    return load_run(run, checkpoint, trust=trusted(trust)).network

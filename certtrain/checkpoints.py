@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"there is no checkpoint {path}", where="the run directory", fix="train first, or name another run"
         )
     try:
+        with ZipFile(path) as archive:  # torch writes a checksum of each tensor, and reads without a look at it
+            if (damaged := archive.testzip()) is not None:
+                raise BadZipFile(f"{damaged} does not have its checksum")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, KeyError, ValueError, OSError, pickle.UnpicklingError, BadZipFile) as error:
         reason = str(error).split("\n")[0][:120]
@@ -48,8 +51,18 @@ def network_state(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def contract_of(checkpoint: dict[str, Any]) -> InputContract:
-    """What the network was told about its inputs when it was trained."""
-    return InputContract.from_dict(checkpoint["certtrain"]["contract"])
+    """What the network was told about its inputs when it was trained.
+
+    Raises:
+        UserError: it does not say so, or not in the form that this program writes.
+    """
+    try:
+        stated = checkpoint["certtrain"]["contract"]
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            "the checkpoint holds no input contract", where="checkpoint", fix="a checkpoint that this program wrote"
+        ) from error
+    return InputContract.from_dict(stated)
 
 
 def load_weights(network: nn.Module, checkpoint: dict[str, Any], source: str) -> nn.Module:

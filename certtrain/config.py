@@ -55,7 +55,6 @@ def instantiate(node: Any, key: str, /, *args: Any, **kwargs: Any) -> Any:
         UserError: with the key, the target, the real cause, and the nearest argument names for a mistyped one.
     """
     import hydra.utils
-    from hydra.errors import InstantiationException
 
     node = plain(node)
     if not isinstance(node, dict) or "_target_" not in node:
@@ -65,11 +64,14 @@ def instantiate(node: Any, key: str, /, *args: Any, **kwargs: Any) -> Any:
     if missing := [name for name, value in node.items() if isinstance(value, str) and value == "???"]:
         named = " and ".join(f"{key}.{name}" for name in missing)
         raise UserError(f"{named} must be given", where=where, fix=" ".join(f"{key}.{name}=..." for name in missing))
+    apart = bool(args or kwargs) and not node.get("_partial_")
     try:
-        return hydra.utils.instantiate(node, *args, **kwargs, _convert_="all")
-    except UserError as error:
-        raise UserError(error.what, where=error.where or where, fix=error.fix) from error
-    except InstantiationException as error:
+        if not apart:
+            return hydra.utils.instantiate(node, *args, **kwargs, _convert_="all")
+        # What is given beside the node is no configuration: Hydra would build dictionaries in it that have a _target_.
+        make = hydra.utils.instantiate({**node, "_partial_": True}, _convert_="all")
+        return make(*args, **kwargs)
+    except Exception as error:
         cause = _root_cause(error)
         if isinstance(cause, UserError):
             raise UserError(cause.what, where=cause.where or where, fix=cause.fix) from error

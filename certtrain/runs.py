@@ -239,6 +239,41 @@ class RunDirectory:
             )
         return result
 
+    def checkpoint_hashes(self) -> dict[str, str]:
+        """The sha256 of each checkpoint there is, by its file's name: `checkpoints_sha256` of `result.json`."""
+        return {path.name: sha256_file(path) for path in (self.last, self.best) if path.is_file()}
+
+    def stated_hash(self, name: str) -> Any:
+        """What `result.json` says of a checkpoint's sha256; None where it says nothing.
+
+        Raises:
+            UserError: as `read_result`.
+        """
+        stated = (self.read_result() or {}).get("checkpoints_sha256")
+        return stated.get(name) if isinstance(stated, dict) else None
+
+    def check_checkpoint(self, path: Path) -> str | None:
+        """Hold a checkpoint to the hash that `result.json` keeps of it.
+
+        Returns:
+            None when it is that one; else why nothing is known: an unfinished training, an earlier version.
+
+        Raises:
+            UserError: it is another one.
+        """
+        if not path.is_file():  # which is said where it is read
+            return None
+        expected = self.stated_hash(path.name)
+        if expected is None:
+            return f"result.json keeps no hash of {path.name} (an unfinished run, or one of an earlier version)"
+        if sha256_file(path) != expected:
+            raise UserError(
+                f"{path} is not the checkpoint that the run wrote: it was damaged or replaced since",
+                where=f"{self.result}, key checkpoints_sha256.{path.name}",
+                fix="restore the file from a copy, or train again",
+            )
+        return None
+
     def _write_evidence(self, config: Mapping[str, Any], overrides: Sequence[str]) -> None:
         described = environment.describe()
         self._write_patch(self.diff)

@@ -21,7 +21,7 @@ KEYS: dict[str, list[str]] = yaml.safe_load((ROOT / "tests" / "keys_of_runs.yaml
 COMMITTED = sorted(path.parent for path in (ROOT / "experiments").glob("*/results/*/config.yaml"))
 APART = [group for group in GROUPS if group not in ("experiment", "logger")]  # each option has keys of its own
 # Of no saved configuration; or those in which two sessions of a run, or of a study, may differ.
-FREE_KEYS = (*MAY_DIFFER, *EXTENDS, "seeds", *(f"sweep.{key}" for key in FREE), "sweep.space")
+FREE_KEYS = (*MAY_DIFFER, *EXTENDS, "seeds", "trust", *(f"sweep.{key}" for key in FREE), "sweep.space")
 
 
 @cache

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from run_files import forget_hashes
 
 from certtrain.checkpoints import read_checkpoint
 from certtrain.cli import main
@@ -158,7 +159,7 @@ def test_data_of_a_users_own(own_data, in_tmp):
     arguments = ["train", "data._target_=my_data.Mine", "data.augment=null", "model=mlp", "model.hidden=[4]"]
     arguments += ["method=standard", "epochs=1", "trainer=cpu", "validation.examples=4", "name=run"]
     assert main(arguments) == 0
-    assert main(["certify", "run=run", "certifier=ibp", "certifier.ibp.attack_steps=0"]) == 0
+    assert main(["certify", "run=run", "trust=my_data", "certifier=ibp", "certifier.ibp.attack_steps=0"]) == 0
     card = json.loads((in_tmp / "runs" / "run" / "certificates" / "ibp.json").read_text())
     assert card["dataset"] == "mine"
 
@@ -188,6 +189,7 @@ def test_a_checkpoint_that_is_not_the_runs(runs, snapshot, capsys, command, dama
         state = torch.load(last, weights_only=True)
         state["state_dict"]["network.2.weight"] = torch.zeros(17, 64)
         torch.save(state, last)
+        forget_hashes(runs / "noise")
     before = snapshot(runs / "noise")
     expecting = ("corrupt",) if damage == "torn" else ("another model", "2.weight", "(17, 64)")
     refused(capsys, *command, expecting=expecting)

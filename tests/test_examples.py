@@ -30,11 +30,14 @@ def test_own_network_and_method_by_a_config_folder_of_ones_own(tmp_path):
     certtrain("train", *common, "model=two_branches", "method=smoothed_labels", "sigma=0.25", "radii=[0.1]", "name=own")
     assert "loss_smoothed" in (tmp_path / "own" / "metrics.csv").read_text().splitlines()[0]
     printed = certtrain(
-        "certify", f"run={tmp_path / 'own'}", "n=300", "indices=first_40", "falsify.examples=4", "falsify.steps=2"
+        *("certify", f"run={tmp_path / 'own'}", "n=300", "indices=first_40", "falsify.examples=4", "falsify.steps=2"),
+        "trust=own_network",
     )
     assert "smoothed accuracy" in printed
     refused = certtrain(
-        *("certify", f"run={tmp_path / 'own'}", "--config-dir", "conf", "certifier=exact_linear", "norm=l2"), status=2
+        *("certify", f"run={tmp_path / 'own'}", "--config-dir", "conf", "certifier=exact_linear", "norm=l2"),
+        "trust=own_network",
+        status=2,
     )
     assert "the network is not linear" in refused
 

@@ -98,7 +98,17 @@ def _audit_checkpoint(audit: Audit, path: Path, card: dict[str, Any]) -> None:
     if not file.exists():
         audit.unchecked(f"checkpoint_sha256: there is no checkpoints/{file.name} in the run")
         return
-    audit.compare(f"checkpoint_sha256 of {file.name}", card.get("checkpoint_sha256"), sha256_file(file))
+    found = sha256_file(file)
+    audit.compare(f"checkpoint_sha256 of {file.name}", card.get("checkpoint_sha256"), found)
+    run = _run_of(path)
+    try:
+        stated = run.stated_hash(file.name) if run else None
+    except UserError:  # which the audit of the result says
+        return
+    if stated is not None:
+        audit.compare(f"result.json: checkpoints_sha256 of {file.name}", stated, found)
+    elif run is not None:
+        audit.unchecked(f"result.json: it keeps no hash of {file.name} (an unfinished run, or an earlier version)")
 
 
 def _audit_config(audit: Audit, path: Path, card: dict[str, Any]) -> None:

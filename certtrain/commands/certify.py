@@ -5,15 +5,16 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from certtrain import environment
 from certtrain.commands import elsewhere
 from certtrain.commands.checks import refuse_norm
 from certtrain.commands.compose import given_values, quoted
+from certtrain.commands.inherited import literal, option
+from certtrain.commands.received import targets_of, trusted
 from certtrain.config import check_scales, resolve_radii
 from certtrain.errors import UserError
 from certtrain.files import check_name
@@ -41,6 +42,8 @@ def prepare(arguments: list[str], command: str = "certify", inherited: Sequence[
         raise UserError("which run?", where="the command line", fix=f"certtrain {command} run=runs/NAME")
     run = find_run(given["run"], given.get("runs_dir", "runs"))
     trained = run.read_config()
+    if not isinstance(trained.get("choices"), Mapping):
+        raise UserError(f"{run.config} says nothing of choices", where="run directory", fix="is this a run?")
     for group in ("data", "model"):
         if group in given:
             raise UserError(
@@ -49,26 +52,30 @@ def prepare(arguments: list[str], command: str = "certify", inherited: Sequence[
                 fix=f"leave {group}= out; only checkpoint=FILE, a network trained elsewhere, takes them",
             )
     if command != "export":  # whose norm is of no certifier
-        refuse_norm(given, given.get("certifier", trained["choices"]["certifier"]))
+        refuse_norm(given, given.get("certifier", trained["choices"].get("certifier")))
     rest = [argument for argument in arguments if not argument.startswith("run=")]
     started = environment.torchrun()
     if command == "certify" and started is not None and "shard" not in given:
         rest.append(f"shard={started.number + 1}/{started.of}")
-    return [quoted("run", run.path), *taken_over(trained, given, inherited), *rest]
+    return [quoted("run", run.path), *taken_over(trained, given, inherited, run.config), *rest]
 
 
-def taken_over(config: dict[str, Any], given: Collection[str], inherited: Sequence[str] = INHERITED) -> list[str]:
-    """What the certify stage takes from a run's configuration, as overrides, except what is given anyway."""
-    taken = [_override(key, config[key]) for key in inherited if key not in given and key in config]
-    return taken if "certifier" in given else [*taken, f"certifier={config['choices']['certifier']}"]
+def taken_over(
+    config: dict[str, Any], given: Collection[str], inherited: Sequence[str] = INHERITED, source: object = "the run"
+) -> list[str]:
+    """What the certify stage takes from a run's configuration, as overrides, except what is given anyway.
+
+    Raises:
+        UserError: what is no plain value, names no option, or would be evaluated.
+    """
+    taken = [_override(key, config[key], source) for key in inherited if key not in given and key in config]
+    return taken if "certifier" in given else [*taken, option("certifier", config["choices"].get("certifier"), source)]
 
 
-def _override(key: str, value: Any) -> str:
+def _override(key: str, value: Any, source: object) -> str:
     if key == "scales" and value is not None:  # names of columns may hold what means something to Hydra
         value = request_text(value)
-    if isinstance(value, str):
-        return quoted(key, value)
-    return f"{key}={json.dumps(value)}"
+    return literal(key, value, source)
 
 
 def run(config: Any) -> int:
@@ -95,16 +102,21 @@ def run(config: Any) -> int:
     from certtrain.reporting import terminal
 
     console = terminal.console()
+    trust = trusted(resolved["trust"])
     if resolved["run"] is None:
         from hydra.core.hydra_config import HydraConfig
 
         hydra = HydraConfig.get()
         run = elsewhere.adopt(resolved, hydra.runtime.choices, list(hydra.overrides.task))
+        trust += tuple(targets_of(resolved, ("data", "model")))  # which were typed
         resolved |= {"run": str(run), "checkpoint": None, "name": None}
+    resolved["trust"] = list(trust)  # for the processes that help
     if shard.of == 1:
         with find_run(resolved["run"], resolved["runs_dir"]) as free:
             free.lock()  # one that is still in training is told to be so, before its checkpoint is looked for
-    loaded = load_run(resolved["run"], resolved["checkpoint"], resolved["runs_dir"])
+    loaded = load_run(resolved["run"], resolved["checkpoint"], resolved["runs_dir"], trust)
+    if loaded.note:
+        terminal.print_line(console, f"not checked: {loaded.note}")
     config_of_data = {**loaded.config["data"], "data_dir": resolved["data_dir"]}
     data = build_data({**loaded.config, "data": config_of_data})
     try:

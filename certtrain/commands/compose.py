@@ -21,9 +21,9 @@ HELP_GROUPS["export"] = ()
 def quoted(key: str, value: object) -> str:
     """The override `key='value'`, whatever the value holds: commas and `=` mean something to Hydra.
 
-    A backslash is one, but before a quote or a `${`, where it has to be doubled.
+    A backslash is one, but before a quote, a `${` or the end, where it has to be doubled.
     """
-    text = re.sub(r"(\\*)('|\$\{|$)", lambda found: found[1] * 2 + (found[2] and f"\\{found[2]}"), str(value))
+    text = re.sub(r"(\\*)('|\$\{|\Z)", lambda found: found[1] * 2 + (found[2] and f"\\{found[2]}"), str(value))
     return f"{key}='{text}'"
 
 

@@ -121,6 +121,7 @@ def adopt(resolved: dict[str, Any], choices: Mapping[str, Any], overrides: list[
                     "source": config["source"],
                     "parameters": sum(p.numel() for p in network.parameters()),
                     "checkpoint": run.last.name,
+                    "checkpoints_sha256": run.checkpoint_hashes(),
                     "checkpoint_chosen": f"the file {file.name}",
                     "validation": None,
                     "test": {},

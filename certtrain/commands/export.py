@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from certtrain.commands import certify
+from certtrain.commands.received import trusted
 from certtrain.config import SMOOTHING, check_scales, resolve_radii
 from certtrain.errors import UserError
 
@@ -36,13 +37,15 @@ def run(config: Any) -> int:
     from certtrain.export import write_export
     from certtrain.reporting import terminal
 
-    loaded = load_run(resolved["run"], resolved["checkpoint"], resolved["runs_dir"])
+    loaded = load_run(resolved["run"], resolved["checkpoint"], resolved["runs_dir"], trusted(resolved["trust"]))
     if resolved["vnnlib"]:
         _refuse_what_no_box_says(loaded.config, resolved["norm"])
         check_scales(resolved)
     folder = Path(resolved["output"] or loaded.run.path / "export")
     found = write_export(folder, build_export(loaded, resolved))
     console = terminal.console()
+    if loaded.note:
+        terminal.print_line(console, f"not checked: {loaded.note}")
     names = [found["network"]["file"], *(["instances.csv"] if found["properties"] else []), "properties.json"]
     count = f"{len(found['properties'])} properties, " if found["properties"] else ""
     terminal.print_line(console, f"{count}{', '.join(names)} in {folder}")

@@ -31,6 +31,9 @@ def parser() -> Parser:
     made.add_argument("--certificate", metavar="NAME", help="of the run (default: the only one over scales)")
     made.add_argument("--radius", metavar="R", help="at which features are compared (default: the grid's largest)")
     made.add_argument("--data-dir", metavar="DIR", help="folder of the data files (default: the run's data_dir)")
+    made.add_argument(
+        "--trust", action="append", default=[], metavar="PACKAGE", help="of your own, which the run names"
+    )
     made.add_argument("--no-features", action="store_true", help="leave out what each feature does alone")
     return made
 
@@ -58,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
     beyond = settings.get("bisect_up_to")  # a bisection ends within its tolerance of there
     reach = None if beyond is None else parse_radius(beyond) - parse_radius(settings["bisect"])
     classes = flips.by_class(rows, radii, card["input_contract"].get("class_names"), reach)
-    alone = [] if options.no_features else _alone(run, card, rows, scales, radii, options.data_dir)
+    alone = [] if options.no_features else _alone(run, card, rows, scales, radii, options)
     unit = unit_of(card.get("scales_asked") or {}, scales)
     free = [column for column, _ in scales.groups]
     terminal.console().print(flips.flips_tables(classes, alone, radii, radius, unit, free))
@@ -120,7 +123,7 @@ def _alone(
     rows: Certificates,
     scales: Scales,
     radii: Sequence[Fraction],
-    data_dir: str | None,
+    options: argparse.Namespace,
 ) -> list[Alone]:
     """Each feature alone, on the examples of the log that are classified correctly, by the network that it is about."""
     import torch
@@ -129,18 +132,19 @@ def _alone(
     from certtrain.commands.bar import Bar
     from certtrain.commands.build import build_data
     from certtrain.commands.loading import load_run
+    from certtrain.commands.received import trusted
     from certtrain.data import Batch
     from certtrain.data.hashing import inputs_sha256
     from certtrain.reporting import terminal
     from certtrain.runs import sha256_file
 
-    loaded = load_run(run.path, Path(str(card["checkpoint"])).stem)
+    loaded = load_run(run.path, Path(str(card["checkpoint"])).stem, trust=trusted(options.trust))
     if sha256_file(loaded.checkpoint) != card["checkpoint_sha256"]:
         raise UserError(
             f"{loaded.checkpoint} is not the network that was certified", where="checkpoint", fix="--no-features"
         )
     config = loaded.config
-    node = {**config["data"], **({} if data_dir is None else {"data_dir": data_dir})}
+    node = {**config["data"], **({} if options.data_dir is None else {"data_dir": options.data_dir})}
     data = build_data({**config, "data": node})
     split, index = getattr(data, card["split"]), torch.from_numpy(rows.index)
     if "inputs_sha256" in card and inputs_sha256(split.x, split.y, index) != card["inputs_sha256"]:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from certtrain.checkpoints import contract_of, load_weights, read_checkpoint
+from certtrain.commands.received import Trust, check_received
 from certtrain.config import instantiate
 from certtrain.errors import UserError
 from certtrain.models.contract import InputContract
@@ -24,6 +25,8 @@ class LoadedRun:
     network: nn.Module
     contract: InputContract
     checkpoint: Path
+    note: str | None = None
+    """What could not be checked about the checkpoint."""
 
 
 def checkpoint_path(run: RunDirectory, choice: str | None) -> Path:
@@ -44,19 +47,24 @@ def checkpoint_path(run: RunDirectory, choice: str | None) -> Path:
     return path
 
 
-def load_run(name: str | Path, checkpoint: str | None = None, runs_dir: str | Path = "runs") -> LoadedRun:
-    """The network of a run, in eval mode on the CPU.
+def load_run(
+    name: str | Path, checkpoint: str | None = None, runs_dir: str | Path = "runs", trust: Trust = ()
+) -> LoadedRun:
+    """The network of a run, in eval mode on the CPU. Its data, too, may be built afterwards: nothing of it runs code.
 
     Args:
         name: the run directory, or its name under runs_dir.
         checkpoint: `last`, `best`, or None for the one the run chose.
         runs_dir: where runs lie.
+        trust: packages, or whole `_target_`s, beside certtrain's own that the run's data and network may name.
 
     Raises:
-        UserError: no such run, no or a corrupt checkpoint, or a checkpoint of another model.
+        UserError: no such run, no or a corrupt checkpoint, one of another model, one that was changed since the run
+            recorded its hash; a `_target_` that is not trusted.
     """
     run = find_run(name, runs_dir)
     config = run.read_config()
+    check_received(config, ("data", "model"), trust, run.config)
     path = checkpoint_path(run, checkpoint)
     content = read_checkpoint(path)
     contract = contract_of(content)
@@ -69,4 +77,4 @@ def load_run(name: str | Path, checkpoint: str | None = None, runs_dir: str | Pa
         std=list(contract.std),
     )
     network = load_weights(contract.classifier(network), content, str(path))
-    return LoadedRun(run, config, network.eval(), contract, path)
+    return LoadedRun(run, config, network.eval(), contract, path, run.check_checkpoint(path))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from certtrain.commands import certify
 from certtrain.commands.compose import given_values, quoted
+from certtrain.commands.received import trusted
 from certtrain.commands.rows import allowed_changes, read_row
 from certtrain.config import check_scales
 from certtrain.errors import UserError
@@ -43,7 +44,7 @@ def run(config: Any) -> int:
     from certtrain.reporting import terminal
 
     check_scales(resolved)
-    loaded = load_run(resolved["run"], resolved["checkpoint"], resolved["runs_dir"])
+    loaded = load_run(resolved["run"], resolved["checkpoint"], resolved["runs_dir"], trusted(resolved["trust"]))
     x = read_input(Path(resolved["input"]), loaded.contract)
     import torch
 
@@ -52,6 +53,8 @@ def run(config: Any) -> int:
     with torch.no_grad():
         label = loaded.network(x).argmax(1)
     console = terminal.console()
+    if loaded.note:
+        terminal.print_line(console, f"not checked: {loaded.note}")
     scales = build_scales(resolved, loaded.contract, f"the run {loaded.run.name}")
     for name, certifier in build_certifiers(resolved, scales).items():
         if certifier.certificate == "probabilistic":

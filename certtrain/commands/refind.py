@@ -31,10 +31,11 @@ class Refinder:
     Args:
         run: with its checkpoints, or without: then nothing is found.
         data: set up.
+        trust: as for `load_run`.
     """
 
-    def __init__(self, run: RunDirectory, data: DataModule) -> None:
-        self.run, self.data = run, data
+    def __init__(self, run: RunDirectory, data: DataModule, trust: Sequence[str] = ()) -> None:
+        self.run, self.data, self.trust = run, data, trust
         self._found: dict[tuple[str, str, str, int, Fraction], Hit | None] = {}
         self._scales: dict[str, Scales | None] = {}
 
@@ -73,7 +74,7 @@ class Refinder:
         from certtrain.reporting.page.hits import Hit
         from certtrain.threat import ThreatModel
 
-        network = load_run(self.run.path, path.stem).network.double()
+        network = load_run(self.run.path, path.stem, trust=self.trust).network.double()
         ball, split = keys[0][1], getattr(self.data, keys[0][2])
         threat = ThreatModel(ball.split(" ")[0], scales=self._scales[ball])  # type: ignore[arg-type]
         where = torch.tensor([key[3] for key in keys])

@@ -34,6 +34,9 @@ def parser() -> Parser:
     made.add_argument("--radius", metavar="R", help="of the tables by class (default: eps, or the middle of the grid)")
     made.add_argument("--data-dir", metavar="DIR", help="folder of the data files (default: the run's data_dir)")
     made.add_argument("--images", type=int, default=IMAGES, metavar="N", help=f"examples a row; 0: none ({IMAGES})")
+    made.add_argument(
+        "--trust", action="append", default=[], metavar="PACKAGE", help="of your own, which the run names"
+    )
     made.add_argument("--no-attack", action="store_true", help="do not look again for inputs that broke examples")
     return made
 
@@ -79,6 +82,7 @@ def _audits(folder: Path) -> dict[str, list[tuple[str, str]]]:
 
 def _source(evidence: Evidence, options: argparse.Namespace, run: RunDirectory) -> tuple[Source | None, str]:
     """The run's data, or why there are none."""
+    from certtrain.commands.received import check_received, trusted
     from certtrain.commands.refind import Refinder
     from certtrain.reporting.page.gallery import Source
 
@@ -86,6 +90,12 @@ def _source(evidence: Evidence, options: argparse.Namespace, run: RunDirectory) 
         return None, "--images 0"
     if not any(c.rows is not None and len(c.rows) for c in evidence.certificates):
         return None, "there is no log"
+    trust = trusted(options.trust)
+    try:
+        check_received(evidence.config, ("data", "model"), trust, run.config)
+    except UserError as error:
+        fix = f"{error.fix}, or --images 0".replace("trust=", "--trust ")
+        raise UserError(error.what, where=error.where, fix=fix) from error
     try:
         data = _data(evidence.config, options.data_dir)
     except UserError as error:
@@ -110,7 +120,7 @@ def _source(evidence: Evidence, options: argparse.Namespace, run: RunDirectory) 
 
     sizes = {split: len(getattr(data, split)) for split in ("train", "val", "test")}
     names = (getattr(data, "class_names", None), data.feature_names)
-    attack = None if options.no_attack else Refinder(run, data)
+    attack = None if options.no_attack else Refinder(run, data, trust)
     more = {"hash_of": hash_of, "attack": attack, "features": getattr(data, "features", None)}
     return Source(data.name, inputs, labels, sizes, *names, **more), ""
 

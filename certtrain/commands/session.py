@@ -109,6 +109,7 @@ class Session:
 
     def _work(self, console: Console, flag: SignalFlag) -> None:
         from certtrain.commands.build import build_loggers
+        from certtrain.commands.received import trust_words
 
         loggers = build_loggers(self.config, self.directory)
         failed = True
@@ -123,7 +124,8 @@ class Session:
                     if hasattr(logger, "log_test"):
                         logger.log_test(found, self.directory.figure)
             else:
-                print_line(console, "next: " + command_line("certtrain", "certify", f"run={self.directory.path}"))
+                words = ["certtrain", "certify", f"run={self.directory.path}", *trust_words(self.config)]
+                print_line(console, f"next: {command_line(*words)}")
                 print_line(console, "then: " + command_line("certtrain", "report", str(self.directory.path)))
             self._record(status="complete", reason=None, step=None)
             for logger in loggers:
@@ -138,31 +140,39 @@ class Session:
                     logger.close(failed=failed)
 
     def _train(self, console: Console, flag: SignalFlag, loggers: Sequence[Logger]) -> None:
+        from certtrain.callbacks.signals import Interrupted
         from certtrain.checkpoints import read_checkpoint
         from certtrain.commands.fitting import fit_run
         from certtrain.commands.ranks import joined_by_all
         from certtrain.reporting.entries import guess_note
 
-        if self.directory.last.exists():
-            read_checkpoint(self.directory.last)  # refused before anything moves when it is corrupt
+        if self.directory.last.exists():  # refused before anything moves when it is not what the run wrote
+            read_checkpoint(self.directory.last)
+            self.directory.check_checkpoint(self.directory.last)
         self._set_aside()
-        self._record(status="interrupted", trained=False, test={}, validation=None)
+        self._record(status="interrupted", trained=False, test={}, validation=None, checkpoints_sha256=None)
         with joined_by_all(self.config, self.directory, self.state, self.devices) as place:
-            trained = fit_run(self.directory, self.state, self.config, console, flag, loggers, self.report, place)
-        self._record(**trained)
+            try:
+                trained = fit_run(self.directory, self.state, self.config, console, flag, loggers, self.report, place)
+            except Interrupted:  # which leaves a whole checkpoint to resume from
+                self._record(checkpoints_sha256=self.directory.checkpoint_hashes())
+                raise
+        self._record(**trained, checkpoints_sha256=self.directory.checkpoint_hashes())
         if said := guess_note(trained["validation"]):
             print_line(console, f"warning: on the validation examples this classifier is {said}", style="bold red")
 
     def _certify(self, console: Console, flag: SignalFlag) -> dict[str, Any]:
         from certtrain.commands.build import build_data
         from certtrain.commands.loading import load_run
+        from certtrain.commands.received import targets_of
         from certtrain.commands.several import helpers
         from certtrain.commands.stage import Job, certify_stage
 
-        loaded = replace(load_run(self.directory.path), run=self.directory)  # which holds the lock
+        trust = targets_of(self.config)  # what this session itself was asked to build
+        loaded = replace(load_run(self.directory.path, trust=trust), run=self.directory)  # which holds the lock
         config, processes = self.config, 1 if environment.torchrun() is not None else self.devices
         if processes > 1:  # they read it as the certify command's
-            config = {**config, "run": str(self.directory.path), "checkpoint": None, "name": None}
+            config = {**config, "run": str(self.directory.path), "checkpoint": None, "name": None, "trust": trust}
         job = Job(loaded, build_data(self.config), config, console, flag)
         return certify_stage(job, helpers(job, processes))
 
@@ -182,7 +192,7 @@ class Session:
         """Bring `result.json` up to date; what is in it stays unless it is given."""
         old = self.directory.read_result() or {"status": "interrupted", "test": {}}
         new = {**old, **self.base, **fields}
-        gone = {key for key in ("reason", "step") if new.get(key) is None}
+        gone = {key for key in ("reason", "step", "checkpoints_sha256") if new.get(key) is None}
         self.directory.write_result({key: value for key, value in new.items() if key not in gone})
 
     def _withdraw(self) -> None:

@@ -75,7 +75,7 @@ def load_stage(config: dict[str, Any], number: int = 0) -> Stage:
     Raises:
         UserError: as `prepare_stage` and `load_run`.
     """
-    loaded = load_run(config["run"], config["checkpoint"], config["runs_dir"])
+    loaded = load_run(config["run"], config["checkpoint"], config["runs_dir"], config["trust"])
     data = build_data({**loaded.config, "data": {**loaded.config["data"], "data_dir": config["data_dir"]}})
     return prepare_stage(loaded, data, config, number)
 

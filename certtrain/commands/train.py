@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from certtrain import environment
 from certtrain.commands.compose import given_values, is_multirun, quoted
+from certtrain.commands.inherited import kept_overrides, typed_trust
 from certtrain.commands.naming import run_name
+from certtrain.commands.received import KINDS, check_received, trusted
 from certtrain.commands.seeds import expand_seeds, refuse_one_name, swept_keys
-from certtrain.config import check
+from certtrain.config import check, plain
 from certtrain.errors import UserError, command_line
 from certtrain.files import check_name
 from certtrain.runs import RunDirectory, find_run
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from certtrain.callbacks.pruning import Report
 
 # Overrides that say how runs are made, not what a run is.
-NOT_OF_A_RUN = ("resume=", "name=", "seeds=", "sweep=", "sweep.", "sweep/", "hydra/", "hydra.")
+NOT_OF_A_RUN = ("resume=", "name=", "seeds=", "trust=", "sweep=", "sweep.", "sweep/", "hydra/", "hydra.")
 
 
 def prepare(arguments: list[str]) -> list[str]:
@@ -62,8 +64,9 @@ def prepare(arguments: list[str]) -> list[str]:
             where="the command line",
             fix="leave name= out",
         )
-    kept = [old for old in run.read_overrides() if old.split("=", 1)[0] not in {*mine, "runs_dir"}]
-    rest = [argument for argument in arguments if not argument.startswith(("resume=", "name=", "runs_dir="))]
+    kept = kept_overrides(run.read_overrides(), [*mine, "runs_dir"], run.overrides)
+    rest = [argument for argument in arguments if not argument.startswith(("resume=", "name=", "runs_dir=", "trust="))]
+    rest += typed_trust(arguments)
     return [*kept, *rest, quoted("runs_dir", run.path.parent), quoted("resume", run.name), quoted("name", run.name)]
 
 
@@ -78,7 +81,7 @@ def resolve(config: Any, hydra: Any) -> tuple[dict[str, Any], list[str]]:
         UserError: a mistake in the configuration.
     """
     resolved = check(config)
-    for key in ("seeds", "sweep"):  # of several runs, not of one
+    for key in ("seeds", "sweep", "trust"):  # of several runs, or of one session of one
         resolved.pop(key, None)
     resolved["resume"] = None  # of a session, not of the run
     choices = {k: v for k, v in hydra.runtime.choices.items() if not k.startswith(("hydra/", "sweep"))}
@@ -108,7 +111,7 @@ def run(config: Any) -> int:
 
     hydra = HydraConfig.get()
     multirun = hydra.mode is not None and hydra.mode.name == "MULTIRUN"
-    seeds = config.get("seeds")
+    seeds, trust = config.get("seeds"), trusted(plain(config.get("trust")))
     if config.get("sweep") is not None:
         from certtrain.commands.study import run_study
 
@@ -123,6 +126,9 @@ def run(config: Any) -> int:
             fix="certify_test=false; certify the run you chose with certtrain certify run=...; or seeds=5 alone, "
             "where all are reported and none is chosen",
         )
+    if config.get("resume"):  # what the run's own overrides brought was not typed
+        path = Path(resolved["runs_dir"]) / str(resolved["name"])
+        check_received(resolved, tuple(KINDS), trust, path)
     return run_one(resolved, overrides)
 
 

@@ -81,9 +81,10 @@ class InputContract:
         stated = values.get("features") if isinstance(values, Mapping) else None
         try:
             return cls(**values) if stated is None else cls(**{**values, "features": features_from_list(stated)})
-        except TypeError as error:
+        except (TypeError, ValueError, AttributeError) as error:
+            found = sorted(map(str, values)) if isinstance(values, Mapping) else values
             raise UserError(
-                f"the input contract has other fields than {', '.join(cls.__dataclass_fields__)}: {sorted(values)}",
+                f"the input contract has other fields than {', '.join(cls.__dataclass_fields__)}: {found}",
                 where="checkpoint",
                 fix="use a checkpoint that this program wrote",
             ) from error

@@ -59,7 +59,7 @@ def made(tmp_path_factory):
         test[name], _ = certify_examples(
             network, certifier, examples, log, stated, batch_size=20, device=torch.device("cpu")
         )
-    run.write_result({"status": "complete", "test": test})
+    run.write_result({"status": "complete", "checkpoints_sha256": run.checkpoint_hashes(), "test": test})
     return run.path
 
 
@@ -285,7 +285,7 @@ def test_result_and_surroundings(run):
     assert any("result.json: clean: 1.0 there" in text for text in failures(run, "smoothing"))
     run.config.write_text("seed: 1\n")
     run.last.write_bytes(b"other")
-    assert len(failures(run, "bounds")) == 2
+    assert len(failures(run, "bounds")) == 3  # the checkpoint: by the card, and by result.json
 
 
 def test_an_earlier_configuration_counts_where_going_on_with_the_run_can_have_changed_it(run):

@@ -8,6 +8,7 @@ import signal
 import pytest
 import torch
 import yaml
+from run_files import forget_hashes
 
 from certtrain import cli
 from certtrain.certificates import CertificateLog
@@ -155,6 +156,7 @@ def test_other_settings_under_the_name_of_a_log_are_refused(runs, snapshot, caps
 def test_another_checkpoint_under_the_name_of_a_log_is_refused(runs, capsys):
     assert certify("run=bounds", "certifier=ibp", "indices=first_20", "certifier.ibp.attack_steps=0") == 0
     shutil.copy(runs / "noise" / "checkpoints" / "last.ckpt", runs / "bounds" / "checkpoints" / "last.ckpt")
+    forget_hashes(runs / "bounds")
     assert certify("run=bounds", "certifier=ibp", "indices=first_20", "certifier.ibp.attack_steps=0") == 2
     assert "checkpoint_sha256" in capsys.readouterr().err
 
