@@ -64,6 +64,12 @@ class Parameter:
             return trial.suggest_int(self.key, int(self.low), int(self.high), step=int(self.step or 1))
         return trial.suggest_float(self.key, self.low, self.high, step=self.step, log=self.log)
 
+    def allows(self, value: Any) -> bool:
+        """Whether a value is a choice, or a number, which `text` keeps inside the range."""
+        if self.choices:
+            return value in self.choices
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+
     def text(self, value: Any) -> str:
         """The value of the configuration key for a tried number or choice, as a command line has it.
 

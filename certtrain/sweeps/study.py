@@ -211,7 +211,7 @@ class Study:
                 row.number,
                 _state(row),
                 tuple(row.values or ()) if _state(row) == "complete" else (),
-                row.user_attrs.get("settings", {}),
+                self._settings(row.params),
                 row.user_attrs.get("message"),
                 row.user_attrs.get("guessing"),
             )
@@ -219,9 +219,7 @@ class Study:
         ]
 
     def _begin(self, asked: optuna.trial.Trial, *, resumed: bool) -> Trial:
-        drawn = {parameter.key: parameter.text(parameter.suggest(asked)) for parameter in self.space}
-        settings = asked.user_attrs.get("settings") or drawn
-        asked.set_user_attr("settings", settings)
+        settings = {parameter.key: parameter.text(parameter.suggest(asked)) for parameter in self.space}
 
         def report(epoch: int, value: float) -> bool:
             with self._database(), warnings.catch_warnings():
@@ -231,6 +229,12 @@ class Study:
 
         prunes = len(self.settings.objectives) == 1 and self.settings.pruner != "none"
         return Trial(asked.number, settings, resumed, report if prunes else None)
+
+    def _settings(self, tried: Mapping[str, Any]) -> dict[str, str]:
+        """What a trial tried, as a command line has it: keys and values of the space that was asked for. A database
+        that somebody else wrote may hold others, which would be composed and built."""
+        known = [parameter for parameter in self.space if parameter.key in tried]
+        return {p.key: p.text(tried[p.key]) for p in known if p.allows(tried[p.key])}
 
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
         digest = hashlib.sha256(f"{self.settings.seed}/{number}".encode()).digest()

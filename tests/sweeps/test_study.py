@@ -78,6 +78,31 @@ def test_a_stopped_study_tries_what_an_undisturbed_one_does(tmp_path, settings):
     assert tried(another)[0] != tried(study)[0]
 
 
+def test_a_database_adds_no_key_and_no_value_to_the_space(tmp_path, settings):
+    """It may have come with the folder of a study: what is tried is composed, and `_target_`s in it are built."""
+    space = [Parameter("x", 0.0, 1.0), Parameter("model", choices=("mlp", "lenet"))]
+    with pytest.raises(Stop):
+        Study(tmp_path, settings, space).run(stops_at(1))
+    there = sqlite3.connect(tmp_path / "study.db")
+    told = json.dumps({"x": "0.5", "model._target_": "evil.Net"})
+    for trial in (1, 2):
+        there.execute(
+            "insert into trial_user_attributes (trial_id, key, value_json) values (?, 'settings', ?)", (trial, told)
+        )
+    choices = json.dumps({"name": "CategoricalDistribution", "attributes": {"choices": ["../../evil"] * 2}})
+    there.execute(
+        "update trial_params set distribution_json = ? where param_name = 'model' and trial_id = 1", (choices,)
+    )
+    there.commit()
+    there.close()
+    study = Study(tmp_path, settings, space)
+    assert [sorted(row.settings) for row in study.rows()] == [["x"], ["model", "x"]]
+    resumed = study.next()
+    assert resumed.resumed
+    assert sorted(resumed.settings) == ["model", "x"]
+    assert resumed.settings["model"] in ("mlp", "lenet")
+
+
 def test_a_killed_process_leaves_a_trial_that_the_next_one_goes_on_with(tmp_path, settings):
     program = f"""
 import os, signal
