@@ -154,8 +154,8 @@ def _derive(console: Console, path: Path, options: argparse.Namespace) -> None:
     source = CertificateLog(path, read_only=True)
     if source.torn():
         console.print("the last line is broken and left out", highlight=False)
+    refuse_stages(source.read(), settings)
     rows = read_whole(path, card or {})
-    refuse_stages(rows, settings)
     if options.bonferroni and options.bonferroni < len(rows):
         raise UserError(
             f"alpha shared by {options.bonferroni:,} examples does not hold for the {len(rows):,} of {path} together",
