@@ -12,6 +12,7 @@ from typing import Any
 BEFORE: MappingProxyType[str, Any] = MappingProxyType(
     {
         "scales": None,
+        "init": None,
         "schedule.mid": 0.25,
         "model.batch_norm": False,  # of the networks of Zhang et al.
         "model.last_stride": 1,

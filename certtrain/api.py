@@ -18,8 +18,9 @@ from certtrain.certificates import Certificates
 from certtrain.certification import accelerator, choose_indices
 from certtrain.certifiers.base import Certifier
 from certtrain.data.batch import Batch
+from certtrain.data.foreign import Data, as_split, training_batches
 from certtrain.data.module import DataModule
-from certtrain.data.split import Split, index_sha256
+from certtrain.data.split import index_sha256
 from certtrain.invariance import EXAMPLES, check_function, count_logits, some_of
 from certtrain.methods.base import Method
 from certtrain.models import InputContract, TwoLogits
@@ -32,25 +33,36 @@ BATCH = 256
 
 
 def fit(
-    network: nn.Module, method: Method, data: DataModule, *, epochs: int, lr: float = 5e-4, seed: int = 0
+    network: nn.Module,
+    method: Method,
+    data: Data,
+    *,
+    epochs: int,
+    lr: float = 5e-4,
+    seed: int = 0,
+    batch_size: int | None = None,
 ) -> dict[str, float]:
     """Train a network in place by Adam, on an accelerator when there is one; afterwards it is on the CPU, in eval mode.
 
     Args:
         network: inputs in [0, 1] to (B, K) logits, or (B, 1) of two classes: class 1 where the logit is above 0. What
             it traces to must have bounds when the method needs them.
-        method: the objective. Ramps count optimiser steps: `data.steps_per_epoch()` of them are an epoch.
-        data: its training split is used.
+        method: the objective. Ramps count optimiser steps: as many as there are batches are an epoch.
+        data: a `certtrain.data.DataModule`, whose training split is used; or anything that gives inputs in [0, 1] and
+            classes: a pair of tensors, a Dataset, a DataLoader, a LightningDataModule. Classes are those of the
+            network's logits, and noise is keyed by an example's place in its epoch where it has no position.
         epochs: passes over it.
         lr: learning rate.
-        seed: of the noise. The order of the examples follows from the data's own seed.
+        seed: of the noise, and of the order of tensors and datasets; others have an order of their own.
+        batch_size: of tensors and datasets, 128 where it is not given; others have their own.
 
     Returns:
         The parts of the loss, means over the last steps: `train/loss`, `train/clean`, ...
 
     Raises:
         TrainingDiverged: the loss became NaN or infinite.
-        UserError: an operation without bounds, data that does not fit its declaration.
+        UserError: an operation without bounds, data that does not fit its declaration, inputs outside [0, 1].
+        TypeError: `data` is none of these, or has a batch size of its own.
     """
     import lightning as L
 
@@ -62,9 +74,7 @@ def fit(
 
     quiet_lightning()
     warnings.filterwarnings("ignore", message=".*no `val_dataloader`.*")
-    data.prepare_data()
-    data.setup()
-    network = InputContract.of(data).classifier(network)
+    source, network = _training_source(network, data, batch_size, seed)
     engine = NativeEngine(network) if method.needs_engine else None
     module = CertifiedTraining(
         network, method, engine, lambda parameters: torch.optim.Adam(parameters, lr=lr), lambda step: 1.0, seed=seed
@@ -82,24 +92,45 @@ def fit(
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-    trainer.fit(module, datamodule=data)
+    trainer.fit(module, **source)
     network.cpu().eval()
     return dict(log.latest)
 
 
-def certify(network: nn.Module, certifier: Certifier, split: Split, *, indices: str = "all") -> Certificates:
+def _training_source(
+    network: nn.Module, data: Data, batch_size: int | None, seed: int
+) -> tuple[dict[str, Any], nn.Module]:
+    """What Lightning's trainer is given of the data, and the network with a logit for each class."""
+    if isinstance(data, DataModule):
+        if batch_size is not None:
+            raise TypeError("batch_size is the data module's own: leave it out")
+        data.prepare_data()
+        data.setup()
+        return {"datamodule": data}, InputContract.of(data).classifier(network)
+    loader = training_batches(data, batch_size, seed)
+    x = loader.one()
+    if x is not None:
+        device = next((parameter.device for parameter in network.parameters()), x.device)
+        logits = count_logits(network, x.to(device), least=1)
+        loader.refuse_classes_beyond(max(logits, 2))
+        network = nn.Sequential(network, TwoLogits().to(device)) if logits == 1 else network
+    return {"train_dataloaders": loader}, network
+
+
+def certify(network: nn.Module, certifier: Certifier, split: Data, *, indices: str = "all") -> Certificates:
     """The certificates of a split, one row per example, on an accelerator when there is one.
 
     Args:
         network: inputs in [0, 1] to (B, K) logits, or (B, 1) of two classes.
         certifier: `BoundCertifier`, `CascadeCertifier`, `SmoothingCertifier`, `AnytimeCertifier` or one of your own.
-        split: `data.test`, say.
+        split: `data.test`, say; or a pair of tensors, a Dataset, a DataLoader that does not shuffle.
         indices: `all`, `first_500`, `every_20th`, or a file of positions.
 
     Raises:
         UserError: an unknown rule, a network that is not one function of each input (see `certtrain.invariance`), what
             the certifier refuses.
     """
+    split = as_split(split)
     device, chosen = accelerator(), choose_indices(indices, len(split))
     if hasattr(certifier, "spread_over"):
         certifier.spread_over(len(chosen))

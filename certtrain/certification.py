@@ -26,6 +26,7 @@ from certtrain.errors import UserError, command_line
 from certtrain.parts import Place, collect, cut, done_anywhere, part_log, refuse_other, remove_parts
 from certtrain.summary import cascade_summary, summarise
 from certtrain.threat import radius_text
+from certtrain.work import watched
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,7 @@ def certify_examples(
     batch_size: int,
     device: torch.device,
     progress: Callable[[int, Certificates | None], None] = lambda done, new: None,
+    told: Callable[[float, str], None] = lambda done, doing: None,
     stop: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, Any], Certificates]:
     """Certify what the log does not hold yet, then summarise all of it.
@@ -130,7 +132,8 @@ def certify_examples(
         batch_size: examples between two writes to the log.
         device: where the network is.
         progress: told how many rows there are, and the new ones.
-        stop: called between batches; raises to end the work there.
+        told: within a batch, how far it is, in rows of all, and what is done.
+        stop: called between units of work; what it raises, no `Exception`, ends the work there.
 
     Returns:
         The entry of `result.json`: norm, clean, certified by radius, ACR, abstained, invalid, n, hash, seconds, and for
@@ -151,7 +154,7 @@ def certify_examples(
     progress(len(done), log.read() if done else None)
     begun = time.perf_counter()
     blocks = cut(examples.indices.tolist(), batch_size)
-    _certify_rows(network, certifier, examples, log, blocks, done, device, progress, stop)
+    _certify_rows(network, certifier, examples, log, blocks, done, device, progress, stop, told)
     seconds = time.perf_counter() - begun
     certificates = log.read().sorted()
     if todo and "parts" in full_card:  # several wrote it: ordered by index, as if one had
@@ -268,6 +271,7 @@ def _certify_rows(
     device: torch.device,
     progress: Callable[[int, Certificates | None], None],
     stop: Callable[[], None],
+    told: Callable[[float, str], None] = lambda done, doing: None,
 ) -> None:
     count = len(done)
     for block in blocks:
@@ -277,7 +281,12 @@ def _certify_rows(
         stop()
         index = torch.tensor(todo)
         batch = Batch(examples.x[index].to(device), examples.y[index].to(device), index.to(device))
-        new = certifier.certify(network, batch)
+
+        def within(share: float, doing: str, before: int = count, todo: list[int] = todo) -> None:
+            told(before + share * len(todo), doing)
+
+        with watched(stop, within):
+            new = certifier.certify(network, batch)
         log.append(new)
         count += len(new)
         progress(count, new)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
@@ -33,15 +34,28 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
                 raise BadZipFile(f"{damaged} does not have its checksum")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, KeyError, ValueError, OSError, pickle.UnpicklingError, BadZipFile) as error:
-        reason = str(error).split("\n")[0][:120]
         raise UserError(
-            f"the checkpoint {path} is corrupt or not a checkpoint ({reason})",
+            f"the checkpoint {path} is corrupt or not a checkpoint: {unreadable_reason(error)}",
             where=str(path),
             fix="use another checkpoint of the run (checkpoint=last or best), or train again",
         ) from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint or "certtrain" not in checkpoint:
         raise UserError(f"{path} is not a checkpoint of certtrain", where=str(path), fix="name a run of certtrain")
     return checkpoint
+
+
+def unreadable_reason(error: Exception) -> str:
+    """Why `torch.load(weights_only=True)` refused a file, in one short clause instead of torch's own page."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    if found := re.search(r"(?:GLOBAL|class|global) ([\w.]+) was not an allowed", text):
+        return f"it holds a {found[1]}, an object that would have to be executed"
+    if isinstance(error, pickle.UnpicklingError):
+        return "it is not a file of tensors"
+    if "TorchScript" in text:
+        return "it is a TorchScript archive"
+    if isinstance(error, EOFError):
+        return "it is empty or cut off"
+    return re.split(r"(?<=[.!?])\s", text.strip(), maxsplit=1)[0].rstrip(".") or type(error).__name__
 
 
 def network_state(checkpoint: dict[str, Any]) -> dict[str, Tensor]:

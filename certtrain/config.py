@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ from typing import Any
 from certtrain.errors import UserError, nearest
 from certtrain.scale_request import read_request
 from certtrain.scales import Scales
-from certtrain.threat import NORMS, ThreatModel, parse_radii, parse_radius, radius_key, radius_text
+from certtrain.threat import NORMS, ThreatModel, exact_number, parse_radii, parse_radius, radius_key, radius_text
 
 # The groups a user chooses from; `tuned` is chosen by Hydra from method and data.
 GROUPS = ("data", "model", "method", "optimizer", "bounds", "certifier", "trainer", "logger", "experiment", "sweep")
 SMOOTHING = ("smoothing", "anytime")  # the choices of `certifier` that certify by votes under noise
+WIDEST_SIGMA = 4  # input ranges; the field's widest noise is 1, and under 4 nothing of a picture is left to see
 
 
 def conf_dir() -> Path:
@@ -61,9 +63,9 @@ def instantiate(node: Any, key: str, /, *args: Any, **kwargs: Any) -> Any:
         raise UserError(f"{key} names nothing to build", where=f"configuration key {key}", fix="it needs a _target_")
     target = node["_target_"]
     where = f"configuration key {key} (target {target})"
-    if missing := [name for name, value in node.items() if isinstance(value, str) and value == "???"]:
-        named = " and ".join(f"{key}.{name}" for name in missing)
-        raise UserError(f"{named} must be given", where=where, fix=" ".join(f"{key}.{name}=..." for name in missing))
+    if missing := list(_missing(node, key)):
+        named, fix = " and ".join(missing), " ".join(f"{name}=..." for name in missing)
+        raise UserError(f"{named} must be given", where=where, fix=fix)
     apart = bool(args or kwargs) and not node.get("_partial_")
     try:
         if not apart:
@@ -78,6 +80,15 @@ def instantiate(node: Any, key: str, /, *args: Any, **kwargs: Any) -> Any:
         raise UserError(f"{key} cannot be built: {cause}", where=where, fix=_argument_hint(target, cause)) from error
 
 
+def _missing(node: dict[str, Any], key: str) -> Iterator[str]:
+    """Keys whose value is still `???`."""
+    for name, value in node.items():
+        if isinstance(value, dict):
+            yield from _missing(value, f"{key}.{name}")
+        elif isinstance(value, str) and value == "???":
+            yield f"{key}.{name}"
+
+
 def call_partial(partial: Any, key: str, *args: Any, **kwargs: Any) -> Any:
     """Call a `_partial_: true` target; a wrong argument only shows here, so it gets the same message."""
     target = getattr(partial, "func", partial)
@@ -86,9 +97,9 @@ def call_partial(partial: Any, key: str, *args: Any, **kwargs: Any) -> Any:
         return partial(*args, **kwargs)
     except UserError:
         raise
-    except (TypeError, ValueError) as error:
-        fix = _argument_hint(name, error, target)
-        raise UserError(f"{key} cannot be built: {error}", where=f"configuration key {key}", fix=fix) from error
+    except Exception as error:
+        where, fix = f"configuration key {key} (target {name})", _argument_hint(name, error, target)
+        raise UserError(f"{key} cannot be built: {error}", where=where, fix=fix) from error
 
 
 def _root_cause(error: BaseException) -> BaseException:
@@ -124,17 +135,9 @@ def check(config: Any) -> dict[str, Any]:
     """
     resolved = plain(config)
     for key in ("eps", "train_eps"):
-        eps = parse_radius(resolved[key], where=f"configuration key {key}")
-        if eps > 1 and resolved["norm"] == "linf" and resolved.get("scales") is None:
-            raise UserError(
-                f"{key} = {radius_text(eps)} is wider than the input range [0, 1]",
-                where=f"configuration key {key}",
-                fix=f"{key}=8/255 for 8 of 255 grey levels",
-            )
-    parse_radii(resolved["radii"], where="configuration key radii")
-    sigma = resolved["sigma"]
-    if isinstance(sigma, bool) or not isinstance(sigma, (int, float)) or not sigma >= 0:
-        raise UserError(f"sigma = {sigma!r} is not a number >= 0", where="configuration key sigma", fix="sigma=0.25")
+        parse_radius(resolved[key], where=f"configuration key {key}")
+    resolve_radii(resolved)
+    check_units(resolved)
     at_least = {"epochs": 1, "seed": 0, "validation.every_n_epochs": 1, "validation.examples": 1}
     for key, least in at_least.items():
         value = _at(resolved, key)
@@ -152,6 +155,48 @@ def check(config: Any) -> dict[str, Any]:
             )
     check_scales(resolved)
     return resolved
+
+
+def check_units(resolved: dict[str, Any], dimensions: int | None = None) -> None:
+    """Refuse radii wider than the input range and a sigma far beyond it: most often a number of grey levels.
+
+    Args:
+        resolved: of any command.
+        dimensions: numbers of one input, as soon as they are known: an l2 ball is held against their diagonal.
+
+    Raises:
+        UserError: with the value in input units.
+    """
+    sigma = resolved.get("sigma", 0)
+    if isinstance(sigma, bool) or not isinstance(sigma, (int, float)) or not sigma >= 0:
+        try:
+            as_number = exact_number(sigma)
+        except ValueError:
+            as_number = Fraction(-1)
+        fix = f"sigma={float(as_number):.6g}" if as_number > 0 else "sigma=0.25"
+        raise UserError(f"sigma = {sigma!r} is not a number >= 0", where="configuration key sigma", fix=fix)
+    if sigma > WIDEST_SIGMA:
+        raise UserError(
+            f"sigma = {sigma:g} is noise of {sigma:g} times the input range [0, 1]",
+            where="configuration key sigma",
+            fix=f"sigma={sigma / 255:.3g} for {sigma:g} of 255 grey levels",
+        )
+    if resolved.get("scales") is not None:  # radii are multiples of sizes
+        return
+    norm, names = resolved["norm"], list(resolved.get("certifier") or ())
+    radii = max(parse_radii(resolved["radii"]))
+    sizes = [(key, parse_radius(resolved[key]), norm) for key in ("eps", "train_eps") if key in resolved]
+    sizes += [("radii", radii, "l2" if name in SMOOTHING else norm) for name in names or [""]]
+    for key, size, ball in sizes:
+        if ball == "linf" and size > 1:
+            what = f"{key} = {radius_text(size)} is wider than the input range [0, 1]"
+        elif ball == "l2" and dimensions is not None and size**2 > dimensions:
+            longest = f"the diagonal {dimensions**0.5:.4g} of the input range [0, 1]^{dimensions}"
+            what = f"{key} = {radius_text(size)} is longer than {longest}"
+        else:
+            continue
+        such_as = "[8/255]" if key == "radii" else "8/255"
+        raise UserError(what, where=f"configuration key {key}", fix=f"{key}={such_as} for 8 of 255 grey levels")
 
 
 def check_scales(resolved: dict[str, Any]) -> None:

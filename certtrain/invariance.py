@@ -26,6 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from certtrain.errors import UserError
 from certtrain.evaluation import frozen
+from certtrain.work import pause
 
 EXAMPLES = 8
 # Shares of the largest absolute logit. In 16 bits a deep network's logits move by a few per cent between batch sizes.
@@ -232,6 +233,7 @@ def _share(few: Tensor, coarsest: torch.dtype, again: bool) -> float:
 
 
 def _logits(network: nn.Module, rows: Tensor, beside: int | None = None, least: int = 2) -> Tensor:
+    pause()
     try:
         logits = network(rows)
     except (UserError, torch.OutOfMemoryError):

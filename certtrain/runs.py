@@ -146,8 +146,12 @@ class RunDirectory:
                 return run, "new"
             differing = config_differences(run.read_config(), config)
             other = [entry for entry in differing if not _below(entry[0], (*may_differ, *extends))]
-            if other:
+            if other and not run._failed_at_once():
                 raise _other_configuration(run, other)
+            if other:  # a failure before anything was learnt leaves the name free for the mended configuration
+                run.result.unlink(missing_ok=True)
+                run._write_evidence(config, overrides)
+                return run, "new"
             longer = any(_below(key, extends) for key, _, _ in differing)
             result = run.read_result()
             if result is not None and result["status"] == "complete" and not longer:
@@ -273,6 +277,11 @@ class RunDirectory:
                 fix="restore the file from a copy, or train again",
             )
         return None
+
+    def _failed_at_once(self) -> bool:
+        """Whether the run failed and left no checkpoint, no metric and no certificate that could be lost."""
+        left = self.metrics.exists() or any(any(f.glob("*")) for f in (self.checkpoints, self.certificates))
+        return not left and (self.read_result() or {}).get("status") == "failed"
 
     def _write_evidence(self, config: Mapping[str, Any], overrides: Sequence[str]) -> None:
         described = environment.describe()

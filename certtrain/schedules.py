@@ -116,6 +116,17 @@ class Weight:
         return self.start * (1 - share) + self.end * share
 
 
+def as_weight(value: object, where: str) -> Weight:
+    """The weight itself.
+
+    Raises:
+        UserError: it is none.
+    """
+    if not isinstance(value, Weight):
+        raise UserError(f"{where} = {value!r} is not a weight", where=where, fix="{start: 1, end: 0.5, by: eps}")
+    return value
+
+
 @dataclass(frozen=True)
 class LearningRate:
     """The factor of the learning rate as a function of the step.

@@ -12,6 +12,7 @@ from certtrain.bounds import NativeEngine
 from certtrain.certifiers import AnytimeCertifier, BoundCertifier, SmoothingCertifier
 from certtrain.data import Digits
 from certtrain.data.batch import Batch
+from certtrain.errors import UserError
 from certtrain.methods import IBP, Gaussian, Ramp
 from certtrain.models import mlp
 
@@ -71,3 +72,36 @@ def test_the_readmes_lines_are_the_examples():
     block = readme.split("in ten lines, without Hydra:")[1].split("```python\n")[1].split("```")[0]
     for line in block.splitlines():
         assert line in example or f"print({line})" in example, line
+
+
+def test_a_loader_a_dataset_and_tensors_will_do(data):
+    from torch.utils.data import DataLoader, TensorDataset
+
+    x, y = data.train.x[:256], data.train.y[:256]
+    forms = ((x, y), TensorDataset(x, y), DataLoader(TensorDataset(x, y), batch_size=64, shuffle=True))
+    for form in forms:
+        made = network(data)
+        parts = certtrain.fit(made, Gaussian(0.1), form, epochs=4, lr=1e-2)
+        assert parts["train/loss"] < 2.2
+    certifier = BoundCertifier(["ibp"], ["0.01"], NativeEngine, attack_steps=0)
+    found = certtrain.certify(made, certifier, (data.test.x, data.test.y), indices="first_20")
+    same = certtrain.certify(made, certifier, data.test, indices="first_20")
+    assert (found.radius == same.radius).all()
+    with pytest.raises(UserError, match="a label 9, and the network has 3 logits"):
+        certtrain.fit(mlp(data.input_shape, 3, [0.0], [1.0], hidden=[4]), Gaussian(0.1), (x, y), epochs=1)
+    with pytest.raises(TypeError, match="own"):
+        certtrain.fit(made, Gaussian(0.1), data, epochs=1, batch_size=3)
+
+
+def test_batch_norm_and_a_last_batch_of_one_are_refused_at_once():
+    torch.manual_seed(0)
+    made = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 2))
+    before = {name: value.clone() for name, value in made.state_dict().items()}
+    pair = torch.rand(9, 2), torch.arange(9) % 2
+    with pytest.raises(UserError, match="a single example") as caught:
+        certtrain.fit(made, Gaussian(0.1), pair, epochs=1, batch_size=4)
+    assert "another data.batch_size" in caught.value.fix
+    assert all(torch.equal(value, before[name]) for name, value in made.state_dict().items())
+    certtrain.fit(made, Gaussian(0.1), pair, epochs=1, batch_size=5)
+    images = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 1), torch.nn.BatchNorm2d(2), torch.nn.Flatten())
+    certtrain.fit(images, Gaussian(0.1), (torch.rand(9, 1, 1, 2), pair[1]), epochs=1, batch_size=4)  # two values each

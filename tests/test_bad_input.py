@@ -115,6 +115,15 @@ def refused(capsys, *arguments: str, expecting: tuple[str, ...] = ()) -> str:
         (["validation.methods=[alpha]"], ["alpha"]),
         (["checkpoint.use=bset"], ["bset", "best"]),
         (["norm=l1"], ["l1", "linf, l2"]),
+        (["sigma=64"], ["sigma = 64", "sigma=0.251"]),
+        (["sigma=8/255"], ["8/255", "sigma=0.0313725"]),
+        (["radii=[8]"], ["radii = 8", "[0, 1]", "8/255"]),
+        (["norm=l2", "eps=9"], ["eps = 9", "diagonal 8"]),
+        # What the certify stage would refuse is refused before the training.
+        (["alpha=5"], ["alpha = 5", "(0, 1)"]),
+        (["n0=0"], ["n0 = 0"]),
+        (["falsify.steps=0"], ["falsify.steps = 0"]),
+        (["certifier.crown.precision=half"], ["half", "float64"]),
     ],
 )
 def test_mistakes_in_the_configuration(in_tmp, tiny, capsys, arguments, expecting):

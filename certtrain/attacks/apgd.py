@@ -11,6 +11,7 @@ from certtrain.attacks.ball import Ball
 from certtrain.attacks.losses import check_loss
 from certtrain.attacks.search import Attack, Search, attacking, check_budget, over_parts, per_example
 from certtrain.threat import ThreatModel
+from certtrain.work import tell
 
 MOMENTUM = 0.75  # alpha of the paper: weight of the new step against the last move
 PROGRESS = 0.75  # rho: a step length is kept when so large a share of its steps came down
@@ -60,6 +61,7 @@ def apgd_margins(
         if not (steps and restarts):
             search.look(x)
         for restart in range(restarts if steps else 0):
+            tell(restart / restarts)
             _descend(ball, search, ball.start(restart, generator_seed), steps)
     return search.best
 

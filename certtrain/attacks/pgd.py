@@ -8,6 +8,7 @@ from certtrain.attacks.ball import Ball
 from certtrain.attacks.losses import check_loss
 from certtrain.attacks.search import Attack, Search, attacking, check_budget, over_parts
 from certtrain.threat import ThreatModel
+from certtrain.work import tell
 
 HALVE_EVERY = 10
 
@@ -58,6 +59,7 @@ def pgd_margins(
         ball = Ball(x, threat)
         search = Search(network, x, y, loss, ball.admissible)
         for restart in range(max(restarts, 1)):
+            tell(restart / max(restarts, 1))
             point = ball.start(restart, generator_seed)
             for step in range(steps if restarts else 0):
                 _, gradient = search.descend(point)

@@ -15,6 +15,7 @@ from certtrain.attacks.losses import descended, margin
 from certtrain.errors import UserError
 from certtrain.evaluation import frozen
 from certtrain.threat import ThreatModel
+from certtrain.work import pause
 
 
 class Attack(NamedTuple):
@@ -53,6 +54,7 @@ class Search:
 
     def look(self, point: Tensor) -> Tensor:
         """(B,) the loss at points of the ball, which are remembered when they are the best."""
+        pause()
         with torch.no_grad():
             point = point if self.admissible is None else self.admissible(point)
             logits = self.network(point)
@@ -61,6 +63,7 @@ class Search:
 
     def descend(self, point: Tensor) -> tuple[Tensor, Tensor]:
         """(B,) the loss at points of the ball, and its gradient there, (B, ...)."""
+        pause()
         point = point.detach().requires_grad_()
         logits = self.network(point)
         if self.admissible is None:

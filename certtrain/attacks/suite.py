@@ -13,6 +13,7 @@ from certtrain.attacks.pgd import pgd_margins
 from certtrain.attacks.search import Attack, AttackFunction
 from certtrain.errors import UserError, nearest
 from certtrain.threat import ThreatModel
+from certtrain.work import part
 
 ATTACKS: dict[str, AttackFunction] = {
     "pgd_margin": partial(pgd_margins, loss="margin"),
@@ -55,14 +56,15 @@ def strongest(
         threat: norm, eps (scalar or (B,)) and input range.
     """
     best = Attack(x.new_full((len(x),), torch.inf), x)
-    for name in names:
+    for number, name in enumerate(names):
         standing = (best.margin > 0).nonzero().flatten()
         if not len(standing):
             break
         eps = threat.eps
         here = threat.at(eps[standing.to(eps.device)]) if isinstance(eps, Tensor) and eps.dim() else threat
         options = {"steps": steps, "restarts": restarts, "generator_seed": generator_seed}
-        found = ATTACKS[name](network, x[standing], y[standing], here, **options)
+        with part(number / len(names), (number + 1) / len(names)):
+            found = ATTACKS[name](network, x[standing], y[standing], here, **options)
         better = ~(found.margin >= best.margin[standing])
         rows = standing[better]
         best = Attack(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 from collections.abc import Iterator
 
@@ -93,6 +94,31 @@ def batch_statistics(clean: Tensor) -> tuple[Tensor, Tensor, int | Tensor]:
     mean = sums[:-1] / total
     around = (clean - mean.reshape(-1, *([1] * (clean.dim() - 2)))) ** 2
     return mean, global_sum(around.sum(dims)) / total, total
+
+
+def refuse_batch_of_one(network: nn.Module, x: Tensor) -> None:
+    """Refuse a network whose BatchNorm in training would take the variance of one value, before anything is trained.
+
+    Args:
+        network: as it is trained; left as it was.
+        x: (1, ...) an input of the smallest batch, which has one example.
+
+    Raises:
+        UserError: there is such a layer.
+    """
+    if not any(isinstance(module, nn.modules.batchnorm._NormBase) for module in network.modules()):
+        return
+    try:
+        with torch.random.fork_rng(), torch.no_grad():
+            copy.deepcopy(network).train()(x)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError(
+            "the last batch of an epoch has a single example, of which BatchNorm in training takes no variance",
+            where="data.batch_size",
+            fix="data.drop_last=true, or another data.batch_size (>= 2)",
+        ) from error
 
 
 @contextlib.contextmanager

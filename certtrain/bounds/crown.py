@@ -26,6 +26,7 @@ from certtrain.bounds.lines import BoxLines, Lines
 from certtrain.bounds.nonlinear import Nonlinear, Relaxation
 from certtrain.bounds.rules import Concat, Sum
 from certtrain.bounds.windows import plan, walk
+from certtrain.work import pause, tell
 
 # Elements of the largest coefficient tensor of a chunk in `refine`; several such tensors live at a time.
 CHUNK_ELEMENTS = 2**24
@@ -57,6 +58,7 @@ def lower_bounds(
     for index in range(step, 0, -1):
         if index not in pending:
             continue
+        pause()
         a = pending.pop(index)
         op, sources = run.steps[index].op, run.steps[index].sources
         if isinstance(op, Affine):
@@ -98,7 +100,8 @@ def refine(run: Pass, known: Mapping[int, Box] | None = None) -> Refined:
     boxes: dict[int, Box] = {}
     read = {run.steps[index].sources[0] for index in run.boxes}
     after: dict[int, tuple[Tensor, Tensor]] = {}
-    for index, box in run.boxes.items():
+    for number, (index, box) in enumerate(run.boxes.items()):
+        tell(number / len(run.boxes))
         op, source = run.steps[index].op, run.steps[index].sources[0]
         lower, upper = narrowed(box, (known or {}).get(index))
         if source in after:
@@ -126,6 +129,7 @@ def _refined(
     size = max(1, CHUNK_ELEMENTS // (2 * widest))
     found = []
     for some_rows, some in zip(rows.split(size), neurons.split(size)):
+        pause()
         if way.steps:
             a, constant = walk(run, lines, way, some_rows, torch.unravel_index(some, shape), shape[0])
         else:  # two functions per neuron: z and -z

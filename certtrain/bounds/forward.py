@@ -13,6 +13,7 @@ from certtrain.bounds.instructions import Instruction, filled
 from certtrain.bounds.interval import InputSet, Region, combine, concatenate
 from certtrain.bounds.nonlinear import Nonlinear
 from certtrain.bounds.rules import Concat, Operation, Relu, Sum, check
+from certtrain.work import pause
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ def propagate(graph: Graph, inputs: InputSet, *, channels_last: bool = False) ->
         if instruction.is_input:
             step, region = Step("input", None, ()), inputs.region(channels_last=channels_last)
         else:
+            pause()
             step = _step(network, instruction, values, where)
             region = _apply(run, step.op, [run.regions[source] for source in step.sources])
         where[index] = len(run.steps)

@@ -14,11 +14,12 @@ import logging
 import sys
 import types
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from certtrain.errors import UserError
+from certtrain.work import pause
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -164,6 +165,11 @@ def _exporter_globals() -> object:
     )
 
 
+def _after_a_pause(work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    pause()
+    return work(*args, **kwargs)
+
+
 @functools.cache
 def bounded_module_class() -> type[nn.Module]:
     """auto_LiRPA's `BoundedModule`, with what release 0.3 gets wrong put right.
@@ -193,6 +199,9 @@ def bounded_module_class() -> type[nn.Module]:
     class Bounded(lirpa.BoundedModule):
         def __init__(self, model: nn.Module, x: Tensor, bound_opts: dict[str, object]) -> None:
             super().__init__(model, x, bound_opts, device=x.device, custom_ops={"onnx::Conv": _BallConv})
+            for node in self.children():  # the operations
+                if hasattr(node, "bound_backward"):
+                    node.bound_backward = functools.partial(_after_a_pause, node.bound_backward)
 
         def parameters(self, recurse: bool = True) -> Iterator[Tensor]:
             return self.buffers(recurse)

@@ -22,6 +22,7 @@ from certtrain.bounds.lines import Lines
 from certtrain.bounds.nonlinear import Activation, LinePairs
 from certtrain.bounds.rules import Operation, Relu
 from certtrain.bounds.transposed import TransposedConv
+from certtrain.work import pause
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ def walk(
     a = torch.cat([a, -a], 1)
     constant = a.new_zeros(a.shape[:2])
     for step in way.steps:
+        pause()
         op, source = run.steps[step].op, run.steps[step].sources[0]
         if isinstance(op, ConvMap):
             if op.bias is not None:

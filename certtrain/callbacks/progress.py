@@ -7,10 +7,11 @@ from typing import Any
 
 import lightning as L
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 
 from certtrain.callbacks.validation import CertifyValidation
 from certtrain.methods.module import CertifiedTraining
+from certtrain.reporting.bar import Bar
+from certtrain.reporting.terminal import print_line
 from certtrain.threat import radius_text
 
 
@@ -25,8 +26,7 @@ class TrainingProgress(L.Callback):
 
     def __init__(self, console: Console, validation: CertifyValidation | None, refresh_seconds: float = 0.5) -> None:
         self.console, self.validation, self.refresh_seconds = console, validation, refresh_seconds
-        self._progress: Progress | None = None
-        self._task: TaskID | None = None
+        self._bar: Bar | None = None
         self._drawn = 0.0
         self._lines = 0
 
@@ -34,43 +34,32 @@ class TrainingProgress(L.Callback):
         self._per_epoch = int(trainer.num_training_batches)
         if not self.console.is_terminal:
             return
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("epoch {task.fields[epoch]}", style="bold", markup=False),
-            BarColumn(bar_width=18),
-            TextColumn("{task.fields[text]}", markup=False),
-            TimeRemainingColumn(compact=True),
-            console=self.console,
-            refresh_per_second=4,
-        )
-        self._progress.start()
-        total = self._per_epoch * int(trainer.max_epochs or 1)
-        self._task = self._progress.add_task("train", total=total, epoch="", text="")
+        self._bar = Bar(self.console, "train", self._per_epoch * int(trainer.max_epochs or 1), "batches")
+        self._bar.start()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, module: CertifiedTraining, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self._progress is None or time.monotonic() - self._drawn < self.refresh_seconds:
+        if self._bar is None or time.monotonic() - self._drawn < self.refresh_seconds:
             return
         self._drawn = time.monotonic()
         self._draw(trainer, module, trainer.current_epoch * self._per_epoch + batch_idx + 1)
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: CertifiedTraining) -> None:
         epochs, done = int(trainer.max_epochs or 1), trainer.current_epoch + 1
-        if self._progress is not None:
+        if self._bar is not None:
             self._draw(trainer, module, done * self._per_epoch)
         elif done * 10 // epochs > self._lines or done == epochs:
             self._lines = done * 10 // epochs
-            self.console.print(f"epoch {done}/{epochs}  {self.text(trainer, module)}", highlight=False)
+            print_line(self.console, f"epoch {done}/{epochs}  {self.text(trainer, module)}")
 
     def _draw(self, trainer: L.Trainer, module: CertifiedTraining, completed: int) -> None:
-        assert self._progress is not None
-        assert self._task is not None
-        epoch = f"{trainer.current_epoch + 1}/{trainer.max_epochs}"
-        self._progress.update(self._task, completed=completed, epoch=epoch, text=self.text(trainer, module))
+        assert self._bar is not None
+        label = f"train epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        self._bar.update(completed, self.text(trainer, module), label)
 
     def text(self, trainer: L.Trainer, module: CertifiedTraining) -> str:
-        """What matters now, in about 60 columns."""
+        """What matters now, in about 80 columns."""
         words = [f"{k} {v:.3g}" for k, v in module.scheduled().items() if k in ("eps", "kappa", "beta", "sigma")]
         if "loss" in module.parts:
             words.append(f"loss {float(module.parts['loss']):.3f}")
@@ -79,15 +68,15 @@ class TrainingProgress(L.Callback):
         if self.validation is not None and self.validation.summary is not None:
             certified = self.validation.summary["certified"]
             radius = radius_text(self.validation.watched)
-            words.append(f"certified@{radius} {certified[radius]:.1%}")
+            words.append(f"certified@{radius} ({self.validation.certifier.name}) {certified[radius]:.1%}")
             if "acr" in self.validation.summary:
                 words.append(f"ACR {self.validation.summary['acr']:.3f}")
         return "  ".join(words)
 
     def _stop(self) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
 
     def on_train_end(self, trainer: L.Trainer, module: CertifiedTraining) -> None:
         self._stop()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from certtrain import work
 from certtrain.attacks import inner, inside, pgd_margins
 from certtrain.bounds.base import METHODS, BoundEngine
 from certtrain.bounds.united import united
@@ -20,7 +22,7 @@ from certtrain.certificates import Certificates
 from certtrain.certifiers.base import frozen
 from certtrain.certifiers.checks import check_classes, check_same, try_engine
 from certtrain.certifiers.falsify import falsify_bounds
-from certtrain.certifiers.pieces import MOST, Failure, Sizes
+from certtrain.certifiers.pieces import MOST, Failure, Piece, Sizes
 from certtrain.certifiers.reuse import Reuse
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError, nearest
@@ -180,7 +182,7 @@ class BoundCertifier:
     ) -> None:
         pieces, remaining = self.sizes.of("bounds", network, x), correct.nonzero().flatten()
         reuse = Reuse(engine, x, logits, again=len(self.radii) > 1)
-        for column in reversed(range(len(self.radii))):
+        for done, column in enumerate(reversed(range(len(self.radii)))):
             threat = self.threat.at(self.radii[column])
 
             def margins(part: Tensor, threat: ThreatModel = threat) -> dict[str, Tensor]:
@@ -189,19 +191,32 @@ class BoundCertifier:
                 check_same(bounds.clean, logits[part])
                 return bounds.margins
 
-            still: list[Tensor] = []
-            for piece in pieces.run(remaining, margins):
-                part, found = piece.rows, piece.result
-                if isinstance(found, Failure):  # neither a proof nor a failure to prove: it gets its own status
-                    table.failed(part, column, found.reason)
-                    still.append(part)
-                    continue
-                least = torch.stack([found[m].min(1).values for m in self.methods])  # (methods, B); min keeps NaN
-                finite = torch.stack([torch.isfinite(found[m]).all(1) for m in self.methods])
-                proved = finite & (least > 0)
-                table.record(part, column, least, finite, proved, self.methods)
-                still.append(part[~proved.any(0)])
-            remaining = torch.cat(still) if still else remaining[:0]
+            with self._at(self.name, column, done):
+                remaining = self._prove_at(pieces.run(remaining, margins), column, table, remaining)
+
+    def _prove_at(self, pieces: Iterator[Piece[dict[str, Tensor]]], column: int, table: _Table, rows: Tensor) -> Tensor:
+        """Records the bounds of `rows` at one radius; those that none of them proves."""
+        still = [rows[:0]]
+        for piece in pieces:
+            part, found = piece.rows, piece.result
+            if isinstance(found, Failure):  # neither a proof nor a failure to prove: it gets its own status
+                table.failed(part, column, found.reason)
+                still.append(part)
+                continue
+            least = torch.stack([found[m].min(1).values for m in self.methods])  # (methods, B); min keeps NaN
+            finite = torch.stack([torch.isfinite(found[m]).all(1) for m in self.methods])
+            proved = finite & (least > 0)
+            table.record(part, column, least, finite, proved, self.methods)
+            still.append(part[~proved.any(0)])
+        return torch.cat(still)
+
+    @contextmanager
+    def _at(self, doing: str, column: int, before: int) -> Iterator[None]:
+        """The work at one radius, told as an equal share beside that at the other radii."""
+        share = 1 / (2 if self.attack_steps > 0 else 1) / len(self.radii)
+        with work.part(before * share, (before + 1) * share):
+            work.tell(0, f"{doing} at {radius_text(self.radii[column])}")
+            yield
 
     def _attack(self, own: nn.Module, x: Tensor, y: Tensor, table: _Table) -> None:
         if self.attack_steps <= 0:
@@ -212,13 +227,14 @@ class BoundCertifier:
             open_ = ~np.isin(table.status[:, column], ("verified", "misclassified"))
             table.status[open_ & fallen, column] = "falsified"
             todo = torch.as_tensor(np.flatnonzero(open_ & ~fallen), device=x.device)
+            # The exact ball, without the outward rounding; in float64 not even a rounding of eps leaves it.
+            exact = self.precision == "float64"
+            threat = inner(self.threat, inside(radius)) if exact else self.threat.at(radius)
             for part in _parts(todo, self.attacked_at_once):
-                # The exact ball, without the outward rounding; in float64 not even a rounding of eps leaves it.
-                exact = self.precision == "float64"
-                threat = inner(self.threat, inside(radius)) if exact else self.threat.at(radius)
-                attack = pgd_margins(
-                    own, x[part], y[part], threat, steps=self.attack_steps, restarts=self.attack_restarts + 1
-                )
+                with self._at("attack", column, len(self.radii) + column):
+                    attack = pgd_margins(
+                        own, x[part], y[part], threat, steps=self.attack_steps, restarts=self.attack_restarts + 1
+                    )
                 hit = part[attack.margin <= 0].cpu().numpy()
                 fallen[hit] = True
                 table.status[hit, column] = "falsified"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from certtrain import work
 from certtrain.attacks import check_attacks, inner, inside, strongest
 from certtrain.bounds.base import METHODS
 from certtrain.certificates import Certificates
@@ -191,17 +193,17 @@ class CascadeCertifier:
         if self.screen:
             networks[torch.float32] = copy.deepcopy(network).float()
         with frozen(own), frozen(networks.get(torch.float32, own)):
-            work = _Work(self, network, networks, batch)
-            work.attack_first(self.attacks[:1])
-            work.prove()
-            work.attack(self.attacks)
+            batch_work = _Work(self, network, networks, batch)
+            batch_work.attack_first(self.attacks[:1])
+            batch_work.prove()
+            batch_work.attack(self.attacks)
             if self.bisect is not None:
-                work.search(self.bisect)
-            check_repeated(own, work.x, work.logits)
-        spent = sum(float(seconds.sum()) for seconds in work.ledger.seconds.values())
+                batch_work.search(self.bisect)
+            check_repeated(own, batch_work.x, batch_work.logits)
+        spent = sum(float(seconds.sum()) for seconds in batch_work.ledger.seconds.values())
         rest = max(0.0, time.perf_counter() - start - spent)
         shown = {"screened": self.screen, "bisected": self.bisect is not None}
-        return work.ledger.certificates(batch, work.logits.argmax(1), rest, **shown)
+        return batch_work.ledger.certificates(batch, batch_work.logits.argmax(1), rest, **shown)
 
     def falsify(
         self, network: nn.Module, batch: Batch, certificates: Certificates, *, steps: int, progress: Progress = silent
@@ -227,6 +229,7 @@ class _Work:
         again = len(cascade.radii) > 1 or cascade.bisect is not None
         self.provers = [Prover(s, make, networks, cascade.threat, again) for s, make in cascade.engines.items()]
         self.pieces = {stage: cascade.sizes.of(stage, network, self.x) for stage in cascade.stages}
+        self.shares = 0  # of the work that is done
         # The random starts of an attack depend on the place in its batch, so that memory must not decide that one.
         self.pieces[ATTACK] = cascade.attack_sizes.of(ATTACK, network, self.x)
 
@@ -234,13 +237,15 @@ class _Work:
         """From the largest radius down: what stands there hardly falls in a smaller ball, which it holds."""
         rows = self.ledger.open(len(self.cascade.radii) - 1)
         for column in reversed(range(len(self.cascade.radii) if names else 0)):
-            self._attack(names, rows, column, 1)
+            with self._share("attack", column):
+                self._attack(names, rows, column, 1)
             rows = rows[self.ledger.fallen[rows] == column]
 
     def attack(self, names: tuple[str, ...]) -> None:
         """From the smallest radius up: what falls there lies in every larger ball."""
         for column in range(len(self.cascade.radii) if names else 0):
-            self._attack(names, self.ledger.open(column), column, self.cascade.attack_restarts + 1)
+            with self._share("attack", column):
+                self._attack(names, self.ledger.open(column), column, self.cascade.attack_restarts + 1)
 
     def _attack(self, names: tuple[str, ...], rows: NDArray[np.intp], column: int, starts: int) -> None:
         ledger, cascade = self.ledger, self.cascade
@@ -261,7 +266,8 @@ class _Work:
         """Stage by stage, from the largest radius down."""
         for prover in self.provers:
             for column in reversed(range(len(self.cascade.radii))):
-                self._stage(prover, column)
+                with self._share(prover.method, column):
+                    self._stage(prover, column)
 
     def _stage(self, prover: Prover, column: int) -> None:
         ledger, radius = self.ledger, self.cascade.radii[column]
@@ -277,6 +283,15 @@ class _Work:
             ledger.float32_changed[rows] += piece.result.changed
             ledger.bounded(rows, column, prover.method, piece.result.least, piece.result.finite)
 
+    @contextmanager
+    def _share(self, doing: str, column: int) -> Iterator[None]:
+        """One stage at one radius, told as an equal share of the cascade on this batch: two attacks, and the stages."""
+        parts = (2 + len(self.provers)) * len(self.cascade.radii)
+        with work.part(min(1, self.shares / parts), min(1, (self.shares + 1) / parts)):
+            work.tell(0, f"{doing} at {radius_text(self.cascade.radii[column])}")
+            yield
+        self.shares += 1
+
     def search(self, tolerance: Fraction) -> None:
         """The largest radius of each correct example, between the grid's and up to the end of the search."""
         ledger = self.ledger
@@ -285,6 +300,7 @@ class _Work:
         rows = np.flatnonzero(ledger.correct)
         low = [ends[ledger.proved[row] + 1] for row in rows]
         high = [beyond[ledger.proved[row] + 1] for row in rows]
+        work.tell(1, f"bisection to {radius_text(tolerance)}")
         found = largest_proved(low, high, tolerance, lambda some, eps: self._probe(rows[some], eps))
         for row, before, radius in zip(rows, low, found):
             # A radius of the grid is logged as its nearest float64, as everywhere; any other is rounded down.

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from certtrain import work
 from certtrain.attacks import ATTACKS, inner, inside, strongest
 from certtrain.certificates import Certificates
 from certtrain.certifiers.base import frozen
@@ -60,7 +61,8 @@ def falsify_bounds(
             x, y = batch.x[where].double(), batch.y[where]
             ball = inner(threat, torch.tensor([inside(radius) for radius in radii.tolist()], dtype=torch.float64))
             options = {"steps": steps, "restarts": RESTARTS, "generator_seed": SEED}
-            worst = strongest(tuple(ATTACKS), own, x, y, ball, **options)
+            with work.part(at / len(rows), min(1, (at + batch_size) / len(rows))):
+                worst = strongest(tuple(ATTACKS), own, x, y, ball, **options)
             fallen = ~(worst.margin > 0)
             if bool(fallen.any()):
                 with torch.no_grad():

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.stats import binom
 from torch import Tensor, nn
 
+from certtrain import work
 from certtrain.certificates import Certificates
 from certtrain.data.batch import Batch
 from certtrain.evaluation import frozen
@@ -73,10 +74,12 @@ def falsify_smoothing(
         where = torch.as_tensor(part, device=batch.y.device)
         examples = Batch(batch.x[where], batch.y[where], batch.index[where])
         radius = certificates.radius[part]
-        points = smoothed_attack(
-            classifier.network, examples, torch.as_tensor(radius).to(batch.x), classifier.sigma, steps=steps, **noise
-        )
-        found = _refuted(classifier, examples, points, radius, two_sided, noise)
+        reach = torch.as_tensor(radius).to(batch.x)
+        end = min(1, (at + size) / len(rows))
+        with work.part(at / len(rows), end):
+            points = smoothed_attack(classifier.network, examples, reach, classifier.sigma, steps=steps, **noise)
+        with work.part(end, end):
+            found = _refuted(classifier, examples, points, radius, two_sided, noise)
         suspects += found[0]
         hits += found[1]
         progress(min(at + size, len(rows)))
@@ -157,6 +160,7 @@ def smoothed_attack(
         stack.enter_context(frozen(network))
         stack.enter_context(torch.enable_grad())
         for step in range(steps):
+            work.tell(step / steps)
             at = draws + step * ATTACK_DRAWS
             noise = noise_rows(seed, "selftest", split, index[rows], at, x.shape[1:], sigma).to(x.dtype)
             point = point.detach().requires_grad_()

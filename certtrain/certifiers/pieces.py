@@ -12,6 +12,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from certtrain import work
 from certtrain.certifiers.memory import Peak, budget
 from certtrain.errors import UserError
 
@@ -71,7 +72,9 @@ class Pieces:
             part = rows[at : at + self.size]
             measured = self._grows and len(part) == self.size and self._left == 0
             self._left = max(0, self._left - 1)
-            with Peak() if measured else nullcontext() as peak:
+            work.tell(at / len(rows))
+            here = work.part(at / len(rows), (at + len(part)) / len(rows))
+            with here, Peak() if measured else nullcontext() as peak:
                 result = _attempt(evaluate, part)
             if isinstance(result, Failure) and result.out_of_memory and len(part) > 1:
                 self.size, self._grows = len(part) // 2, False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -15,14 +14,16 @@ from certtrain.callbacks.csv_logger import CSVMetrics
 from certtrain.callbacks.validation import CertifyValidation
 from certtrain.certifiers import BoundCertifier, SmoothingCertifier
 from certtrain.certifiers.base import Certifier
+from certtrain.commands.network import make_network
 from certtrain.config import SMOOTHING, call_partial, instantiate, watched_radius
 from certtrain.data import Batch, DataModule
 from certtrain.errors import UserError
-from certtrain.methods import LearningRate, Method, Ramp, ShiRegulariser, Weight
+from certtrain.methods import LearningRate, Method, Ramp, Weight
 from certtrain.models.contract import InputContract
 from certtrain.runs import RunDirectory
 from certtrain.scale_request import resolve_scales
 from certtrain.scales import Scales
+from certtrain.signatures import parameter_names
 from certtrain.threat import parse_radius
 
 
@@ -38,14 +39,7 @@ def build_network(node: dict[str, Any], contract: InputContract, seed: int) -> n
     """A freshly initialised network; the global random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return instantiate(
-            node,
-            "model",
-            input_shape=contract.shape,
-            num_classes=contract.num_classes,
-            mean=contract.mean,
-            std=contract.std,
-        )
+        return make_network(node, contract)
 
 
 def build_engine(config: dict[str, Any]) -> Callable[[nn.Module], BoundEngine]:
@@ -89,35 +83,43 @@ def build_scales(config: dict[str, Any], contract: InputContract, data: str = "t
 def build_method(config: dict[str, Any], steps_per_epoch: int, scales: Scales | None = None) -> Method:
     """The training method with its schedules in optimiser steps.
 
+    A value `{start, end, by}` becomes a `Weight`; a method that takes `ramp` or `train_eps` is given those of the
+    configuration.
+
     Raises:
         UserError: the warm-up and the ramp are longer than the training; sigma = 0 with smoothing; scales that the
             method knows nothing of.
     """
-    node = dict(config["method"])
-    lengths = Lengths(config, steps_per_epoch)
-    if "kappa" in node:  # the bound-propagation family
-        schedule = config["schedule"]
-        ends = schedule["warmup"] + schedule["ramp"]
-        if lengths.start + lengths.ramp > lengths.total:
-            fits = not schedule["scale"] and ends <= schedule["epochs"]
-            raise UserError(
-                f"warm-up and ramp take {ends * lengths.factor:g} epochs, training only {config['epochs']}",
-                where="configuration keys schedule.warmup, schedule.ramp and epochs",
-                fix=("schedule.scale=true, which shrinks the schedule to epochs; or " if fits else "")
-                + "a shorter schedule.ramp, or more epochs",
-            )
-        node["ramp"] = Ramp(lengths.start, lengths.ramp, shape=schedule["shape"], mid=schedule["mid"])
-        node["train_eps"] = float(parse_radius(config["train_eps"], where="configuration key train_eps"))
-        for key in ("kappa", "beta"):
-            if key in node:
-                node[key] = _weight(node[key], key)
-        weight = node.pop("regulariser")
-        node["regulariser"] = ShiRegulariser(weight=weight) if weight else None
-        # Hydra would turn dataclasses among its arguments into dictionaries: they are given afterwards.
-        objects = {k: node.pop(k) for k in ("ramp", "kappa", "beta", "regulariser") if k in node}
-        partial = instantiate({**node, "_partial_": True}, "method")
-        return call_partial(partial, "method", **objects, **_taking(scales, partial, "method"))
-    return instantiate(node, "method")
+    node = config["method"]
+    weights = {key: _weight(value, key) for key, value in node.items() if _is_weight(value)}
+    # Hydra would turn dataclasses among its arguments into dictionaries: they are given afterwards.
+    rest = {key: value for key, value in node.items() if key not in weights}
+    partial = instantiate({**rest, "_partial_": True}, "method")
+    wanted = parameter_names(getattr(partial, "func", partial)) - node.keys()
+    objects: dict[str, Any] = dict(weights)
+    if "ramp" in wanted:
+        objects["ramp"] = _ramp(config, Lengths(config, steps_per_epoch))
+    if "train_eps" in wanted:
+        objects["train_eps"] = float(parse_radius(config["train_eps"], where="configuration key train_eps"))
+    return call_partial(partial, "method", **objects, **_taking(scales, partial, "method"))
+
+
+def _ramp(config: dict[str, Any], lengths: Lengths) -> Ramp:
+    schedule = config["schedule"]
+    ends = schedule["warmup"] + schedule["ramp"]
+    if lengths.start + lengths.ramp > lengths.total:
+        fits = not schedule["scale"] and ends <= schedule["epochs"]
+        raise UserError(
+            f"warm-up and ramp take {ends * lengths.factor:g} epochs, training only {config['epochs']}",
+            where="configuration keys schedule.warmup, schedule.ramp and epochs",
+            fix=("schedule.scale=true, which shrinks the schedule to epochs; or " if fits else "")
+            + "a shorter schedule.ramp, or more epochs",
+        )
+    return Ramp(lengths.start, lengths.ramp, shape=schedule["shape"], mid=schedule["mid"])
+
+
+def _is_weight(value: Any) -> bool:
+    return isinstance(value, dict) and "_target_" not in value and not {"start", "end"}.isdisjoint(value)
 
 
 def _weight(node: Any, key: str) -> Weight:
@@ -198,8 +200,8 @@ def _taking(scales: Scales | None, partial: Any, key: str) -> dict[str, Any]:
     """The argument `scales`, of what knows it."""
     if scales is None:
         return {}
-    if "scales" not in inspect.signature(partial).parameters:
-        target = getattr(partial, "func", partial)
+    target = getattr(partial, "func", partial)
+    if "scales" not in parameter_names(target):
         raise UserError(
             f"{target.__qualname__} has no argument scales: what it does would be about another threat model",
             where=f"configuration keys scales and {key}",

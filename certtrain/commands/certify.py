@@ -15,11 +15,12 @@ from certtrain.commands.checks import refuse_norm
 from certtrain.commands.compose import given_values, quoted
 from certtrain.commands.inherited import literal, option
 from certtrain.commands.received import targets_of, trusted
-from certtrain.config import check_scales, resolve_radii
+from certtrain.config import SMOOTHING, check_scales, check_units, options, resolve_radii
 from certtrain.errors import UserError
 from certtrain.files import check_name
 from certtrain.runs import find_run
 from certtrain.scale_request import request_text
+from certtrain.threat import NORM_NAMES, parse_radii, radius_text
 
 # What a run's configuration says and the certify command takes over unless it is given.
 INHERITED = ("radii", "norm", "scales", "sigma", "n0", "n", "alpha", "budget", "seed", "data_dir")
@@ -57,7 +58,38 @@ def prepare(arguments: list[str], command: str = "certify", inherited: Sequence[
     started = environment.torchrun()
     if command == "certify" and started is not None and "shard" not in given:
         rest.append(f"shard={started.number + 1}/{started.of}")
-    return [quoted("run", run.path), *taken_over(trained, given, inherited, run.config), *rest]
+    taken = taken_over(trained, given, inherited, run.config)
+    typo = given.get("certifier") not in (None, *options("certifier")) and "--config-dir" not in " ".join(arguments)
+    if command != "export" and not typo:  # which Hydra answers
+        refuse_radii_of_another_norm(trained, given)
+    return [quoted("run", run.path), *taken, *rest]
+
+
+def refuse_radii_of_another_norm(trained: Mapping[str, Any], given: Mapping[str, str]) -> None:
+    """Refuse to read the radii of a run in another norm than they were meant in; a grid that is given means itself.
+
+    Args:
+        trained: the run's configuration. Its key norm is of balls of bounds: the radii of smoothing are l2.
+        given: what was asked for.
+
+    Raises:
+        UserError: names both norms, and what to give.
+    """
+    before = trained["choices"].get("certifier")
+    now, meant = given.get("certifier", before), "l2" if before in SMOOTHING else trained.get("norm", "linf")
+    norm = "l2" if now in SMOOTHING else given.get("norm", None if before in SMOOTHING else meant)
+    needed = [] if norm is not None else ["norm=linf"]
+    needed += [] if "radii" in given or norm == meant else ["radii=[...]"]
+    if not needed:
+        return
+    own = f"{NORM_NAMES.get(meant, meant)} radii [{', '.join(map(radius_text, parse_radii(trained['radii'])))}]"
+    other = f"in {NORM_NAMES.get(norm, norm)}" if norm is not None else "in a norm that must be named"
+    raise UserError(
+        f"the run has {own}, and certifier={now} certifies {other}",
+        where="the command line",
+        fix=f"{' '.join(needed)}, with radii that you mean in that norm"
+        + ("; norm=l2 for the run's own, where the bounds cover it" if norm is None and meant == "l2" else ""),
+    )
 
 
 def taken_over(
@@ -86,6 +118,7 @@ def run(config: Any) -> int:
     if resolved["name"] is not None:
         resolved["name"] = check_name(resolved["name"])
     resolve_radii(resolved)
+    check_units(resolved)
     check_scales(resolved)
     if not resolved.get("certifier"):
         raise UserError("which certifier?", where="the command line", fix="certifier=crown")
@@ -100,6 +133,7 @@ def run(config: Any) -> int:
     from certtrain.commands.stage import Job
     from certtrain.commands.standing_check import FALSIFIED_STATUS
     from certtrain.reporting import terminal
+    from certtrain.work import watched
 
     console = terminal.console()
     trust = trusted(resolved["trust"])
@@ -120,7 +154,7 @@ def run(config: Any) -> int:
     config_of_data = {**loaded.config["data"], "data_dir": resolved["data_dir"]}
     data = build_data({**loaded.config, "data": config_of_data})
     try:
-        with loaded.run, SignalFlag() as flag:
+        with loaded.run, SignalFlag() as flag, watched(flag.raise_if_set):
             job = Job(loaded, data, {**resolved, "run": str(loaded.run.path)}, console, flag)
             found = certify_run(job, shard, processes)
     except Interrupted as interrupted:

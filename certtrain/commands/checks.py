@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -47,7 +48,8 @@ def before_certifying(
         UserError: of the first check that refuses.
     """
     refuse_uncovered(network, examples, certifiers, device)
-    return refuse_too_few_draws(certifiers, len(examples.indices), asked or _other_radii(trained, now))
+    warnings = refuse_too_few_draws(certifiers, len(examples.indices), asked or _other_radii(trained, now))
+    return warnings + more_selection_than_estimation(certifiers)
 
 
 def _other_radii(trained: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
@@ -139,6 +141,15 @@ def refuse_too_few_draws(certifiers: Mapping[str, Any], examples: int, asked: bo
             raise UserError(what, where=f"configuration keys n and radii, certifier {name}", fix=", or ".join(ways))
         warnings.append(what)
     return warnings
+
+
+def more_selection_than_estimation(certifiers: Mapping[str, Any]) -> list[str]:
+    """A warning where more draws choose the class than show its radius: most often n0 and n were mixed up."""
+    return [
+        f"n0 = {certifier.n0:,} draws select the class, only n = {certifier.n:,} estimate its radius"
+        for certifier in certifiers.values()
+        if certifier.certificate == "probabilistic" and getattr(certifier, "n0", 0) > getattr(certifier, "n", math.inf)
+    ]
 
 
 def refuse_uncovered(

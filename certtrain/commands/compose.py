@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from certtrain.commands.unread import refuse_unread
 from certtrain.config import GROUPS, conf_dir, options
 from certtrain.errors import UserError, nearest
 
@@ -63,6 +64,7 @@ def run_hydra(command: str, arguments: list[str], job: Callable[[Any], int]) -> 
     # Hydra swallows the return value and prints over a failing job, so both travel beside it.
     def task(config: Any) -> None:
         try:
+            refuse_unread(command, config)
             status.append(job(config))
         except Exception as error:
             failures.append(error)
@@ -95,7 +97,7 @@ def call_hydra(command: str, arguments: Sequence[str], task: Callable[[Any], Non
     warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/.*is validated against ConfigStore schema")
     full_error, argv = os.environ.get("HYDRA_FULL_ERROR"), sys.argv
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing its own message and exiting
-    sys.argv = [f"certtrain {command}", *options_first(arguments)]
+    sys.argv = [f"certtrain {command}", *options_first(own_classes(arguments))]
     if "--help" in arguments:
         _list_groups_ourselves(command)
     try:
@@ -108,6 +110,26 @@ def call_hydra(command: str, arguments: Sequence[str], task: Callable[[Any], Non
             os.environ.pop("HYDRA_FULL_ERROR", None)
         else:
             os.environ["HYDRA_FULL_ERROR"] = full_error
+
+
+def own_classes(arguments: Sequence[str]) -> list[str]:
+    """`model._target_=my_net.Net model.width=8` as Hydra takes it: keys beside `_target_` are arguments of that class.
+
+    Where no option of the group model is named, the class takes the place of the default one, whose arguments are not
+    its own.
+    """
+    given = [argument.split("=", 1)[0].lstrip("+~") for argument in arguments if "=" in argument]
+    nodes = {key.removesuffix("._target_") for key in given if key.endswith("._target_")}
+    mine = tuple(f"{node}." for node in nodes if not node.startswith("hydra"))
+    chosen = ["model=custom"] if "model" in nodes and "model" not in given else []
+    chosen += ["data=dataset"] if "data.train" in nodes and "data" not in given else []
+    return [*chosen, *(f"++{argument}" if argument.startswith(mine) else argument for argument in arguments)]
+
+
+def choices_by_name(choices: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """What was chosen per group, `custom` told by the name of its class."""
+    named = {group: config[group]["_target_"] for group, choice in choices.items() if choice == "custom"}
+    return {**choices, **named}
 
 
 def options_first(arguments: Sequence[str]) -> list[str]:
@@ -154,6 +176,9 @@ def explain(error: Exception, command: str) -> UserError:
             where="the command line",
             fix=f"{nearest(key, known_keys(command))} (`certtrain {command} --cfg job` shows all)",
         )
+    if match := re.search(r"Could not append to config. An item is already at '([^']+)'", text):
+        key = match.group(1)
+        return UserError(f"{key} is there already", where=f"+{key}=...", fix=f"{key}=..., without +")
     if match := re.search(r"Could not (?:find|load) '([\w./@-]+)/([^/'][^']*)'", text):
         group, option = match.group(1), match.group(2)
         if group.split("/")[0] == "experiment":

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from certtrain.commands.compose import quoted
+from certtrain.commands.compose import choices_by_name, quoted
 from certtrain.config import SMOOTHING
 from certtrain.errors import UserError
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from certtrain.data import DataModule
+    from certtrain.models.contract import InputContract
 
 # What makes a network and its inputs: another value of these is another network.
 IDENTITY = ("data", "model", "source")
@@ -64,26 +65,27 @@ def adopt(resolved: dict[str, Any], choices: Mapping[str, Any], overrides: list[
 
     from certtrain.commands.build import build_data, build_network
     from certtrain.files import check_name, write_bytes_atomic
+    from certtrain.importing.weights import fit_weights, read_weights
     from certtrain.models.contract import InputContract
+    from certtrain.models.normalize import normalising_layer
     from certtrain.runs import RunDirectory, config_differences, difference_lines, sha256_file
-    from certtrain.weights import fit_weights, read_weights
 
     file = Path(resolved["checkpoint"])
     weights = read_weights(file)
+    choices = choices_by_name(choices, resolved)
     config = _config(resolved, choices)
     data = build_data(config)
     contract = InputContract.of(data)
     network = build_network(config["model"], contract, config["seed"])
     held, notes = fit_weights(network, weights, str(file))
-    if held:
+    if held and normalising_layer(network) is not None:
         contract.check_network(network, this=f"data={data.name}", that=str(file))
     network = contract.classifier(network)
-    numbers = f"mean {list(contract.mean)}, std {list(contract.std)}"
     config["source"] = {
         "file": file.name,
         "sha256": sha256_file(file),
         "notes": list(notes),
-        "normalisation": "in the file" if held else f"assumed from data={choices['data']}: {numbers}",
+        "normalisation": _normalisation(network, held, contract, config),
     }
     _refuse_before_anything_is_written(network, data, config, resolved)
     run = RunDirectory(Path(resolved["runs_dir"]) / check_name(resolved["name"] or file.stem))
@@ -143,6 +145,20 @@ def _refuse_before_anything_is_written(
     examples = chosen_examples(data, resolved)
     certifiers = build_certifiers(resolved, build_scales(resolved, InputContract.of(data), f"data={data.name}"))
     before_certifying(network, examples, certifiers, config, resolved, torch.device("cpu"), asked=True)
+
+
+def _normalisation(network: nn.Module, held: bool, contract: InputContract, config: dict[str, Any]) -> str:
+    """Where the network's normalisation comes from, in words."""
+    from certtrain.commands.network import normalisation_note
+    from certtrain.importing.weights import normalisation_names
+
+    stated = f"assumed from data={config['choices']['data']}: mean {list(contract.mean)}, std {list(contract.std)}"
+    note = normalisation_note(network, config["model"])
+    if held and normalisation_names(network):
+        return "in the file"
+    if note is None:
+        return stated
+    return note if note.startswith("by ") else f"{stated}; {note}"
 
 
 def _config(resolved: dict[str, Any], choices: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from certtrain.commands import certify
 from certtrain.commands.received import trusted
-from certtrain.config import SMOOTHING, check_scales, resolve_radii
+from certtrain.config import SMOOTHING, check_scales, check_units, resolve_radii
 from certtrain.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def run(config: Any) -> int:
     loaded = load_run(resolved["run"], resolved["checkpoint"], resolved["runs_dir"], trusted(resolved["trust"]))
     if resolved["vnnlib"]:
         _refuse_what_no_box_says(loaded.config, resolved["norm"])
+        check_units(resolved)
         check_scales(resolved)
     folder = Path(resolved["output"] or loaded.run.path / "export")
     found = write_export(folder, build_export(loaded, resolved))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,15 +16,19 @@ from certtrain.callbacks.signals import SignalFlag
 from certtrain.checkpoints import load_weights, read_checkpoint
 from certtrain.collective import gather, processes, rank
 from certtrain.commands import build
-from certtrain.config import call_partial, default_monitor
+from certtrain.commands.initial import start_from
+from certtrain.config import call_partial, check_units, default_monitor
 from certtrain.data import DataModule
 from certtrain.errors import UserError
+from certtrain.falsification import FalsifyOptions
 from certtrain.methods.base import Method
 from certtrain.methods.compiled import Compiled
 from certtrain.methods.module import CertifiedTraining
 from certtrain.models.contract import InputContract
 from certtrain.ranks import Rank
 from certtrain.runs import RunDirectory
+from certtrain.scales import Scales
+from certtrain.smoothing.staged import check_draw_counts
 from certtrain.training import TrainerSettings, fit
 
 
@@ -71,6 +76,7 @@ def fit_run(
     steps = data.steps_per_epoch(settings.accumulate_grad_batches)
     scales = build.build_scales(config, contract, f"data={data.name}")
     method = build.build_method(config, steps, scales)
+    refuse_uncertifiable(config, contract, scales)
     if method.needs_engine and settings.precision == "bf16-mixed":
         raise UserError(
             f"trainer.precision=bf16-mixed with method={config['choices']['method']}: bounds of 8 bits say nothing",
@@ -82,15 +88,20 @@ def fit_run(
     resume_from = directory.last if state == "resume" and directory.last.exists() else None
     done = 0
     torch.manual_seed(config["seed"])  # for special initialisations, and a user's dropout; all else is keyed
+    start = None
     if resume_from is None:
         method.initialise(network)
+        if config.get("init") is not None:
+            start = start_from(network, config["init"], contract, data=f"data={data.name}", runs_dir=config["runs_dir"])
     else:
         content = read_checkpoint(resume_from)
+        start = content["certtrain"].get("init")
         load_weights(network, content, str(resume_from))  # here for its message: Lightning loads them again
         done = int(content["global_step"])
         console.print(f"from step {done} of {steps * config['epochs']}", highlight=False)
         if note := other_device(content, settings.device_type) or other_threads(content, settings.device_type):
             console.print(note, highlight=False)
+    given = {} if start is None else {"init": start}
     for logger in loggers:
         if hasattr(logger, "resume_from"):
             logger.resume_from(done)  # rows after the checkpoint belong to work that was lost
@@ -101,7 +112,7 @@ def fit_run(
         build.build_optimizer(config),
         build.build_lr(config, steps),
         seed=config["seed"],
-        record={"contract": contract.to_dict(), "config": config},
+        record={"contract": contract.to_dict(), "config": config, **given},
         compiled=Compiled(method, data.batch_size, settings.compile_mode) if settings.compile_mode else None,
     )
     validation = build.build_validation(config, data, make_engine, scales)
@@ -134,6 +145,7 @@ def fit_run(
     return {
         "status": "interrupted",  # until the whole run is done
         "trained": True,
+        **given,
         "parameters": sum(p.numel() for p in network.parameters()),
         "checkpoint": outcome.checkpoint.name,
         "checkpoint_chosen": outcome.chosen_because,
@@ -163,6 +175,18 @@ def other_threads(checkpoint: dict[str, Any], device: str) -> str | None:
         f"the checkpoint was computed on {before} thread(s), and this is on {now}: the weights will differ from those "
         f"of an undisturbed run by rounding; OMP_NUM_THREADS={before} avoids that"
     )
+
+
+def refuse_uncertifiable(config: dict[str, Any], contract: InputContract, scales: Scales | None) -> None:
+    """Refuse, before the training, settings of the certify stage that it would refuse afterwards.
+
+    Raises:
+        UserError: of a certifier's constructor, also of draws that only another certifier asks for; of the attack.
+    """
+    check_units(config, math.prod(contract.shape))
+    check_draw_counts(config["n0"], config["n"], config["alpha"])
+    FalsifyOptions.parse(config["falsify"])
+    build.build_certifiers(config, scales)
 
 
 def refuse_uncompilable(settings: TrainerSettings, method: Method, config: dict[str, Any]) -> None:

@@ -129,13 +129,13 @@ def _alone(
     import torch
 
     from certtrain.certifiers.alone import each_alone
-    from certtrain.commands.bar import Bar
     from certtrain.commands.build import build_data
     from certtrain.commands.loading import load_run
     from certtrain.commands.received import trusted
     from certtrain.data import Batch
     from certtrain.data.hashing import inputs_sha256
     from certtrain.reporting import terminal
+    from certtrain.reporting.bar import Bar
     from certtrain.runs import sha256_file
 
     loaded = load_run(run.path, Path(str(card["checkpoint"])).stem, trust=trusted(options.trust))

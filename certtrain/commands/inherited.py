@@ -63,7 +63,7 @@ def kept_overrides(overrides: Sequence[Any], typed: Sequence[str], source: objec
         where = f"{source}, {text!r}"
         if not isinstance(text, str) or text.startswith("-"):
             _refuse_override("is not an override", where)
-        if text.split("=", 1)[0] in typed:
+        if text.split("=", 1)[0].lstrip("+~") in typed:
             continue
         try:
             override = parser.parse_override(text)
@@ -118,7 +118,7 @@ def _refuse_resolvers(value: Any, where: str) -> None:
 
 def _names_an_option(key: str) -> bool:
     """Whether Hydra may look for a file: of a group, or of anything that a user's folder makes one."""
-    return key in GROUPS or "/" in key or ("." not in key and key != "data_dir")
+    return key in GROUPS or "/" in key or ("." not in key and key not in ("data_dir", "init"))
 
 
 def _is_option(value: Any) -> bool:

@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from certtrain.checkpoints import contract_of, load_weights, read_checkpoint
+from certtrain.commands.network import make_network
 from certtrain.commands.received import Trust, check_received
-from certtrain.config import instantiate
 from certtrain.errors import UserError
 from certtrain.models.contract import InputContract
 from certtrain.runs import RunDirectory, find_run
@@ -18,7 +18,11 @@ from certtrain.runs import RunDirectory, find_run
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A trained network and where it came from."""
+    """A trained network and where it came from.
+
+    Attributes:
+        init: the weights that its training started from, as `start_from` says it; None for fresh ones.
+    """
 
     run: RunDirectory
     config: dict[str, Any]
@@ -27,6 +31,7 @@ class LoadedRun:
     checkpoint: Path
     note: str | None = None
     """What could not be checked about the checkpoint."""
+    init: dict[str, Any] | None = None
 
 
 def checkpoint_path(run: RunDirectory, choice: str | None) -> Path:
@@ -68,13 +73,6 @@ def load_run(
     path = checkpoint_path(run, checkpoint)
     content = read_checkpoint(path)
     contract = contract_of(content)
-    network = instantiate(
-        config["model"],
-        "model",
-        input_shape=tuple(contract.shape),
-        num_classes=contract.num_classes,
-        mean=list(contract.mean),
-        std=list(contract.std),
-    )
-    network = load_weights(contract.classifier(network), content, str(path))
-    return LoadedRun(run, config, network.eval(), contract, path, run.check_checkpoint(path))
+    network = load_weights(contract.classifier(make_network(config["model"], contract)), content, str(path))
+    init = content["certtrain"].get("init")
+    return LoadedRun(run, config, network.eval(), contract, path, run.check_checkpoint(path), init)

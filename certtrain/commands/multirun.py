@@ -20,6 +20,7 @@ from typing import Any
 
 from certtrain import environment, escape
 from certtrain.commands.compose import INTERRUPTED, call_hydra, given_values
+from certtrain.commands.unread import refuse_unread
 from certtrain.errors import UserError, in_one_line
 from certtrain.files import explained, unwritable, write_json_atomic
 
@@ -142,6 +143,7 @@ class Task:
         if elsewhere:
             environment.remember_command(self.words)
             share_cores(int(hydra.launcher.get("n_jobs") or 1), hydra.launcher.get("cpus_per_task"))
+            getattr(import_module(f"certtrain.commands.{self.command}"), "SHOWN", []).clear()  # its log stands alone
         try:
             with self._output(record["number"], elsewhere):
                 self._run(record, config)
@@ -155,6 +157,7 @@ class Task:
         try:
             module = import_module(f"certtrain.commands.{self.command}")
             print(escape.terminal(f"\njob {record['number']}: {' '.join(record['overrides'])}"), flush=True)
+            refuse_unread(self.command, config)
             if hasattr(module, "run_path"):
                 record["run"] = str(Path(module.run_path(config)).resolve())
             write_json_atomic(path, record)

@@ -31,7 +31,8 @@ def run_name(
         base = "_".join(str(choices[group]) for group in ("data", "model", "method"))
         named = (*NOT_IN_NAME, "data", "model", "method")
     last = {override.lstrip("+~").split("=", 1)[0]: plain_value(override.lstrip("+~")) for override in overrides}
-    rest = {key: _part(text) for key, text in last.items() if not _named(key, named)}
+    chosen = {f"{group}._target_={choice}" for group, choice in choices.items()}
+    rest = {key: _part(text) for key, text in last.items() if not _named(key, named) and text not in chosen}
     tail = "-".join(sorted(rest.values()))
     if len(tail) > LONGEST:
         digest = hashlib.sha256("-".join(sorted(text for key, text in last.items() if key in rest)).encode())

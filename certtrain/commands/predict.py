@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from certtrain.commands import certify
 from certtrain.commands.compose import given_values, quoted
 from certtrain.commands.received import trusted
 from certtrain.commands.rows import allowed_changes, read_row
-from certtrain.config import check_scales
+from certtrain.config import check_scales, check_units
 from certtrain.errors import UserError
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def run(config: Any) -> int:
 
     check_scales(resolved)
     loaded = load_run(resolved["run"], resolved["checkpoint"], resolved["runs_dir"], trusted(resolved["trust"]))
+    check_units(resolved, math.prod(loaded.contract.shape))
     x = read_input(Path(resolved["input"]), loaded.contract)
     import torch
 

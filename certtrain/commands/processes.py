@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from certtrain import environment
 from certtrain.callbacks.signals import SignalFlag
-from certtrain.commands.bar import Bar
 from certtrain.commands.children import Child, threads_of
 from certtrain.errors import UserError
 from certtrain.parts import Share
+from certtrain.reporting.bar import Bar
 
 if TYPE_CHECKING:
     from certtrain.commands.stage import Job

@@ -164,7 +164,11 @@ class _Signals:
     def look(self) -> list[int]:
         """Those that came."""
         with contextlib.suppress(BlockingIOError):
-            self.received += [number for number in self._reader.recv(4096) if number in SignalFlag.SIGNALS]
+            new = self._reader.recv(4096)
+            if self._before >= 0:  # whoever asked for signals before
+                with contextlib.suppress(OSError):
+                    os.write(self._before, new)
+            self.received += [number for number in new if number in SignalFlag.SIGNALS]
         return self.received
 
     def close(self) -> None:
@@ -252,7 +256,7 @@ def follow() -> int:
     if own is not None:
         store = dist.TCPStore(place.address, place.port, place.of, is_master=False)
     try:
-        with SignalFlag() as flag, joined(place, device, store):
+        with SignalFlag(quiet=True) as flag, joined(place, device, store):
             orders: list[Any] = [None]
             dist.broadcast_object_list(orders)
             if orders[0] is None:

@@ -33,11 +33,18 @@ class Session:
         state: `new`, `resume` or `complete`, as `RunDirectory.open` found it.
         config: resolved.
         report: of a study's trial: told of each validation after the ramp's end, and may stop the training.
+        shown: the configuration that was shown last, if any: of this one what differs is shown, and it is in its place.
     """
 
     def __init__(
-        self, directory: RunDirectory, state: State, config: dict[str, Any], report: Report | None = None
+        self,
+        directory: RunDirectory,
+        state: State,
+        config: dict[str, Any],
+        report: Report | None = None,
+        shown: list[dict[str, Any]] | None = None,
     ) -> None:
+        self.shown = [] if shown is None else shown
         self.directory, self.state, self.config, self.report = directory, state, config, report
         previous = directory.read_result() or {}
         self.test = previous.get("test")
@@ -61,7 +68,7 @@ class Session:
                 diverged.
             Pruned: the report said to stop.
         """
-        from certtrain.reporting.tables import config_tree, result_tables
+        from certtrain.reporting.tables import config_difference, config_tree, result_tables
 
         console = terminal.console()
         if environment.torchrun() is not None and (self.state == "complete" or self.trained):
@@ -73,7 +80,8 @@ class Session:
             if self.test:
                 console.print(result_tables(self.test))
             return self._status()
-        console.print(config_tree(self.config))
+        console.print(config_difference(self.shown[-1], self.config) if self.shown else config_tree(self.config))
+        self.shown[:] = [self.config]
         self._record(status="interrupted")  # until it is complete
         if self.state == "resume":
             print_line(console, f"going on with {self.directory.path}")
@@ -102,7 +110,7 @@ class Session:
         except Pruned as pruned:
             self._record(status="interrupted", reason=str(pruned))
             raise
-        except Exception:  # whatever it is, no weights were saved: the mended command may have the name
+        except Exception:  # whatever it is, a user's class may raise anything: the mended command may have the name
             self._withdraw()
             raise
         return self._status()
@@ -167,6 +175,7 @@ class Session:
         from certtrain.commands.received import targets_of
         from certtrain.commands.several import helpers
         from certtrain.commands.stage import Job, certify_stage
+        from certtrain.work import watched
 
         trust = targets_of(self.config)  # what this session itself was asked to build
         loaded = replace(load_run(self.directory.path, trust=trust), run=self.directory)  # which holds the lock
@@ -174,7 +183,8 @@ class Session:
         if processes > 1:  # they read it as the certify command's
             config = {**config, "run": str(self.directory.path), "checkpoint": None, "name": None, "trust": trust}
         job = Job(loaded, build_data(self.config), config, console, flag)
-        return certify_stage(job, helpers(job, processes))
+        with watched(flag.raise_if_set):
+            return certify_stage(job, helpers(job, processes))
 
     def _set_aside(self) -> None:
         """Certificates of a checkpoint are no evidence of the next one: they move to `certificates/superseded_N`."""

@@ -73,10 +73,10 @@ def helpers(job: Job, processes: int) -> Callable[[Stage, int], None] | None:
 
 
 def _certify_shard(job: Job, shard: Share, processes: int) -> dict[str, Any]:
-    from certtrain.commands.bar import Bar
     from certtrain.commands.processes import certify_in_processes
     from certtrain.commands.shares import certify_place
     from certtrain.commands.stage import certify_stage, prepare_stage
+    from certtrain.reporting.bar import Bar
 
     run, console = job.loaded.run, job.console
     run.lock(shard=f"{shard.number}-of-{shard.of}")

@@ -27,6 +27,7 @@ from certtrain.commands.stage import Stage, log_rows, prepare_stage
 from certtrain.errors import UserError
 from certtrain.files import explained
 from certtrain.parts import Place, Share
+from certtrain.work import watched
 
 ORPHAN_SECONDS = 600.0  # to end the batch that it is at, once who started it was killed; the run is locked until then
 
@@ -50,7 +51,7 @@ def main() -> int:
     environment.remember_command(order["command"])
     place = Place(*(Share.parse(order["place"][key]) for key in ("shard", "process")))
     try:
-        with SignalFlag() as flag:
+        with SignalFlag(quiet=True) as flag, watched(flag.raise_if_set):
             threading.Thread(target=_stop_when_told, args=(flag, parent), daemon=True).start()
             stage = load_stage(order["config"], place.process.number - 1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,18 +18,20 @@ from certtrain.card_check import disagreement
 from certtrain.certificates import CertificateLog, Certificates, read_card
 from certtrain.certification import Examples, accelerator, begin, certify_examples, choose_indices
 from certtrain.certifiers.base import Certifier
-from certtrain.commands.bar import Bar
 from certtrain.commands.build import build_certifiers, build_scales
 from certtrain.commands.card import claim, engine, stages, trained_with_warnings, training_recipe, where_and_how
 from certtrain.commands.checks import before_certifying, chance_level
 from certtrain.commands.loading import LoadedRun
+from certtrain.commands.network import normalisation_note
 from certtrain.commands.standing_check import standing_check
+from certtrain.config import check_units
 from certtrain.data import DataModule
 from certtrain.errors import UserError, command_line, nearest
 from certtrain.falsification import FalsifyOptions
 from certtrain.models.contract import InputContract
 from certtrain.models.two_logits import READ_AS, reads_one_logit
 from certtrain.parts import Place
+from certtrain.reporting.bar import Bar
 from certtrain.reporting.plots import certified_accuracy_plot
 from certtrain.reporting.tables import result_tables
 from certtrain.reporting.terminal import print_line
@@ -107,6 +110,7 @@ def prepare_stage(loaded: LoadedRun, data: DataModule, config: dict[str, Any], n
         UserError: the data does not fit the network's contract; an unknown split; settings that certify nothing.
     """
     loaded.contract.check_same(InputContract.of(data), that=f"data={data.name}")
+    check_units(config, math.prod(loaded.contract.shape))
     examples = chosen_examples(data, config)
     device = accelerator(loaded.config["trainer"]["accelerator"], number)
     network = loaded.network.to(device)
@@ -119,6 +123,7 @@ def prepare_stage(loaded: LoadedRun, data: DataModule, config: dict[str, Any], n
     if "source" in loaded.config:
         warnings += chance_level(network, examples, loaded.contract.num_classes, device)
     rule = str(config.get("indices", "all"))
+    normalisation = normalisation_note(network, loaded.config["model"])
     card = {
         "run": loaded.run.name,
         "warnings": warnings,
@@ -128,7 +133,8 @@ def prepare_stage(loaded: LoadedRun, data: DataModule, config: dict[str, Any], n
         "indices": rule,
         "input_contract": loaded.contract.to_dict(),
         **({"logits": READ_AS} if reads_one_logit(network) else {}),
-        "training": training_recipe(loaded.config),
+        **({} if normalisation is None else {"normalisation": normalisation}),
+        "training": {**training_recipe(loaded.config), **({} if loaded.init is None else {"init": loaded.init})},
         **({} if scales is None else {"scales_asked": read_request(config["scales"])}),
         **where_and_how(),
         "device": str(device),
@@ -166,14 +172,7 @@ def certify_stage(job: Job, helpers: Callable[[Stage, int], None] | None = None)
     for name in stage.certifiers:
         certifier, log, card = stage.begin(name)
         with Bar(console, f"certify {name}", len(examples.indices)) as bar:
-            counts = {"certified": 0, "rows": 0}
-
-            def advance(done: int, new: Certificates | None, bar: Bar = bar, c: dict[str, int] = counts) -> None:
-                if new is not None:
-                    c["certified"] += int((new.correct & (new.radius > 0)).sum())
-                    c["rows"] += len(new.radius)
-                bar.update(done, f"certified {c['certified'] / c['rows']:.1%}" if c["rows"] else "")
-
+            shown = _Shown(bar)
             entry, certificates = certify_examples(
                 stage.network,
                 certifier,
@@ -182,7 +181,8 @@ def certify_stage(job: Job, helpers: Callable[[Stage, int], None] | None = None)
                 card,
                 batch_size=log_rows(certifier),
                 device=device,
-                progress=advance,
+                progress=shown.rows,
+                told=shown.within,
                 stop=flag.raise_if_set,
             )
         entry = standing_check(
@@ -206,14 +206,36 @@ def certify_stage(job: Job, helpers: Callable[[Stage, int], None] | None = None)
     console.print(result_tables(found))
     # The figure of the run shows all that is known of the whole test set; other splits and subsets get their own.
     figure = loaded.run.path / f"certified_accuracy_{examples.split}_{Path(rule).stem}.png"
-    shown = found
+    drawn = found
     if examples.split == "test" and rule == "all":
-        figure, shown = loaded.run.figure, {**_earlier(loaded.run, stage.card, examples.sha256, radii), **found}
-    certified_accuracy_plot(shown, figure, radii=radii)
+        figure, drawn = loaded.run.figure, {**_earlier(loaded.run, stage.card, examples.sha256, radii), **found}
+    certified_accuracy_plot(drawn, figure, radii=radii)
     print_line(console, f"figure: {figure}")
     print_line(console, f"run directory: {loaded.run.path}")
     print_line(console, "next: " + command_line("certtrain", "report", loaded.run.path))
     return found
+
+
+class _Shown:
+    """What a bar shows of certifying: rows, the share of the batch that is at work, and how much is certified."""
+
+    def __init__(self, bar: Bar) -> None:
+        self.bar, self.certified, self.count, self.doing = bar, 0, 0, ""
+
+    def rows(self, done: int, new: Certificates | None) -> None:
+        """Rows that are in the log."""
+        if new is not None:
+            self.certified += int((new.correct & (new.radius > 0)).sum())
+            self.count += len(new.radius)
+        self.bar.update(done, self._so_far())
+
+    def within(self, done: float, doing: str) -> None:
+        """How far the batch is that is at work, in rows of all."""
+        self.doing = doing or self.doing
+        self.bar.often(done, "; ".join(filter(None, (self.doing, self._so_far()))))
+
+    def _so_far(self) -> str:
+        return f"certified {self.certified / self.count:.1%} so far" if self.count else ""
 
 
 def _remaining(stage: Stage, name: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ from torch import nn
 from certtrain.certificates import Certificates, read_card, write_card
 from certtrain.certification import Examples
 from certtrain.certifiers.base import Certifier, Falsifier
-from certtrain.commands.bar import Bar
 from certtrain.data.batch import Batch
 from certtrain.falsification import Falsification, FalsifyOptions, choose_certified, write_counterexamples
 from certtrain.files import plain
+from certtrain.reporting.bar import Bar
 from certtrain.reporting.terminal import print_line
+from certtrain.work import watched
 
 FALSIFIED_STATUS = 1  # exit status of a command whose certificates were refuted
 
@@ -62,8 +64,14 @@ def standing_check(
     asked = {"examples": options.examples, "steps": options.steps}
     settled = before is not None and (before["failed"] or before["asked"] == asked)
     if options.examples and not settled and isinstance(certifier, Falsifier):
+        begun = time.perf_counter()
         found = _attack(network, certifier, examples, certificates, log, options, console, device, stop)
-        record = {**found.summary(), "asked": asked}
+        record = {**found.summary(), "asked": asked, "seconds": time.perf_counter() - begun}
+        if found.attacked:
+            fell = f"{len(found.hits)} fell" if found.hits else "none fell"
+            print_line(
+                console, f"attacked {found.attacked} certificates of {log.stem} for {record['seconds']:.1f} s: {fell}"
+            )
         if files := write_counterexamples(log.with_suffix(".counterexamples"), found):
             record["files"] = [path.name for path in files]
     entry = {**entry, "falsification": record}
@@ -96,7 +104,8 @@ def _attack(
             bar.update(attacked)
             stop()
 
-        return certifier.falsify(network, batch, chosen, steps=options.steps, progress=progress)
+        with watched(stop, lambda share, doing: bar.often(share * len(rows), doing)):
+            return certifier.falsify(network, batch, chosen, steps=options.steps, progress=progress)
 
 
 def _say(console: Console, log: Path, record: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from certtrain import environment
-from certtrain.commands.compose import given_values, is_multirun, quoted
+from certtrain.commands.compose import choices_by_name, given_values, is_multirun, quoted
 from certtrain.commands.inherited import kept_overrides, typed_trust
 from certtrain.commands.naming import run_name
 from certtrain.commands.received import KINDS, check_received, trusted
@@ -24,6 +24,7 @@ from certtrain.session_keys import EXTENDS, MAY_DIFFER
 if TYPE_CHECKING:
     from certtrain.callbacks.pruning import Report
 
+SHOWN: list[dict[str, Any]] = []  # the configuration that this command showed last, of several runs
 # Overrides that say how runs are made, not what a run is.
 NOT_OF_A_RUN = ("resume=", "name=", "seeds=", "trust=", "sweep=", "sweep.", "sweep/", "hydra/", "hydra.")
 
@@ -35,6 +36,7 @@ def prepare(arguments: list[str]) -> list[str]:
         UserError: there is no such run, or it was trained elsewhere; seeds= beside what it cannot go with; several runs
             under torchrun.
     """
+    SHOWN.clear()
     given = given_values(arguments)
     several = given.get("seeds", "null") != "null" or is_multirun(arguments)
     if several and environment.torchrun() is not None:
@@ -57,7 +59,7 @@ def prepare(arguments: list[str]) -> list[str]:
             where=f"resume={run.name}",
             fix=command_line("certtrain", "certify", f"run={run.path}"),
         )
-    mine = {argument.split("=", 1)[0] for argument in arguments}
+    mine = {argument.split("=", 1)[0].lstrip("+~") for argument in arguments}
     if given.get("name", run.name) != run.name:
         raise UserError(
             f"resume={run.name} goes on with that run, and name={given['name']} is another one",
@@ -85,7 +87,13 @@ def resolve(config: Any, hydra: Any) -> tuple[dict[str, Any], list[str]]:
         resolved.pop(key, None)
     resolved["resume"] = None  # of a session, not of the run
     choices = {k: v for k, v in hydra.runtime.choices.items() if not k.startswith(("hydra/", "sweep"))}
-    resolved["choices"] = choices
+    resolved["choices"] = choices = choices_by_name(choices, resolved)
+    if choices.get("certifier") is None:
+        raise UserError(
+            f"method={choices['method']} chooses no certifier",
+            where=f"conf/method/{choices['method']}.yaml",
+            fix="+certifier=bounds (or smoothing), or in its defaults list: /certifier@_global_.certifier: bounds",
+        )
     overrides = [o for o in hydra.overrides.task if not o.lstrip("+~").startswith(NOT_OF_A_RUN)]
     if resolved["name"] is None:
         resolved["name"] = run_name(choices, resolved["seed"], overrides, swept_keys(environment.typed_words()))
@@ -149,7 +157,7 @@ def run_one(resolved: dict[str, Any], overrides: list[str], report: Report | Non
     _refuse_fewer_epochs(RunDirectory(path), resolved["epochs"])
     directory, state = RunDirectory.open(path, resolved, overrides, may_differ=MAY_DIFFER, extends=EXTENDS)
     with directory:
-        return Session(directory, state, resolved, report).run()
+        return Session(directory, state, resolved, report, SHOWN).run()
 
 
 def summarise(records: list[dict[str, Any]]) -> None:

@@ -4,6 +4,7 @@ from certtrain.data.augment import Augment
 from certtrain.data.batch import Batch
 from certtrain.data.cifar import CIFAR10
 from certtrain.data.csv_table import CSVTable
+from certtrain.data.datasets import FromDatasets
 from certtrain.data.image_folder import ImageFolder
 from certtrain.data.loader import SequentialLoader, TensorLoader
 from certtrain.data.mnist import MNIST, FashionMNIST
@@ -21,6 +22,7 @@ __all__ = [
     "DataModule",
     "Digits",
     "FashionMNIST",
+    "FromDatasets",
     "ImageFolder",
     "SequentialLoader",
     "Split",

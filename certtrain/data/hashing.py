@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from certtrain.data.split import Inputs
+from certtrain.work import pause
 
 PIECE = 256  # inputs made at once
 
@@ -29,6 +30,7 @@ def inputs_sha256(x: Inputs, y: Tensor, indices: Tensor) -> str:
         name = str(values.dtype).removeprefix("torch.")
         found.update(f"{name} {len(indices)} {' '.join(map(str, values.shape[1:]))}\n".encode())
         for part in indices.split(PIECE):
+            pause()
             array = _at(values, part)
             found.update(array.astype(array.dtype.newbyteorder("<"), order="C", copy=False).data)
     return found.hexdigest()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 
 from certtrain.data.augment import Augment
 from certtrain.data.batch import Batch
@@ -60,7 +61,7 @@ class TensorLoader:
                 where="data.batch_size",
                 fix="a smaller data.batch_size, or data.drop_last=false",
             )
-        smallest = batch_size if drop_last else len(split) - (self.batches - 1) * batch_size
+        self.smallest = smallest = batch_size if drop_last else len(split) - (self.batches - 1) * batch_size
         if smallest < world_size:
             raise UserError(
                 f"{world_size} processes cannot share a batch of {smallest} training example(s)"
@@ -97,6 +98,18 @@ class TensorLoader:
         self._begin()
         index = self._order[start : start + self.batch_size][self.rank :: self.world_size]
         return Batch(self._images(index), self.split.y[index], index)
+
+    def one(self) -> Tensor:
+        """(1, ...) an input."""
+        return self.split.x[torch.arange(1, device=self.split.y.device)]
+
+    def refuse_classes_beyond(self, classes: int) -> None:
+        """Refuse labels for which a network of so many logits has none.
+
+        Raises:
+            UserError: there is one.
+        """
+        refuse_classes_beyond(self.split.y, classes)
 
     def limit(self, batches: int) -> None:
         """End each epoch after so many batches at most; `len` stays that of the whole epoch."""
@@ -175,6 +188,20 @@ class SequentialLoader:
     def __iter__(self) -> Iterator[Batch]:
         for index in self.index.split(self.batch_size) if len(self.index) else ():
             yield Batch(self.split.x[index], self.split.y[index], index)
+
+
+def refuse_classes_beyond(y: Tensor, classes: int) -> None:
+    """Refuse labels for which a network of so many logits has none.
+
+    Raises:
+        UserError: there is one.
+    """
+    if len(y) and int(y.max()) >= classes:
+        raise UserError(
+            f"there is a label {int(y.max())}, and the network has {classes} logits, for classes 0 to {classes - 1}",
+            where="data",
+            fix="a network with a logit for each class, or classes numbered from 0",
+        )
 
 
 def batch_count(n: int, batch_size: int, drop_last: bool = False) -> int:

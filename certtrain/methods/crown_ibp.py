@@ -14,7 +14,7 @@ from certtrain.methods.ibp import IBP, Init, Phase
 from certtrain.methods.losses import proved_share, robust_cross_entropy
 from certtrain.methods.regularisers import ShiRegulariser
 from certtrain.scales import Scales
-from certtrain.schedules import Ramp, Weight
+from certtrain.schedules import Ramp, Weight, as_weight
 from certtrain.threat import Norm, ThreatModel
 
 KAPPA, BETA = Weight(1.0, 0.5, "eps"), Weight(1.0, 0.0, "eps")
@@ -55,7 +55,7 @@ class CrownIBP(IBP):
         kappa: Weight = KAPPA,
         beta: Weight = BETA,
         l1: float = 0.0,
-        regulariser: ShiRegulariser | None = None,
+        regulariser: ShiRegulariser | float | None = None,
         init: Init = "default",
         lower: float | None = 0.0,
         upper: float | None = 1.0,
@@ -63,7 +63,7 @@ class CrownIBP(IBP):
         scales: Scales | None = None,
     ) -> None:
         super().__init__(train_eps, ramp, norm, kappa, l1, regulariser, init, lower, upper, scales)
-        self.beta, self.loss_fusion = beta, loss_fusion
+        self.beta, self.loss_fusion = as_weight(beta, "method.beta"), loss_fusion
 
     def scheduled(self, step: int) -> dict[str, float]:
         """eps, kappa, beta, and the regulariser's weight when there is one."""

@@ -20,7 +20,7 @@ from certtrain.methods.regularisers import MIN_EPS, ShiRegulariser, normalised_r
 from certtrain.methods.standard import natural_objective
 from certtrain.methods.statistics import unstable_share
 from certtrain.scales import Scales
-from certtrain.schedules import Ramp, Weight
+from certtrain.schedules import Ramp, Weight, as_weight
 from certtrain.threat import Norm, ThreatModel, parse_radius
 
 Init = Literal["default", "ibp"]
@@ -59,7 +59,7 @@ class IBP(Method):
         norm: `linf` or `l2`.
         kappa: weight of the clean loss. Gowal et al.: from 1 to 0.5 by step; Shi et al.: 0 throughout.
         l1: weight of the sum of |w| over linear and convolution weights.
-        regulariser: those of Shi et al., for l-inf only.
+        regulariser: those of Shi et al., for l-inf only; a number is their weight lambda, 0 for none.
         init: `default` keeps the network's weights, `ibp` draws those of Shi et al.
         lower: smallest admissible input value; None for no limit.
         upper: largest admissible input value; None for no limit.
@@ -78,7 +78,7 @@ class IBP(Method):
         norm: Norm = "linf",
         kappa: Weight = KAPPA,
         l1: float = 0.0,
-        regulariser: ShiRegulariser | None = None,
+        regulariser: ShiRegulariser | float | None = None,
         init: Init = "default",
         lower: float | None = 0.0,
         upper: float | None = 1.0,
@@ -86,6 +86,9 @@ class IBP(Method):
     ) -> None:
         if init not in get_args(Init):
             raise UserError(f"unknown init {init!r}", where="method.init", fix=nearest(str(init), get_args(Init)))
+        if not isinstance(regulariser, ShiRegulariser):
+            regulariser = ShiRegulariser(weight=regulariser) if regulariser else None
+        self.kappa = as_weight(kappa, "method.kappa")
         if regulariser is not None and norm != "linf":
             raise UserError(
                 f"the regularisers of Shi et al. are defined for boxes, not for {norm}",
@@ -94,7 +97,7 @@ class IBP(Method):
             )
         self.train_eps = float(parse_radius(train_eps, where="train_eps"))
         self.threat = ThreatModel(norm=norm, eps=self.train_eps, lower=lower, upper=upper, scales=scales)
-        self.ramp, self.kappa, self.regulariser, self.init = ramp, kappa, regulariser, init
+        self.ramp, self.regulariser, self.init = ramp, regulariser, init
         self.l1 = non_negative(l1, "method.l1")
 
     def eps(self, step: int) -> float:

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from certtrain.bounds.base import BoundEngine
+from certtrain.bounds.batchnorm import refuse_batch_of_one
 from certtrain.collective import gather, global_sum, processes, rank
 from certtrain.data.batch import Batch
 from certtrain.methods.base import KeyedNoise, Method
@@ -66,6 +67,11 @@ class CertifiedTraining(L.LightningModule):
     def forward(self, x: Tensor) -> Tensor:
         """(B, K) logits of inputs in [0, 1]."""
         return self.network(x)
+
+    def on_train_start(self) -> None:
+        loader: Any = self.trainer.train_dataloader
+        if getattr(loader, "smallest", None) == 1:
+            refuse_batch_of_one(self.network, loader.one().to(self.device))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The method's loss at the current optimiser step; its parts stay on the device in `self.parts`.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from certtrain.errors import UserError
 from certtrain.features import Feature, features_from_list, features_to_list
 from certtrain.invariance import count_logits
-from certtrain.models.normalize import Normalize
+from certtrain.models.normalize import Normalize, normalises_by, normalising_layer
 from certtrain.models.two_logits import TwoLogits
 
 
@@ -56,6 +56,11 @@ class InputContract:
         for name in ("mean", "std"):
             values = tuple(float(value) for value in getattr(self, name))
             object.__setattr__(self, name, values * self.shape[0] if len(values) == 1 else values)
+
+    @property
+    def normalised(self) -> bool:
+        """Whether mean and std change anything."""
+        return any(self.mean) or any(value != 1 for value in self.std)
 
     @classmethod
     def of(cls, data: _Data) -> InputContract:
@@ -153,24 +158,36 @@ class InputContract:
                     raise _mismatch("a feature scaled from name, minimum, maximum =", this, mine, that, theirs)
 
     def check_network(self, network: nn.Module, *, this: str = "the checkpoint", that: str = "the network") -> None:
-        """Refuse a network whose first `Normalize` layer is another one than the contract's.
+        """Refuse a network whose normalisation is another one than the contract's.
+
+        A normalising layer of another program may stand where the contract states none: then it is part of the network.
 
         Raises:
-            UserError: no such layer, or another mean or std in float32; names both sides.
+            UserError: no normalisation where one is stated, or another mean or std in float32; names both sides.
         """
-        layer = next((module for module in network.modules() if isinstance(module, Normalize)), None)
+        layer = normalising_layer(network)
+        if not self.normalised and not isinstance(layer, Normalize):
+            return
         if layer is None:
-            raise UserError(f"{that} has no Normalize layer, {this} states one", where="model")
-        for name in ("mean", "std"):
-            mine, theirs = getattr(self, name), getattr(layer, name).flatten().tolist()
+            raise UserError(
+                f"{that} has no normalisation, {this} states mean {list(self.mean)}, std {list(self.std)}",
+                where="model",
+                fix="data.mean=[0] data.std=[1], or certtrain.models.Normalize as its first layer",
+            )
+        found = normalises_by(layer)
+        assert found is not None
+        for name, theirs in zip(("mean", "std"), found):
+            mine = getattr(self, name)
+            theirs = theirs * len(mine) if len(theirs) == 1 else theirs
             if torch.tensor(mine).tolist() != torch.tensor(theirs).tolist():
-                raise _mismatch(f"normalisation by {name}", this, mine, that, theirs)
+                fix = f"data.mean={found[0]} data.std={found[1]}, if that is how it was trained"
+                raise _mismatch(f"normalisation by {name}", this, mine, that, theirs, fix)
 
 
-def _mismatch(what: str, this: str, mine: object, that: str, theirs: object) -> UserError:
+def _mismatch(what: str, this: str, mine: object, that: str, theirs: object, fix: str | None = None) -> UserError:
     mine, theirs = (list(side) if isinstance(side, Sequence) else side for side in (mine, theirs))
     return UserError(
         f"{this} has {what} {mine}, but {that} has {theirs}",
         where="data, model",
-        fix="use the data set, model and normalisation that the network was trained with",
+        fix=fix or "use the data set, model and normalisation that the network was trained with",
     )

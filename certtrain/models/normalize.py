@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from certtrain.errors import UserError
+
+# Under which names the normalising layers of other programs keep their numbers: torchvision's; Cohen et al.'s.
+NUMBERS = (("mean", "std"), ("means", "sds"))
 
 
 class Normalize(nn.Module):
@@ -59,6 +63,30 @@ class Normalize(nn.Module):
     def extra_repr(self) -> str:
         """The numbers as they are applied."""
         return f"mean={_short(self.mean)}, std={_short(self.std)}"
+
+
+def normalising_layer(network: nn.Module) -> nn.Module | None:
+    """The first layer that normalises inputs: our `Normalize`, or one that is named so and holds mean and std."""
+    for module in network.modules():
+        if isinstance(module, Normalize) or ("norm" in type(module).__name__.lower() and normalises_by(module)):
+            return module
+    return None
+
+
+def normalises_by(layer: nn.Module) -> tuple[list[float], list[float]] | None:
+    """Mean and standard deviation of a normalising layer, per channel; None where it does not keep them."""
+    for names in NUMBERS:
+        found = [getattr(layer, name, None) for name in names]
+        if all(isinstance(value, (Tensor, list, tuple, float)) for value in found):
+            mean, std = (_flat(value) for value in found)
+            return mean, std
+    return None
+
+
+def _flat(value: Any) -> list[float]:
+    if isinstance(value, Tensor):
+        return [float(number) for number in value.flatten().tolist()]
+    return [float(number) for number in ([value] if isinstance(value, float) else value)]
 
 
 def _short(values: Tensor) -> str:

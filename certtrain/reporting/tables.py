@@ -153,7 +153,7 @@ def config_tree(config: Mapping[str, Any]) -> Tree:
     tree = Tree(Text("configuration", style="bold"), guide_style="dim")
     scalars = {key: value for key, value in config.items() if not isinstance(value, Mapping)}
     tree.add(_line("", scalars))
-    for key, value in config.items():
+    for key, value in _shown(config).items():
         if not isinstance(value, Mapping) or not value:
             continue
         parts = {name: part for name, part in value.items() if isinstance(part, Mapping) and "_target_" in part}
@@ -164,6 +164,26 @@ def config_tree(config: Mapping[str, Any]) -> Tree:
         for name, part in parts.items():
             branch.add(_line(name, part))
     return tree
+
+
+def config_difference(before: Mapping[str, Any], config: Mapping[str, Any]) -> Text:
+    """What a composed configuration has that another one, shown before, has not: in a line."""
+    old, new = dict(_flat(_shown(before))), dict(_flat(_shown(config)))
+    changed = {key: value for key, value in new.items() if key not in old or old[key] != value}
+    changed |= {key: None for key, value in old.items() if key not in new and value is not None}
+    text = Text("configuration", style="bold")
+    text.append(" as before, but  " if changed else " as before", style="default not bold")
+    return text.append_text(_line("", {key: "null" if value is None else value for key, value in changed.items()}))
+
+
+def _shown(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what says nothing: the recipe's own length beside epochs, unless lengths are stretched from it."""
+    schedule = config.get("schedule")
+    if not isinstance(schedule, Mapping) or "epochs" not in schedule:
+        return dict(config)
+    lengths = {key: value for key, value in schedule.items() if key not in ("epochs", "scale")}
+    recipe = {"lengths": f"of a recipe of {schedule['epochs']} epochs, for {config['epochs']}"}
+    return {**config, "schedule": {**(recipe if schedule.get("scale") else {}), **lengths}}
 
 
 def _line(name: str, values: Mapping[str, Any]) -> Text:

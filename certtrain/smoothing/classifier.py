@@ -23,6 +23,7 @@ from certtrain.smoothing.staged import (
     check_streams,
 )
 from certtrain.smoothing.votes import Precision, Votes, check_precision, count_votes
+from certtrain.work import part
 
 CHECKED = EXAMPLES // 2  # inputs that are checked without noise and with it
 
@@ -155,8 +156,10 @@ class SmoothedClassifier:
         check_draw_counts(n0, n, alpha)
         check_streams(purposes)
         self.check(x)
-        selection = self.votes(x, index, range(n0), seed=seed, purpose=purposes[0], split=split)
-        estimation = self.votes(x, index, range(n), seed=seed, purpose=purposes[1], split=split)
+        with part(0, n0 / (n0 + n)):
+            selection = self.votes(x, index, range(n0), seed=seed, purpose=purposes[0], split=split)
+        with part(n0 / (n0 + n), 1):
+            estimation = self.votes(x, index, range(n), seed=seed, purpose=purposes[1], split=split)
         top = selection.counts.cpu().numpy().argmax(axis=1)
         counts = estimation.counts.cpu().numpy()
         invalid = (selection.invalid | estimation.invalid).cpu().numpy()

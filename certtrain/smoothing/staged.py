@@ -12,6 +12,7 @@ from torch import Tensor
 from certtrain.errors import UserError
 from certtrain.smoothing.anytime import Decisions, StageSchedule
 from certtrain.smoothing.noise import Purpose, Split
+from certtrain.work import part
 
 if TYPE_CHECKING:
     from certtrain.smoothing.classifier import SmoothedClassifier
@@ -61,7 +62,8 @@ def certify_targets(
     check_streams(purposes)
     if schedule.sigma != classifier.sigma:
         raise ValueError(f"a schedule for sigma {schedule.sigma}, the classifier has {classifier.sigma}")
-    selection = classifier.votes(x, index, range(n0), seed=seed, purpose=purposes[0], split=split)
+    with part(0, 0):
+        selection = classifier.votes(x, index, range(n0), seed=seed, purpose=purposes[0], split=split)
     top = selection.counts.cpu().numpy().argmax(axis=1)
     invalid = selection.invalid.cpu().numpy().copy()
     decisions, examples = Decisions(schedule, len(x)), np.arange(len(x))
@@ -75,10 +77,11 @@ def certify_targets(
         if not len(rows):
             break
         chosen = torch.as_tensor(rows, device=x.device)
-        votes = classifier.votes(
-            *(x[chosen], index[chosen.to(index.device)], range(before, total)),
-            **{"seed": seed, "purpose": purposes[1], "split": split},
-        )
+        with part(before / schedule.draws[-1], total / schedule.draws[-1]):
+            votes = classifier.votes(
+                *(x[chosen], index[chosen.to(index.device)], range(before, total)),
+                **{"seed": seed, "purpose": purposes[1], "split": split},
+            )
         before = total
         counts[rows] += votes.counts.cpu().numpy()
         draws[rows], near_ties[rows] = total, near_ties[rows] + votes.near_ties.cpu().numpy()

@@ -13,6 +13,7 @@ from certtrain.errors import UserError, nearest
 from certtrain.evaluation import frozen
 from certtrain.invariance import check_repeated, some_of
 from certtrain.smoothing.noise import Purpose, Split, check_draws, noise_rows
+from certtrain.work import tell
 
 Precision = Literal["float32", "bfloat16", "float16"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
@@ -86,6 +87,7 @@ def count_votes(
     compared: tuple[Tensor, Tensor] | None = None  # some inputs of the first batch, and their logits
     with frozen(network), _arithmetic(x.device, precision):
         for start in range(0, batch * count, batch_size):
+            tell(start / (batch * count))
             rows = torch.arange(start, min(start + batch_size, batch * count), device=x.device)
             example = rows // count
             noise = noise_rows(seed, purpose, split, index[example], draw[rows % count], x.shape[1:], sigma)

@@ -10,7 +10,7 @@ from rich.console import Console
 from certtrain.callbacks.guard import FiniteGuard
 from certtrain.callbacks.progress import TrainingProgress
 
-PATTERN = r"eps 0\.05 +kappa 0\.5 +beta 0 +loss \d+\.\d{3} +clean \d+\.\d% +certified@0\.02 \d+\.\d%"
+PATTERN = r"eps 0\.05 +kappa 0\.5 +beta 0 +loss \d+\.\d{3} +clean \d+\.\d% +certified@0\.02 \(ibp\) \d+\.\d%"
 
 
 def console(terminal: bool) -> Console:
@@ -28,8 +28,8 @@ def test_shows_what_matters(digits, make_module, make_trainer, make_validation, 
     assert found, shown
     assert "certified@0.3" not in shown
     assert "3/3" in shown
-    assert f"certified@0.02 {validation.summary['certified']['0.02']:.1%}" in shown
-    assert progress._progress is None
+    assert f"certified@0.02 (ibp) {validation.summary['certified']['0.02']:.1%}" in shown
+    assert progress._bar is None
 
 
 def test_prints_about_ten_lines_where_there_is_no_terminal(digits, make_module, make_trainer):
@@ -48,5 +48,5 @@ def test_an_error_stops_the_bar(digits, make_module, make_trainer):
     progress = TrainingProgress(screen, None)
     with pytest.raises(Exception, match="NaN"):
         make_trainer(progress, FiniteGuard(1)).fit(module, datamodule=digits)
-    assert progress._progress is None
+    assert progress._bar is None
     assert screen.file.getvalue().endswith("\x1b[?25h") or "\x1b[?25h" in screen.file.getvalue()  # the cursor is back

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -77,3 +79,41 @@ def test_training_stops_at_the_next_step_with_a_checkpoint(
         run.fit(module, datamodule=digits)
     assert run.global_step == stopped_after
     assert checkpoints.last.exists()
+
+
+def test_the_first_signal_is_answered_in_words_once(capsys):
+    with SignalFlag():
+        send(signal.SIGTERM)
+        send(signal.SIGTERM)
+    assert capsys.readouterr().err == "SIGTERM: stopping; what is done is kept (Ctrl-C again: at once)\n"
+    with SignalFlag(quiet=True):
+        send(signal.SIGINT)
+    assert capsys.readouterr().err == ""
+
+
+def test_the_answer_does_not_wait_for_the_call_that_the_main_thread_is_in():
+    """As a long call into a library: Python's own handlers, and so the flag, wait for its end."""
+    code = (
+        "import ctypes, os, signal, sys, threading\n"
+        "from certtrain.callbacks.signals import SignalFlag\n"
+        "read, write = os.pipe(); kept = os.dup(2); os.dup2(write, 2)\n"
+        "with SignalFlag() as flag:\n"
+        "    threading.Thread(target=lambda: os.kill(os.getpid(), signal.SIGTERM)).start()\n"
+        "    held = ctypes.create_string_buffer(200)\n"
+        "    call = ctypes.CDLL(None).read\n"  # without the GIL, until the answer is there; restarted after a signal
+        "    count = 0\n"
+        "    while count <= 0:\n"
+        "        count = call(read, held, 200)\n"
+        "os.dup2(kept, 2)\n"
+        "print(held.value.decode(), flag.number)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.stdout.startswith("SIGTERM: stopping"), done.stderr
+
+
+def test_the_wakeup_descriptor_of_somebody_else_comes_back():
+    before = signal.set_wakeup_fd(-1)
+    signal.set_wakeup_fd(before)
+    with SignalFlag():
+        assert signal.set_wakeup_fd(-1) != before
+    assert signal.set_wakeup_fd(before) == before

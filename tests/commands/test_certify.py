@@ -139,7 +139,7 @@ def test_the_same_call_again_adds_nothing(runs, snapshot, few_attacks):
         (["run=noise", "seed=1"], "seed"),
         (["run=noise", "radii=[0.1]"], "radii"),
         (["run=bounds", "certifier=ibp"], "attack"),
-        (["run=bounds", "certifier=ibp", "certifier.ibp.attack_steps=2", "norm=l2"], "norm"),
+        (["run=bounds", "certifier=ibp", "certifier.ibp.attack_steps=2", "norm=l2", "radii=[0.02,0.05]"], "norm"),
     ],
 )
 def test_other_settings_under_the_name_of_a_log_are_refused(runs, snapshot, capsys, arguments, key):
@@ -229,7 +229,7 @@ def test_what_differs_from_the_training_is_a_warning_that_stands_in_the_card(run
     assert certify("run=bounds", *arguments, "radii=[0.02,0.2]") == 0
     assert card(runs / "bounds", "ibp_first_20")["warnings"] == ["trained for eps 0.05, certified up to 0.2"]
     assert card(runs / "bounds", "crown")["warnings"] == []
-    assert certify("run=bounds", *arguments, "norm=l2", "name=round") == 0
+    assert certify("run=bounds", *arguments, "norm=l2", "radii=[0.02,0.05]", "name=round") == 0
     assert "certified in norm l2" in str(card(runs / "bounds", "round_ibp_first_20")["warnings"])
 
 
@@ -264,3 +264,52 @@ def test_a_run_without_validation_has_no_validation_split_to_certify(in_tmp, tin
     assert cli.main(["train", *tiny, "method=standard", "epochs=1", "val_size=0", "name=run"]) == 0
     assert certify("run=run", "split=val") == 2
     assert "held out no val examples" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["run=noise", "certifier=crown"], "norm=linf radii=[...]"),
+        (["run=noise", "certifier=crown", "radii=[0.01]"], "norm=linf"),
+        (["run=noise", "certifier=crown", "norm=linf"], "radii=[...]"),
+        (["run=bounds", "certifier=smoothing"], "radii=[...]"),
+        (["run=bounds", "certifier=anytime"], "radii=[...]"),
+        (["run=bounds", "norm=l2"], "radii=[...]"),
+    ],
+)
+@pytest.mark.parametrize("command", [["certify"], ["predict", "input=digit.npy"]])
+def test_the_radii_of_a_run_are_not_read_in_another_norm(runs, snapshot, capsys, command, arguments, expected):
+    before = snapshot(runs)
+    assert cli.main([*command, *arguments]) == 2
+    shown = capsys.readouterr().err
+    assert "radii [0.02,0.05]".replace(",", ", ") in shown
+    assert expected in shown
+    assert snapshot(runs) == before
+
+
+def test_the_radii_of_a_smoothing_run_are_l2_also_where_bounds_prove_them(runs):
+    arguments = ["certifier=ibp", "certifier.ibp.attack_steps=0", "falsify.examples=0", "indices=first_5"]
+    assert certify("run=noise", *arguments, "norm=l2") == 0
+    found = card(runs / "noise", "ibp_first_5")
+    assert (found["norm"], found["radii"]) == ("l2", ["0.02", "0.05"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["run=noise", "sigma=64"], "sigma=0.251 for 64 of 255 grey levels"),
+        (["run=noise", "sigma=8/255"], "sigma=0.0313725"),
+        (["run=bounds", "radii=[8]"], "8/255"),
+        (["run=bounds", "norm=l2", "radii=[8.1]"], "the diagonal 8 of the input range"),
+        (["run=bounds", "certifier=smoothing", "sigma=0.1", "radii=[9]"], "the diagonal 8 of the input range"),
+    ],
+)
+def test_grey_levels_are_told_from_input_units(runs, capsys, arguments, expected):
+    assert certify(*arguments) == 2
+    assert expected in capsys.readouterr().err
+
+
+def test_more_selection_than_estimation_draws_are_a_warning(runs):
+    assert certify("run=noise", "n0=200", "n=100", "indices=first_5", "falsify.examples=0") == 0
+    warning = "n0 = 200 draws select the class, only n = 100 estimate its radius"
+    assert warning in card(runs / "noise", "smoothing_n100_first_5")["warnings"]

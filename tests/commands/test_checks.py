@@ -197,7 +197,9 @@ def noisy(runs, monkeypatch):
     sys.modules.pop("my_layers", None)
 
 
-@pytest.mark.parametrize("certifier", [["certifier=smoothing", "sigma=0.1"], ["certifier=ibp", "norm=linf"]])
+@pytest.mark.parametrize(
+    "certifier", [["certifier=smoothing", "sigma=0.1"], ["certifier=ibp", "norm=linf", "radii=[0.02]"]]
+)
 def test_a_stochastic_layer_is_refused_by_the_command(refused, noisy, certifier):
     refused(
         "run=noise",

@@ -139,6 +139,6 @@ def test_configuration_states_every_option_with_its_default(name):
 
 
 def test_every_configuration_has_its_data_set():
-    # An image folder, and a table, whose files a user must name.
-    assert sorted(path.stem for path in CONF.glob("*.yaml")) == sorted([*SETS, "imagenet", "csv"])
+    # An image folder, and a table, whose files a user must name; two datasets by their classes.
+    assert sorted(path.stem for path in CONF.glob("*.yaml")) == sorted([*SETS, "imagenet", "csv", "dataset"])
     assert {kind.__name__ for kind in SETS.values()} <= set(data.__all__)

@@ -241,4 +241,4 @@ def test_configuration_states_every_option_with_its_default(name):
 
 
 def test_every_configuration_has_its_builder():
-    assert sorted(path.stem for path in CONF.glob("*.yaml")) == sorted(BUILDERS)
+    assert sorted(path.stem for path in CONF.glob("*.yaml")) == sorted([*BUILDERS, "custom"])

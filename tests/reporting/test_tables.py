@@ -5,7 +5,7 @@ import re
 import pytest
 from rich.console import Console
 
-from certtrain.reporting.tables import config_tree, result_tables
+from certtrain.reporting.tables import config_difference, config_tree, result_tables
 
 
 def lines(renderable, width=100):
@@ -153,3 +153,21 @@ def test_a_classifier_that_is_no_better_than_a_guess_is_named_below_its_table():
     guess = {**entry, "guessing": "it answers class 3 for every example"}
     assert "IBP: no better than a guess: it answers class 3" in "\n".join(lines(result_tables({"ibp": guess})))
     assert "guess" not in "\n".join(lines(result_tables({"ibp": entry})))
+
+
+def test_the_tree_says_the_recipes_length_only_where_lengths_are_stretched_from_it():
+    config = {"epochs": 3, "schedule": {"epochs": 20, "scale": False, "warmup": 1, "ramp": 10}}
+    text = "\n".join(lines(config_tree(config)))
+    assert "epochs=3" in text
+    assert "epochs=20" not in text
+    assert "schedule  warmup=1  ramp=10" in text
+    config["schedule"]["scale"] = True
+    assert "lengths=of a recipe of 20 epochs, for 3  warmup=1" in "\n".join(lines(config_tree(config)))
+
+
+def test_of_a_further_run_what_differs_is_shown():
+    before = {"seed": 0, "method": {"_target_": "a.IBP", "beta": 1, "l1": 0.0}, "schedule": {"epochs": 2, "ramp": 1}}
+    now = {"seed": 1, "method": {"_target_": "a.IBP", "l1": 0.0}, "schedule": {"epochs": 3, "ramp": 1}, "epochs": 3}
+    printed = lines(config_difference({**before, "epochs": 2}, now))
+    assert printed == ["configuration as before, but  seed=1  epochs=3  method.beta=null"]
+    assert lines(config_difference(now, now)) == ["configuration as before"]

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from certtrain.errors import UserError
+from certtrain.importing.weights import fit_weights, read_weights
 from certtrain.models import mlp
-from certtrain.weights import fit_weights, read_weights
 
 
 def network(hidden=3):
@@ -53,6 +53,21 @@ FORMS = {
     "compiled": (lambda s: {"state_dict": named(s, "_orig_mod.{}".format)}, True, "_orig_mod"),
     "Lightning": (lambda s: {"state_dict": named(s, "net.{}".format)}, True, "net"),
     "float64": (lambda s: {k: v.double() for k, v in s.items()}, True, "float64"),
+    "in net": (lambda s: {"net": s, "acc": 91.2, "epoch": 3}, True, "'net'"),
+    "in state_dict_ema": (lambda s: {"state_dict_ema": s}, True, "'state_dict_ema'"),
+    "under model.net": (lambda s: {"state_dict": named(s, "model.net.{}".format)}, True, "'model.net' left out"),
+    "beside a teacher": (
+        lambda s: {"state_dict": {**named(s, "net.{}".format), "loss.weight": torch.ones(2)}},
+        True,
+        "not used: loss.weight",
+    ),
+    "in a list": (lambda s: {"state_dict": [s], "epoch": 3}, True, "read from 'state_dict.0'"),
+    "in a tuple": (lambda s: (s, {"state": {0: {"exp_avg": torch.ones(3, 4)}}}), True, "read from '0'"),
+    "the average is the same": (
+        lambda s: {"state_dict": s, "ema": {k: v.clone() for k, v in s.items()}},
+        True,
+        "state",
+    ),
     "parameters": (lambda s: {k: nn.Parameter(v) for k, v in s.items()}, True, ""),
 }
 
@@ -87,7 +102,7 @@ def test_a_module_behind_the_normalisation():
     inner = nn.Sequential()
     inner.add_module("fc", nn.Linear(4, 2))
     whole = nn.Sequential(mlp((4,), 2, [0.0], [1.0], hidden=[])[0], inner)
-    from certtrain.weights import Weights
+    from certtrain.importing.weights import Weights
 
     held, notes = fit_weights(whole, Weights({"fc.weight": torch.ones(2, 4), "fc.bias": torch.ones(2)}), "file")
     assert not held
@@ -97,7 +112,7 @@ def test_a_module_behind_the_normalisation():
 
 def test_counts_of_batches_may_be_missing():
     block = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
-    from certtrain.weights import Weights
+    from certtrain.importing.weights import Weights
 
     state = {name: value for name, value in block.state_dict().items() if "num_batches" not in name}
     assert fit_weights(block, Weights(state), "file") == (True, ())
@@ -138,7 +153,6 @@ class Evil:
         ({"epoch": 3}, "its keys are epoch"),
         ({}, "holds no state_dict"),
         ([1, 2], "holds a list"),
-        ({"a": torch.tensor([1.0, float("nan")])}, "NaN or infinite weights: a"),
         ({"state_dict": Evil()}, "weights alone"),
         (network(), "weights alone"),
     ],
@@ -148,6 +162,14 @@ def test_files_that_are_refused(tmp_path, capsys, content, words):
     with pytest.raises(UserError, match=words):
         read_weights(path)
     assert "executed" not in capsys.readouterr().out
+
+
+def test_numbers_that_are_not_finite(tmp_path, trained):
+    """Those of the network: a best loss of infinity beside it is no fault."""
+    fitted(saved(tmp_path, {"state_dict": trained.state_dict(), "best": {"loss": torch.tensor(torch.inf)}}))
+    trained.state_dict()["2.bias"][1] = torch.nan
+    with pytest.raises(UserError, match=r"NaN or infinite weights: 2\.bias"):
+        fitted(saved(tmp_path, trained.state_dict()))
 
 
 def test_no_file_and_no_checkpoint(tmp_path):
@@ -175,3 +197,53 @@ def test_safetensors(tmp_path, trained, monkeypatch):
     reader.load_file = lambda file: 1 / 0
     with pytest.raises(UserError, match="not a safetensors file"):
         read_weights(path)
+
+
+def test_a_sequential_of_other_layers_without_weights(tmp_path, trained):
+    """Linear, ReLU, Dropout, Linear: keys 0 and 3 are the layers 2 and 4 here."""
+    theirs = nn.Sequential(trained[2], nn.ReLU(), nn.Dropout(), trained[4])
+    fresh, _, notes = fitted(saved(tmp_path, theirs.state_dict()))
+    assert "layers numbered as in the model" in notes
+    assert torch.equal(fresh(torch.ones(1, 1, 2, 2)), trained(torch.ones(1, 1, 2, 2)))
+
+
+def test_a_wrapper_within(tmp_path):
+    """As DataParallel around the features alone."""
+
+    class Net(nn.Module):
+        def __init__(self, wrap):
+            super().__init__()
+            self.features = wrap(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2)))
+            self.head = nn.Linear(2, 2)
+
+    theirs, mine = Net(nn.DataParallel), Net(lambda layers: layers)
+    _, notes = fit_weights(mine, read_weights(saved(tmp_path, theirs.state_dict())), "file")
+    assert notes == ("'module' left out of the names",)
+    assert torch.equal(mine.features[2].weight, theirs.features.module[2].weight)
+
+
+def test_other_names_are_matched_by_order_and_shape(tmp_path, trained):
+    theirs = {"fc1.weight": trained[2].weight, "fc1.bias": trained[2].bias}
+    theirs |= {"out.weight": trained[4].weight, "out.bias": trained[4].bias}
+    fresh, held, notes = fitted(saved(tmp_path, {"net": theirs}))
+    assert not held
+    assert "matched by order and shape: fc1 as 2, out as 4" in notes
+    assert torch.equal(fresh(torch.ones(1, 1, 2, 2)), trained(torch.ones(1, 1, 2, 2)))
+
+
+def test_several_networks_in_a_file_are_refused(tmp_path, trained):
+    other = {name: value + 1 for name, value in trained.state_dict().items()}
+    for content in ({"state_dict": trained.state_dict(), "state_dict_ema": other}, [trained.state_dict(), other]):
+        with pytest.raises(UserError, match="holds 2 sets of weights that fit the model") as caught:
+            fitted(saved(tmp_path, content))
+        assert "torch.save(torch.load(FILE, weights_only=True)[KEY], NEW)" in str(caught.value)
+
+
+def test_torchs_own_page_is_not_shown(tmp_path):
+    with pytest.raises(UserError) as caught:
+        read_weights(saved(tmp_path, network()))
+    text = str(caught.value)
+    assert "it holds a torch.nn.modules.container.Sequential" in text
+    assert "content.state_dict()" in text
+    assert "\x1b" not in text
+    assert "Weights only load failed" not in text

@@ -1,0 +1,22 @@
+"""What a class or function takes by name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+
+def parameter_names(target: Callable[..., Any]) -> set[str]:
+    """Names of arguments; of a class that hands on `**options` those of its parents, too."""
+    try:
+        found = inspect.signature(target).parameters.values()
+    except (TypeError, ValueError):  # built in: nothing is known
+        return set()
+    names = {p.name for p in found if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+    if inspect.isclass(target) and any(p.kind == p.VAR_KEYWORD for p in found):
+        for parent in target.__mro__[1:]:
+            if "__init__" in vars(parent) and parent is not object:
+                names |= parameter_names(parent)
+                break  # which looks further itself
+    return names

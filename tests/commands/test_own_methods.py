@@ -1,0 +1,122 @@
+"""Methods of a user's own, whatever arguments they take; and runs that failed before anything was learnt."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch.nn.functional as F
+
+from certtrain import cli
+from certtrain.commands.build import build_method
+from certtrain.errors import UserError
+from certtrain.methods import IBP, Method, Objective, Ramp, Weight
+from certtrain.runs import RunDirectory
+
+SCHEDULE = {"epochs": 4, "scale": False, "warmup": 1, "ramp": 2, "shape": "linear", "mid": 0.25}
+
+
+class Plain(Method):
+    def objective(self, network, engine, batch, phase, values):
+        return Objective(F.cross_entropy(network(batch.x), batch.y), {})
+
+
+class Kappa(Plain):
+    """Its kappa is a number, and it has no regulariser."""
+
+    def __init__(self, kappa):
+        self.kappa = kappa
+
+
+class Scheduled(Plain):
+    def __init__(self, ramp, gamma: Weight, delta=0.0):
+        self.ramp, self.gamma, self.delta = ramp, gamma, delta
+
+
+class Tuned(IBP):
+    def __init__(self, extra, **options):
+        super().__init__(**options)
+        self.extra = extra
+
+
+def built(kind, **node):
+    config = {"method": {"_target_": f"{__name__}.{kind.__name__}", **node}, "schedule": SCHEDULE, "epochs": 4}
+    return build_method({**config, "train_eps": "0.1"}, steps_per_epoch=10)
+
+
+def test_a_method_gets_what_it_takes():
+    assert isinstance(built(Plain), Plain)
+    assert built(Kappa, kappa=0.5).kappa == 0.5
+    made = built(Scheduled, gamma={"start": 1.0, "end": 0.2, "by": "step"}, delta=0.3)
+    assert (made.ramp, made.gamma, made.delta) == (Ramp(10, 20), Weight(1.0, 0.2, "step"), 0.3)
+    tuned = built(Tuned, extra=1, kappa={"start": 1.0, "end": 0.0}, regulariser=0.5)
+    assert (tuned.train_eps, tuned.ramp, tuned.regulariser.weight, tuned.extra) == (0.1, Ramp(10, 20), 0.5, 1)
+    assert built(Tuned, extra=1, regulariser=0.0).regulariser is None
+
+
+@pytest.mark.parametrize(
+    "node", [{"kappa": 0.5}, {"kappa": {"start": 1}}, {"regulariser": -1.0}, {"extra": 2, "zeta": 1}]
+)
+def test_what_it_does_not_take_is_refused(node):
+    with pytest.raises(UserError, match=r"kappa|regulariser|zeta"):
+        built(Tuned, **{"extra": 1, **node})
+
+
+@pytest.fixture
+def own(in_tmp, monkeypatch):
+    """A folder of configuration with methods of the user's own."""
+    (in_tmp / "own_methods.py").write_text(
+        "from certtrain.methods import Standard\n\n\nclass Broken(Standard):\n"
+        "    def objective(self, *of):\n        raise KeyError('mine')\n"
+    )
+    monkeypatch.syspath_prepend(in_tmp)
+    folder = in_tmp / "conf" / "method"
+    folder.mkdir(parents=True)
+    (folder / "bare.yaml").write_text("_target_: certtrain.methods.Standard\n")
+    head = "# @package method\ndefaults:\n  - /certifier@_global_.certifier: bounds\n  - _self_\n"
+    (folder / "broken.yaml").write_text(f"{head}_target_: own_methods.Broken\n")
+    return ["train", "--config-dir", str(in_tmp / "conf")]
+
+
+def test_a_method_without_a_certifier_is_told_which_to_name(own, tiny, capsys):
+    assert cli.main([*own, *tiny, "method=bare", "name=run"]) == 2
+    assert "+certifier=bounds" in capsys.readouterr().err
+    assert not Path("runs").exists()
+    assert cli.main([*own, *tiny, "method=bare", "name=run", "+certifier=bounds"]) == 0
+
+
+def test_a_run_that_failed_on_a_users_class_leaves_the_name_free(own, tiny):
+    with pytest.raises(KeyError, match="mine"):
+        cli.main([*own, *tiny, "method=broken", "name=run"])
+    assert not Path("runs/run").exists()
+
+
+def test_an_empty_run_gives_way_to_the_mended_configuration(in_tmp):
+    """As a training that diverges in its first steps leaves it."""
+    run, state = RunDirectory.open("run", {"lr": 9.0}, [])
+    run.write_result({"status": "failed", "reason": "diverged"})
+    run.close()
+    run, state = RunDirectory.open("run", {"lr": 0.1}, ["lr=0.1"])
+    assert state == "new"
+    assert run.read_result() is None
+    assert run.read_config() == {"lr": 0.1}
+    assert run.read_overrides() == ["lr=0.1"]
+    run.write_result({"status": "failed", "reason": "diverged"})
+    run.metrics.write_text("step\n")
+    run.close()
+    with pytest.raises(UserError, match="another configuration"):
+        RunDirectory.open("run", {"lr": 0.2}, [])
+
+
+def test_batch_norm_with_a_last_batch_of_one(in_tmp, tiny, capsys):
+    """1,437 training images in batches of 1,436."""
+    arguments = ["train", *tiny, "method=ibp", "val_size=0", "data.batch_size=1436", "name=run"]
+    arguments[arguments.index("model=mlp")] = "model._target_=torch.nn.Sequential"
+    arguments[arguments.index("model.hidden=[16]")] = (
+        "model._args_=[{_target_: torch.nn.Flatten},{_target_: torch.nn.Linear,in_features: 64,out_features: 10},"
+        "{_target_: torch.nn.BatchNorm1d,num_features: 10}]"
+    )
+    assert cli.main(arguments) == 2
+    assert "data.drop_last=true" in capsys.readouterr().err
+    assert not Path("runs/run").exists()
+    assert cli.main([*arguments, "data.drop_last=true"]) == 0
+    assert json.loads(Path("runs/run/result.json").read_text())["model"] == "torch.nn.Sequential"
