@@ -279,10 +279,11 @@ def test_gradients(norm, method, training):
     assert torch.autograd.gradcheck(loss, (x.requires_grad_(), eps.requires_grad_(), *values))
 
 
-def test_one_class_loses_nothing_and_an_unknown_method_is_named():
+def test_one_logit_has_no_loss_and_an_unknown_method_is_named():
     network = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 1))
     engine, x, y = NativeEngine(network), torch.rand(2, 3), torch.zeros(2, dtype=torch.int64)
-    assert engine.fused_loss(x, y, ThreatModel(eps=0.1)).loss.tolist() == pytest.approx([0, 0], abs=1e-6)
+    with pytest.raises(UserError, match="K = 1 logits"):
+        engine.fused_loss(x, y, ThreatModel(eps=0.1))
     with pytest.raises(UserError, match="no method 'crown-ibp'") as caught:
         engine.fused_loss(x, y, ThreatModel(eps=0.1), "crown-ibp")
     assert "crown_ibp" in caught.value.fix
