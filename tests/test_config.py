@@ -19,6 +19,7 @@ from certtrain.config import GROUPS, call_partial, check, conf_dir, instantiate,
 from certtrain.data import DataModule
 from certtrain.errors import UserError
 from certtrain.models.contract import InputContract
+from certtrain.scales import Scales
 from certtrain.threat import parse_radius
 
 EXPERIMENTS = [name for name in options("experiment") if "/" not in name]  # test_presets.py has the papers' rows
@@ -292,3 +293,34 @@ def test_what_makes_no_sense_is_refused_by_its_key(key, value):
         check(changed(key, value))
     assert f"configuration key {key}" in error.value.where
     assert error.value.fix
+
+
+@pytest.mark.parametrize(
+    ("given", "model"),
+    [
+        ([], "wong_small"),
+        (["data=breast_cancer"], "mlp"),
+        (["data=csv"], "mlp"),
+        (["data=breast_cancer", "model=lenet"], "lenet"),
+        (["experiment=breast_cancer_measured"], "mlp"),
+        (["experiment=quickstart"], "zhang_3layer"),
+    ],
+)
+def test_a_table_has_a_network_for_tables_unless_another_is_asked_for(given, model):
+    assert composed(*given)["model"]["_target_"] == f"certtrain.models.{model}"
+
+
+def test_data_choose_no_network_where_none_is_asked_for():
+    assert "model" not in composed("run=x", command="certify")
+
+
+@pytest.mark.parametrize("method", ["ibp", "crown_ibp"])
+def test_the_regulariser_is_there_where_it_is_defined_unless_it_is_stated(method):
+    def weight(*overrides, scales=None):
+        found = build.build_method(composed(f"method={method}", *overrides), 10, scales).regulariser
+        return found and found.weight
+
+    any_category = Scales(("x", "a", "b"), (Fraction(1), Fraction(0), Fraction(0)), (0, 0, 0), groups=(("c", (1, 2)),))
+    assert weight() == 0.5
+    assert weight("method.regulariser=0.1") == 0.1
+    assert weight("method.regulariser=0") is weight("norm=l2") is weight(scales=any_category) is None

@@ -39,6 +39,10 @@ NAMES = {"mnist": "MNIST", "cifar10": "CIFAR-10", "imagenet": "ImageNet", "image
 STATED = {"defaults", "data", "radii", "val_size", "schedule", "optimizer", "checkpoint"}
 STATED_BY = {"smoothing": {"sigma", "n0", "n", "alpha"}, "bounds": {"norm", "eps", "train_eps", "method"}}
 
+# Likewise, of every preset, those without a paper too: what the defaults of a training change.
+RECIPE = ("schedule.epochs", "schedule.lr.kind", "optimizer.lr", "data.batch_size")
+RECIPE_OF_BOUNDS = ("schedule.warmup", "schedule.ramp", "method.kappa.end", "method.regulariser")
+
 
 @cache
 def composed(name, *overrides):
@@ -63,6 +67,18 @@ def row(name):
 
 def text(name):
     return (conf_dir() / "experiment" / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", options("experiment"))
+def test_no_change_of_a_default_changes_the_recipe_of_a_preset(name):
+    stated = yaml.safe_load(text(name))
+    needed = RECIPE + (RECIPE_OF_BOUNDS if composed(name)["choices"]["method"] in ("ibp", "crown_ibp") else ())
+
+    def states(node, key):
+        first, _, rest = key.partition(".")
+        return isinstance(node, dict) and first in node and (not rest or states(node[first], rest))
+
+    assert [key for key in needed if not states(stated, key)] == []
 
 
 @pytest.mark.parametrize("paper", PAPERS)

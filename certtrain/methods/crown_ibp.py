@@ -10,9 +10,8 @@ from torch import Tensor
 from certtrain.bounds.base import BoundEngine, Bounds, FusedLoss
 from certtrain.data.batch import Batch
 from certtrain.methods.base import Value
-from certtrain.methods.ibp import IBP, Init, Phase
+from certtrain.methods.ibp import IBP, Init, Phase, Regulariser
 from certtrain.methods.losses import proved_share, robust_cross_entropy
-from certtrain.methods.regularisers import ShiRegulariser
 from certtrain.scales import Scales
 from certtrain.schedules import Ramp, Weight, as_weight
 from certtrain.threat import Norm, ThreatModel
@@ -55,7 +54,7 @@ class CrownIBP(IBP):
         kappa: Weight = KAPPA,
         beta: Weight = BETA,
         l1: float = 0.0,
-        regulariser: ShiRegulariser | float | None = None,
+        regulariser: Regulariser = None,
         init: Init = "default",
         lower: float | None = 0.0,
         upper: float | None = 1.0,

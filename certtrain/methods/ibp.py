@@ -24,6 +24,8 @@ from certtrain.schedules import Ramp, Weight, as_weight
 from certtrain.threat import Norm, ThreatModel, parse_radius
 
 Init = Literal["default", "ibp"]
+Regulariser = ShiRegulariser | float | Literal["auto"] | None
+SHI_WEIGHT = 0.5  # lambda of Shi et al. on MNIST and CIFAR-10
 KAPPA = Weight(1.0, 0.5, "step")
 UNSTABLE_EVERY = 10  # steps: to count over all neurons takes 3 % of a step of a small network
 
@@ -59,7 +61,8 @@ class IBP(Method):
         norm: `linf` or `l2`.
         kappa: weight of the clean loss. Gowal et al.: from 1 to 0.5 by step; Shi et al.: 0 throughout.
         l1: weight of the sum of |w| over linear and convolution weights.
-        regulariser: those of Shi et al., for l-inf only; a number is their weight lambda, 0 for none.
+        regulariser: those of Shi et al., for l-inf only; a number is their weight lambda, 0 for none, and `auto` 0.5
+            over one box and none elsewhere.
         init: `default` keeps the network's weights, `ibp` draws those of Shi et al.
         lower: smallest admissible input value; None for no limit.
         upper: largest admissible input value; None for no limit.
@@ -78,7 +81,7 @@ class IBP(Method):
         norm: Norm = "linf",
         kappa: Weight = KAPPA,
         l1: float = 0.0,
-        regulariser: ShiRegulariser | float | None = None,
+        regulariser: Regulariser = None,
         init: Init = "default",
         lower: float | None = 0.0,
         upper: float | None = 1.0,
@@ -86,6 +89,8 @@ class IBP(Method):
     ) -> None:
         if init not in get_args(Init):
             raise UserError(f"unknown init {init!r}", where="method.init", fix=nearest(str(init), get_args(Init)))
+        if regulariser == "auto":
+            regulariser = SHI_WEIGHT if norm == "linf" and not (scales is not None and scales.groups) else None
         if not isinstance(regulariser, ShiRegulariser):
             regulariser = ShiRegulariser(weight=regulariser) if regulariser else None
         self.kappa = as_weight(kappa, "method.kappa")
