@@ -143,7 +143,10 @@ TRAIN += ["radii=[0.001,0.01]", "schedule.warmup=1", "schedule.ramp=1", "trainer
 
 def test_from_the_command_line_to_the_card(own_model, in_tmp, capsys):
     assert cli.main([*TRAIN, "optimizer.lr=0.01"]) == 0
-    assert cli.main(["certify", "run=one", "trust=my_binary", "certifier=crown", "falsify.examples=3", "falsify.steps=2"]) == 0
+    assert (
+        cli.main(["certify", "run=one", "trust=my_binary", "certifier=crown", "falsify.examples=3", "falsify.steps=2"])
+        == 0
+    )
     card = json.loads((in_tmp / "runs" / "one" / "certificates" / "crown.json").read_text())
     assert card["logits"] == READ_AS
     assert card["input_contract"]["num_classes"] == 2
