@@ -41,7 +41,7 @@ from certtrain.data.batch import Batch
 from certtrain.data.loader import TensorLoader
 from certtrain.data.split import Split
 from certtrain.evaluation import float32_products
-from certtrain.methods import IBP, CrownIBP, KeyedNoise, Method, Ramp, ShiRegulariser, Weight
+from certtrain.methods import IBP, CrownIBP, Method, Ramp, ShiRegulariser, Streams, Weight
 from certtrain.methods.compiled import Compiled, CompileMode
 from certtrain.methods.module import CertifiedTraining
 from certtrain.models import cnn7
@@ -115,7 +115,7 @@ def operations(method: Method, scale: Scale) -> int:
     body = network(scale).to("meta").train()
     x, y = torch.empty(scale.batch, *SHAPE, device="meta"), torch.empty(scale.batch, dtype=torch.int64, device="meta")
     with FlopCounterMode(display=False) as counted:
-        method(body, NativeEngine(body), Batch(x, y, y), 1, KeyedNoise(0)).loss.backward()
+        method(body, NativeEngine(body), Batch(x, y, y), 1, Streams(0)).loss.backward()
     return counted.get_total_flops()
 
 

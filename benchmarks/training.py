@@ -35,7 +35,7 @@ from certtrain.bounds import NativeEngine
 from certtrain.certification import accelerator
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError
-from certtrain.methods import IBP, CrownIBP, Gaussian, KeyedNoise, Method, Ramp, Standard, Weight
+from certtrain.methods import IBP, CrownIBP, Gaussian, Method, Ramp, Standard, Streams, Weight
 from certtrain.methods.compiled import Compiled
 from certtrain.models import cnn7, resnet_small, wong_small
 
@@ -117,7 +117,7 @@ def stepper(case: Case, method: Method | Compiled, engine: str | None, device: t
 
     def step() -> Tensor:
         optimizer.zero_grad(set_to_none=True)
-        loss = method(network, made, batch, MIDDLE, KeyedNoise(0)).loss
+        loss = method(network, made, batch, MIDDLE, Streams(0)).loss
         loss.backward()
         optimizer.step()
         return loss.detach()

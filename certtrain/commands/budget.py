@@ -21,7 +21,7 @@ from certtrain.config import call_partial
 from certtrain.data import Batch, DataModule
 from certtrain.environment import hardware
 from certtrain.evaluation import float32_products, frozen
-from certtrain.methods.base import KeyedNoise, Method
+from certtrain.methods.base import Method, Streams
 from certtrain.methods.compiled import Compiled
 from certtrain.models.contract import InputContract
 from certtrain.reporting.collected import hardware_text
@@ -98,14 +98,14 @@ def estimate(config: dict[str, Any], certify: dict[str, Any], done: int = 0) -> 
     engine = build.build_engine(config)(network) if method.needs_engine else None
     optimizer = build.build_optimizer(config)(network.parameters())
     batches = _batches(data, device)
-    noise = KeyedNoise(config["seed"])
+    streams = Streams(config["seed"])
     objective = Compiled(method, data.batch_size, settings.compile_mode) if settings.compile_mode else method
     phases = []
     for name, count, step in _phases(method, per_epoch * config["epochs"], done):
 
         def work(step: int = step) -> None:
             for _ in range(settings.accumulate_grad_batches):
-                objective(network, engine, next(batches), step, noise).loss.backward()
+                objective(network, engine, next(batches), step, streams).loss.backward()
             optimizer.step()
             optimizer.zero_grad()
 

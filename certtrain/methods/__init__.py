@@ -1,6 +1,6 @@
 """Training methods: a pure objective each. The LightningModule that runs one is `certtrain.methods.module`."""
 
-from certtrain.methods.base import KeyedNoise, Method, Objective
+from certtrain.methods.base import Context, Method, Objective, Streams
 from certtrain.methods.crown_ibp import CrownIBP
 from certtrain.methods.gaussian import Gaussian
 from certtrain.methods.ibp import IBP
@@ -10,14 +10,15 @@ from certtrain.schedules import LearningRate, Ramp, Weight
 
 __all__ = [
     "IBP",
+    "Context",
     "CrownIBP",
     "Gaussian",
-    "KeyedNoise",
     "LearningRate",
     "Method",
     "Objective",
     "Ramp",
     "ShiRegulariser",
     "Standard",
+    "Streams",
     "Weight",
 ]

@@ -1,20 +1,23 @@
-"""What every training method is: a pure objective, the schedules it follows, and the noise it is handed."""
+"""What every training method is: what it prepares of a batch, a pure objective, the schedules it follows, its hooks."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from certtrain.bounds.base import BoundEngine
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError
+from certtrain.randomness import uniforms
 from certtrain.smoothing.noise import Split, gaussian_noise
 
 Value = float | Tensor  # a number, or a scalar tensor where the objective is compiled for many steps
+Inputs = Any  # what `Method.prepare` returns: a Batch, or a NamedTuple of tensors with x and y among its fields
 
 
 class Objective(NamedTuple):
@@ -30,17 +33,10 @@ class Objective(NamedTuple):
     parts: dict[str, Tensor]
 
 
-class Noise(Protocol):
-    """Gaussian noise that depends on nothing but its arguments."""
-
-    def __call__(self, x: Tensor, index: Tensor, draw: int, sigma: float) -> Tensor:
-        """Noise of standard deviation sigma, shaped like x, for the examples at `index` in their split."""
-        ...
-
-
 @dataclass(frozen=True)
-class KeyedNoise:
-    """Training noise f(seed, split, index, draw): the same bits in any batch, order or number of devices.
+class Streams:
+    """Keyed random numbers of a training, f(seed, purpose, split, index, draw): the same bits in any batch, order or
+    number of devices, so that resuming needs no generator's state.
 
     Args:
         seed: the run's seed.
@@ -50,20 +46,48 @@ class KeyedNoise:
     seed: int
     split: Split = "train"
 
-    def __call__(self, x: Tensor, index: Tensor, draw: int, sigma: float) -> Tensor:
+    def normal(self, x: Tensor, index: Tensor, draw: int, sigma: float) -> Tensor:
         """float32 noise N(0, sigma^2 I) shaped like x (B, ...), for `index` (B,) and this draw, on x's device."""
         shape = tuple(x.shape[1:])
         return gaussian_noise(self.seed, "train", self.split, index, range(draw, draw + 1), shape, sigma, x.device)[
             :, 0
         ]
 
+    def uniform(self, x: Tensor, index: Tensor, draw: int, purpose: str) -> Tensor:
+        """float32 numbers in [0, 1) shaped like x (B, ...); two purposes, such as two attacks, are independent."""
+        words = f"{self.split} {purpose}"
+        return uniforms(self.seed, words, draw, index.to(x.device), x[0].numel()).reshape(x.shape)
+
+
+@dataclass
+class Context:
+    """What a method's hooks may use: the training as it stands.
+
+    Attributes:
+        network: in training mode, on its device.
+        engine: bounds the network, for methods that need bounds.
+        optimizer: of the network's parameters.
+        batches: the training split's batches, anew at each iteration.
+        step: completed optimiser steps.
+        epoch: number of the epoch, from 0.
+        streams: keyed random numbers.
+    """
+
+    network: nn.Module
+    engine: BoundEngine | None
+    optimizer: Optimizer
+    batches: Iterable[Batch]
+    step: int
+    epoch: int
+    streams: Streams
+
 
 class Method:
-    """A training method. It holds settings and no state: the same arguments give the same objective.
+    """A training method. Its objective is a function of its arguments; what it remembers is in its `state_dict`.
 
     What depends on the step is of three kinds, so that the objective itself can be compiled once for many steps
-    (`methods.compiled`): the inputs, as far as noise is added to them; the phase, which says what is computed and
-    changes a few times in a training; the values, numbers that change at every step.
+    (`methods.compiled`): the inputs, such as noise that is added to them or attacks; the phase, which says what is
+    computed and changes a few times in a training; the values, numbers that change at every step.
 
     Attributes:
         needs_engine: whether the objective may ask for bounds.
@@ -72,37 +96,43 @@ class Method:
     needs_engine: ClassVar[bool] = False
 
     def __call__(
-        self, network: nn.Module, engine: BoundEngine | None, batch: Batch, step: int, rng: Noise
+        self, network: nn.Module, engine: BoundEngine | None, batch: Batch, step: int, streams: Streams
     ) -> Objective:
-        """The objective of one batch after `step` completed optimiser steps.
+        """The objective of one batch after `step` completed optimiser steps: `prepare`, then `objective`.
 
         Args:
             network: (B, ...) inputs in [0, 1] to (B, K) logits.
             engine: bounds this network; None for methods that do not need it.
             batch: the examples.
             step: completed optimiser steps.
-            rng: gives the noise, for methods that add some.
+            streams: keyed random numbers, for methods that draw some.
         """
-        return self.objective(network, engine, self.inputs(batch, step, rng), self.phase(step), self.values(step))
+        inputs = self.prepare(network, engine, batch, step, streams)
+        return self.objective(network, engine, inputs, self.phase(step), self.values(step))
+
+    def prepare(
+        self, network: nn.Module, engine: BoundEngine | None, batch: Batch, step: int, streams: Streams
+    ) -> Inputs:
+        """What the objective sees of a batch: noise is added here, and attacks run here.
+
+        Not compiled, and outside the graph of the loss: what it returns has no gradient. An attack runs in eval mode
+        and without gradients of the weights where the paper does so (`certtrain.evaluation.frozen`).
+        """
+        return batch
 
     def objective(
         self,
         network: nn.Module,
         engine: BoundEngine | None,
-        batch: Batch,
+        inputs: Inputs,
         phase: Hashable,
         values: Mapping[str, Value],
     ) -> Objective:
-        """The objective of `inputs`, in the phase and with the values of a step; see `__call__`.
+        """The objective of what `prepare` returned, in the phase and with the values of a step; see `__call__`.
 
-        Differentiable tensor operations only, whose course depends on nothing but the phase. A method may define
-        `__call__` instead, and then cannot be compiled.
+        Differentiable tensor operations only, whose course depends on nothing but the phase.
         """
-        raise NotImplementedError(f"{type(self).__name__} defines neither objective nor __call__")
-
-    def inputs(self, batch: Batch, step: int, rng: Noise) -> Batch:
-        """What the objective sees of a batch."""
-        return batch
+        raise NotImplementedError(f"{type(self).__name__} defines no objective(network, engine, inputs, phase, values)")
 
     def phase(self, step: int, *, sparing: bool = True) -> Hashable:
         """What is computed at this step; `sparing` leaves out at most steps what is only logged and takes time."""
@@ -123,6 +153,23 @@ class Method:
 
     def initialise(self, network: nn.Module) -> None:
         """Set the initial weights, drawing from torch's global generator, when the method asks for special ones."""
+
+    def begin(self, context: Context) -> None:
+        """Called once before the first step of a session, a resumed one too, after the state was loaded."""
+
+    def before_step(self, context: Context, batch: Batch) -> None:
+        """Called before each batch's objective; may change weights through the optimiser."""
+
+    def epoch_end(self, context: Context) -> None:
+        """Called after an epoch's last step, before validation and checkpoint: statistics of BatchNorm over the whole
+        split, averages of weights, weights of examples."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed training needs of the method beside the step: tensors and plain containers."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state_dict` gave when the checkpoint was written."""
 
 
 def non_negative(value: float, where: str) -> float:

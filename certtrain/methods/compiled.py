@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from certtrain.bounds.base import BoundEngine
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError
-from certtrain.methods.base import Method, Noise, Objective
+from certtrain.methods.base import Inputs, Method, Objective, Streams
 
 CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
 COMPILE_MODES: tuple[str, ...] = get_args(CompileMode)
@@ -29,7 +29,8 @@ class Compiled:
 
     Compiled once for each phase of the method, when the first step of the phase comes, and compared with the method
     there. What changes at every step (eps, kappa, beta) enters as tensors on the device: nothing is compiled again, and
-    no CUDA graph holds an old value. The noise is drawn outside, where no compiler can change its bits.
+    no CUDA graph holds an old value. What a method prepares, noise above all, is
+    made outside, where no compiler can change its bits.
 
     Args:
         method: the objective.
@@ -37,9 +38,6 @@ class Compiled:
             are, always, so that a resumed training computes what one that never stopped does.
         mode: of torch.compile.
         backend: of torch.compile.
-
-    Raises:
-        UserError: a method with a `__call__` of its own.
 
     Attributes:
         tell: is told of each compilation, which may take a minute.
@@ -52,18 +50,12 @@ class Compiled:
         mode: CompileMode = "default",
         backend: str | Callable[..., object] = "inductor",
     ) -> None:
-        if type(method).__call__ is not Method.__call__:
-            raise UserError(
-                f"{type(method).__name__} has a __call__ of its own, which is not compiled",
-                where="configuration key trainer.compile",
-                fix="define its objective(network, engine, batch, phase, values), or trainer.compile=false",
-            )
         self.method, self.examples, self.mode, self.backend = method, examples, mode, backend
         self.tell: Callable[[str], object] = lambda text: None
         self._made: dict[Hashable, Callable[..., Objective]] = {}
 
     def __call__(
-        self, network: nn.Module, engine: BoundEngine | None, batch: Batch, step: int, rng: Noise
+        self, network: nn.Module, engine: BoundEngine | None, batch: Batch, step: int, streams: Streams
     ) -> Objective:
         """See `Method.__call__`. Network and engine are the same at every call.
 
@@ -71,13 +63,13 @@ class Compiled:
             UserError: torch.compile cannot follow the network, finds no compiler, or gives a wrong gradient.
         """
         if len(batch.y) < self.examples:
-            return self.method(network, engine, batch, step, rng)
+            return self.method(network, engine, batch, step, streams)
         phase = self.method.phase(step, sparing=False)  # fused, what is only logged costs next to nothing
         numbers = {
             name: torch.full((), value, dtype=batch.x.dtype, device=batch.x.device)
             for name, value in self.method.values(step).items()
         }
-        inputs = self.method.inputs(batch, step, rng)
+        inputs = self.method.prepare(network, engine, batch, step, streams)
         if phase not in self._made:
             self.tell(f"compiling the objective from step {step} on")
             self._make(network, engine, phase, inputs, numbers)
@@ -92,20 +84,20 @@ class Compiled:
         network: nn.Module,
         engine: BoundEngine | None,
         phase: Hashable,
-        batch: Batch,
+        inputs: Inputs,
         values: dict[str, Tensor],
     ) -> None:
         """Compile a phase, and compare with the objective itself: releases of torch had compilers that err silently."""
         plain = partial(_objective, self.method, network, engine, phase)
-        expected = _gradients(plain, network, batch, values)
+        expected = _gradients(plain, network, inputs, values)
         options = {"mode": self.mode} if self.backend == "inductor" else {}
         self._made[phase] = torch.compile(plain, fullgraph=True, dynamic=False, backend=self.backend, **options)
-        found = _gradients(partial(self._run, phase), network, batch, values)
+        found = _gradients(partial(self._run, phase), network, inputs, values)
         off = _difference(found, expected)
         # A network that draws random numbers never gives the same twice.
         if (
             not off <= TOLERANCE
-            and _difference(_gradients(plain, network, batch, values, seed=1), expected) <= TOLERANCE
+            and _difference(_gradients(plain, network, inputs, values, seed=1), expected) <= TOLERANCE
         ):
             raise UserError(
                 f"torch {torch.__version__} compiles this objective wrongly: its gradient is off by {100 * off:.3g} %",
@@ -113,9 +105,9 @@ class Compiled:
                 fix="trainer.compile=false, or another release of torch",
             )
 
-    def _run(self, phase: Hashable, batch: Batch, values: dict[str, Tensor]) -> Objective:
+    def _run(self, phase: Hashable, inputs: Inputs, values: dict[str, Tensor]) -> Objective:
         try:
-            return self._made[phase](batch, values)
+            return self._made[phase](inputs, values)
         except Exception as error:
             from torch._dynamo.exc import TorchDynamoException  # a second of importing, for nothing in most trainings
 
@@ -130,19 +122,19 @@ class Compiled:
 
 
 def _gradients(
-    objective: Callable[[Batch, dict[str, Tensor]], Objective],
+    objective: Callable[[Inputs, dict[str, Tensor]], Objective],
     network: nn.Module,
-    batch: Batch,
+    inputs: Inputs,
     values: dict[str, Tensor],
     seed: int = 0,
 ) -> list[Tensor]:
     """The loss and its gradients; buffers and the generators of random numbers are left as they were."""
     before = {name: buffer.clone() for name, buffer in network.named_buffers()}
-    accelerators = [batch.x.device] if batch.x.device.type == "cuda" else []
+    accelerators = [inputs.x.device] if inputs.x.device.type == "cuda" else []
     try:
         with torch.random.fork_rng(accelerators):
             torch.manual_seed(seed)
-            loss = objective(batch, values).loss
+            loss = objective(inputs, values).loss
             weights = [weight for weight in network.parameters() if weight.requires_grad]
             found = torch.autograd.grad(loss, weights, materialize_grads=True)
     finally:
@@ -170,7 +162,7 @@ def _objective(
     network: nn.Module,
     engine: BoundEngine | None,
     phase: Hashable,
-    batch: Batch,
+    inputs: Inputs,
     values: dict[str, Tensor],
 ) -> Objective:
-    return method.objective(network, engine, batch, phase, values)
+    return method.objective(network, engine, inputs, phase, values)

@@ -11,7 +11,7 @@ from torch import nn
 from certtrain.bounds.base import BoundEngine
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError
-from certtrain.methods.base import Method, Noise, Objective, Value, non_negative
+from certtrain.methods.base import Method, Objective, Streams, Value, non_negative
 from certtrain.methods.losses import accuracy, add_l1
 
 
@@ -38,22 +38,24 @@ class Gaussian(Method):
             )
         self.sigma, self.l1 = float(sigma), non_negative(l1, "method.l1")
 
-    def inputs(self, batch: Batch, step: int, rng: Noise) -> Batch:
+    def prepare(
+        self, network: nn.Module, engine: BoundEngine | None, batch: Batch, step: int, streams: Streams
+    ) -> Batch:
         """The batch under the step's noise."""
-        return batch._replace(x=batch.x + rng(batch.x, batch.index, step, self.sigma))
+        return batch._replace(x=batch.x + streams.normal(batch.x, batch.index, step, self.sigma))
 
     def objective(
         self,
         network: nn.Module,
         engine: BoundEngine | None,
-        batch: Batch,
+        inputs: Batch,
         phase: Hashable,
         values: Mapping[str, Value],
     ) -> Objective:
         """Parts: loss_noisy, noisy (the accuracy under noise), and loss_l1 when there is one."""
-        logits = network(batch.x)
-        loss = F.cross_entropy(logits, batch.y)
-        parts = {"loss_noisy": loss.detach(), "noisy": accuracy(logits, batch.y)}
+        logits = network(inputs.x)
+        loss = F.cross_entropy(logits, inputs.y)
+        parts = {"loss_noisy": loss.detach(), "noisy": accuracy(logits, inputs.y)}
         return Objective(add_l1(loss, parts, network, self.l1), parts)
 
     def scheduled(self, step: int) -> dict[str, float]:

@@ -7,15 +7,16 @@ from fractions import Fraction
 from typing import ClassVar, Literal, NamedTuple, get_args
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from certtrain.bounds.base import BoundEngine, Bounds
+from certtrain.bounds.base import BoundEngine
 from certtrain.bounds.united import United, united
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError, nearest
 from certtrain.methods.base import Method, Objective, Value, non_negative
 from certtrain.methods.initialisation import ibp_init
-from certtrain.methods.losses import accuracy, add_l1, proved_share, robust_cross_entropy
+from certtrain.methods.losses import accuracy, add_l1
+from certtrain.methods.mixture import Mixture
 from certtrain.methods.regularisers import MIN_EPS, ShiRegulariser, normalised_radius
 from certtrain.methods.standard import natural_objective
 from certtrain.methods.statistics import unstable_share
@@ -104,6 +105,7 @@ class IBP(Method):
         self.threat = ThreatModel(norm=norm, eps=self.train_eps, lower=lower, upper=upper, scales=scales)
         self.ramp, self.regulariser, self.init = ramp, regulariser, init
         self.l1 = non_negative(l1, "method.l1")
+        self.mixture = Mixture()
 
     def eps(self, step: int) -> float:
         """eps_t, the radius trained at."""
@@ -114,9 +116,10 @@ class IBP(Method):
         return 0.0 if self.regulariser is None else self.regulariser.weight * (1 - self.ramp.fraction(step))
 
     def scheduled(self, step: int) -> dict[str, float]:
-        """eps, kappa, and the regulariser's weight when there is one."""
+        """eps, kappa, the mixture's beta, and the regulariser's weight when there is one."""
         values = {"eps": self.eps(step), "kappa": self.kappa.at(step, self.ramp)}
-        return values if self.regulariser is None else {**values, "regulariser": self.regularisation(step)}
+        regulariser = {} if self.regulariser is None else {"regulariser": self.regularisation(step)}
+        return {**values, **regulariser, **self.mixture.scheduled(step, self.ramp)}
 
     @property
     def ramp_end(self) -> int:
@@ -134,27 +137,13 @@ class IBP(Method):
         robust = self.eps(step) > 0 and kappa < 1
         regularised = self.regularisation(step) > 0
         counted = (robust or regularised) and (not sparing or step % UNSTABLE_EVERY == 0)
-        return Phase(not robust or kappa > 0, robust, regularised, counted, ("ibp",))
+        methods = self.mixture.methods(step, self.ramp) if robust else ("ibp",)
+        return Phase(not robust or kappa > 0, robust, regularised, counted, methods)
 
     def values(self, step: int) -> dict[str, float]:
         """What is scheduled; while the regulariser counts eps is at least MIN_EPS."""
         values = self.scheduled(step)
         return {**values, "eps": max(values["eps"], MIN_EPS)} if self.regularisation(step) else values
-
-    def bounds(self, engine: BoundEngine, batch: Batch, threat: ThreatModel, phase: Phase) -> Bounds:
-        """What the robust loss needs in this phase."""
-        return engine.bounds(batch.x, batch.y, threat, phase.methods)
-
-    def margins(self, bounds: Bounds, phase: Phase, values: Mapping[str, Value]) -> Tensor:
-        """(B, K-1) lower bounds of the margins that the robust loss is computed from."""
-        return bounds.margins["ibp"]
-
-    def robust(
-        self, bounds: Bounds, y: Tensor, phase: Phase, values: Mapping[str, Value]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The robust loss from `bounds`, and the parts to log with it."""
-        margins = self.margins(bounds, phase, values)
-        return robust_cross_entropy(margins), {"train_verified": proved_share(margins, bounds.clean, y)}
 
     def _refuse_several_boxes(self, network: nn.Module) -> None:
         """Statistics of a batch would be those of rows that nobody has, and the regularisers are of one box."""
@@ -170,7 +159,7 @@ class IBP(Method):
         self,
         network: nn.Module,
         engine: BoundEngine | None,
-        batch: Batch,
+        inputs: Batch,
         phase: Phase,
         values: Mapping[str, Value],
     ) -> Objective:
@@ -178,31 +167,31 @@ class IBP(Method):
         share correct and proved at eps_t), loss_tight, loss_relu, where it is counted unstable_relu; loss_l1 when there
         is one."""
         if not phase.robust and not phase.regularised:
-            return natural_objective(network, batch, self.l1)
+            return natural_objective(network, inputs, self.l1)
         assert engine is not None, "a bound-propagation method needs an engine"
         threat = self.threat.at(values["eps"])
         engine = united(engine, threat)
         if isinstance(engine, United):
             self._refuse_several_boxes(network)
         if phase.robust:
-            bounds = self.bounds(engine, batch, threat, phase)
+            bounds = self.mixture.bounds(engine, inputs.x, inputs.y, threat, phase.methods)
         else:
-            bounds = engine.bounds(batch.x, batch.y, threat, ("ibp",))
+            bounds = engine.bounds(inputs.x, inputs.y, threat, ("ibp",))
 
-        loss = natural = F.cross_entropy(bounds.clean if phase.natural else bounds.clean.detach(), batch.y)
+        loss = natural = F.cross_entropy(bounds.clean if phase.natural else bounds.clean.detach(), inputs.y)
         parts = {
             "loss_natural": natural.detach(),
-            "clean": accuracy(bounds.clean, batch.y),
+            "clean": accuracy(bounds.clean, inputs.y),
         }
         if phase.counted and any(p.kink for p in bounds.pre_activations):
             parts["unstable_relu"] = unstable_share(bounds.pre_activations)
         if phase.robust:
-            worst, more = self.robust(bounds, batch.y, phase, values)
+            worst, more = self.mixture.loss(bounds, inputs.y, phase.methods, values)
             loss = values["kappa"] * natural + (1 - values["kappa"]) * worst if phase.natural else worst
             parts |= {"loss_robust": worst.detach(), **more}
         if phase.regularised:
             assert self.regulariser is not None
-            terms = self.regulariser.terms(normalised_radius(network, batch.x, threat), bounds.pre_activations)
+            terms = self.regulariser.terms(normalised_radius(network, inputs.x, threat), bounds.pre_activations)
             loss = loss + values["regulariser"] * (terms.tight + terms.relu)
             parts |= {"loss_tight": terms.tight.detach(), "loss_relu": terms.relu.detach()}
         return Objective(add_l1(loss, parts, network, self.l1), parts)

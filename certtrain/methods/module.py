@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import lightning as L
@@ -15,7 +15,7 @@ from certtrain.bounds.base import BoundEngine
 from certtrain.bounds.batchnorm import refuse_batch_of_one
 from certtrain.collective import gather, global_sum, processes, rank
 from certtrain.data.batch import Batch
-from certtrain.methods.base import KeyedNoise, Method
+from certtrain.methods.base import Context, Method, Streams
 from certtrain.methods.compiled import Compiled
 
 CHECKPOINT_SCHEMA = 1
@@ -26,7 +26,8 @@ class CertifiedTraining(L.LightningModule):
     """Trains a network with a method. Parameters are saved under the prefix `network.`.
 
     Everything that is scheduled is a function of the number of completed optimiser steps, and all noise is keyed, so a
-    checkpoint needs no more than the step to continue as if it had never stopped.
+    checkpoint needs no more than the step, and what the method itself remembers, to continue as if it had never
+    stopped.
 
     Args:
         network: maps inputs in [0, 1] to (B, K) logits.
@@ -55,7 +56,7 @@ class CertifiedTraining(L.LightningModule):
         self.method, self.engine = method, engine
         self.objective = compiled or method
         self.make_optimizer, self.lr_factor = optimizer, lr_factor
-        self.noise = KeyedNoise(seed, split="train")
+        self.streams = Streams(seed, split="train")
         self.record = dict(record or {})
         self.parts: dict[str, Tensor] = {}
         self.weight: Tensor | None = None
@@ -80,7 +81,7 @@ class CertifiedTraining(L.LightningModule):
         processes they count `self.weight` times.
         """
         step = self.global_step
-        objective = self.objective(self.network, self.engine, batch, step, self.noise)
+        objective = self.objective(self.network, self.engine, batch, step, self.streams)
         loss = objective.loss
         if processes() > 1:
             # Their gradients are averaged, and each one's loss is the mean over its share of the batch.
@@ -92,6 +93,27 @@ class CertifiedTraining(L.LightningModule):
         self.first_bad_step = torch.where(bad, step, self.first_bad_step)
         self.parts = {"loss": objective.loss.detach(), **objective.parts}
         return loss
+
+    def on_train_start(self) -> None:
+        self.method.begin(self._context())
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        if self._has("before_step"):
+            self.method.before_step(self._context(), batch)
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        # Not `on_train_epoch_end`, which Lightning calls after the validation of the same epoch.
+        if self.trainer.is_last_batch and self._has("epoch_end"):
+            self.method.epoch_end(self._context())
+
+    def _has(self, hook: str) -> bool:
+        """Whether the method defines a hook: most do not, and a step of a small network is short."""
+        return getattr(type(self.method), hook) is not getattr(Method, hook)
+
+    def _context(self) -> Context:
+        place = {"step": self.global_step, "epoch": self.current_epoch, "streams": self.streams}
+        batches = _Batches(self.trainer.train_dataloader, self.device)
+        return Context(self.network, self.engine, self.trainer.optimizers[0], batches, **place)
 
     def scheduled(self) -> dict[str, float]:
         """eps, kappa, beta, ... and the learning rate at the current step."""
@@ -133,6 +155,7 @@ class CertifiedTraining(L.LightningModule):
         checkpoint["certtrain"] = {
             "schema": CHECKPOINT_SCHEMA,
             **self.record,
+            "method": self.method.state_dict(),
             "rng": torch.get_rng_state(),
             "threads": torch.get_num_threads(),
             "device": self.device.type,
@@ -141,9 +164,26 @@ class CertifiedTraining(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # Only dropout and the like draw from the global generator; everything of ours is keyed.
         torch.set_rng_state(checkpoint["certtrain"]["rng"].cpu())
+        self.method.load_state_dict(checkpoint["certtrain"]["method"])
         self.apart()
 
     def apart(self) -> None:
         """Give each of several processes a generator state of its own, or dropout would repeat itself in all shares."""
         if rank() > 0:
             torch.manual_seed(torch.initial_seed() + (rank() << 40) + int(torch.randint(2**32, ())))
+
+
+class _Batches:
+    """The training split's batches on the device, anew at each iteration.
+
+    Args:
+        loader: of the training split; None outside a training.
+        device: where they go.
+    """
+
+    def __init__(self, loader: Iterable[Batch] | None, device: torch.device) -> None:
+        self.loader, self.device = loader, device
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self.loader or ():
+            yield Batch(*(part.to(self.device) for part in batch))

@@ -30,12 +30,12 @@ class Standard(Method):
         self,
         network: nn.Module,
         engine: BoundEngine | None,
-        batch: Batch,
+        inputs: Batch,
         phase: Hashable,
         values: Mapping[str, Value],
     ) -> Objective:
         """Parts: loss_natural, clean, and loss_l1 when there is one."""
-        return natural_objective(network, batch, self.l1)
+        return natural_objective(network, inputs, self.l1)
 
 
 def natural_objective(network: nn.Module, batch: Batch, l1: float) -> Objective:

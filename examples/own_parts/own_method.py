@@ -1,4 +1,4 @@
-"""A training method of one's own: what is added to a batch, and a function of network and batch; no state."""
+"""A custom training method: what it prepares of a batch, and a pure objective of that."""
 
 import torch.nn.functional as F
 
@@ -12,10 +12,10 @@ class SmoothedLabels(Method):
     def __init__(self, sigma: float, smoothing: float = 0.1) -> None:
         self.sigma, self.smoothing = sigma, smoothing
 
-    def inputs(self, batch, step, rng) -> Batch:
-        noise = rng(batch.x, batch.index, step, self.sigma)  # the same bits in any batch, order or process
+    def prepare(self, network, engine, batch, step, streams) -> Batch:
+        noise = streams.normal(batch.x, batch.index, step, self.sigma)  # the same bits in any batch, order or process
         return batch._replace(x=batch.x + noise)
 
-    def objective(self, network, engine, batch, phase, values) -> Objective:
-        loss = F.cross_entropy(network(batch.x), batch.y, label_smoothing=self.smoothing)
+    def objective(self, network, engine, inputs, phase, values) -> Objective:
+        loss = F.cross_entropy(network(inputs.x), inputs.y, label_smoothing=self.smoothing)
         return Objective(loss, {"loss_smoothed": loss.detach()})

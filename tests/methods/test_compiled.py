@@ -1,6 +1,7 @@
 """A compiled objective is the method's own: values, gradients, running statistics, over all phases of a training."""
 
 import copy
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -13,10 +14,10 @@ from certtrain.data.batch import Batch
 from certtrain.errors import UserError
 from certtrain.methods import (
     Gaussian,
-    KeyedNoise,
     Method,
     Objective,
     Standard,
+    Streams,
 )
 from certtrain.methods.compiled import Compiled
 from certtrain.models.normalize import Normalize
@@ -69,8 +70,8 @@ def test_the_compiled_objective_is_the_methods_own(name):
     counter = CompileCounterWithBackend("aot_eager" if name == "ibp" else "eager")
     engine, compiled = NativeEngine(network), Compiled(method, 4, backend=counter)
     for step in range(8):
-        expected = method(other, NativeEngine(other), batch(4, step), step, KeyedNoise(0))
-        found = compiled(network, engine, batch(4, step), step, KeyedNoise(0))
+        expected = method(other, NativeEngine(other), batch(4, step), step, Streams(0))
+        found = compiled(network, engine, batch(4, step), step, Streams(0))
         expected.loss.backward()
         found.loss.backward()
         torch.testing.assert_close(found.loss, expected.loss)
@@ -89,22 +90,23 @@ def test_the_compiled_objective_is_the_methods_own(name):
 def test_an_epochs_last_batch_is_not_compiled():
     network, counter = Network(), CompileCounterWithBackend("eager")
     compiled = Compiled(Standard(), 4, backend=counter)
-    losses = [compiled(network, None, batch(size), 0, KeyedNoise(0)).loss for size in (3, 4, 4, 3)]
+    losses = [compiled(network, None, batch(size), 0, Streams(0)).loss for size in (3, 4, 4, 3)]
     assert counter.frame_count == 1
-    assert torch.equal(losses[0], Standard()(network, None, batch(3), 0, KeyedNoise(0)).loss)
+    assert torch.equal(losses[0], Standard()(network, None, batch(3), 0, Streams(0)).loss)
 
 
 def test_the_noise_is_the_keyed_one_to_the_bit():
     seen = []
 
-    def noise(x, index, draw, sigma):
-        seen.append(KeyedNoise(3)(x, index, draw, sigma))
-        assert not torch.compiler.is_compiling()
-        return seen[-1]
+    class Watched(Streams):
+        def normal(self, x, index, draw, sigma):
+            seen.append(super().normal(x, index, draw, sigma))
+            assert not torch.compiler.is_compiling()
+            return seen[-1]
 
-    Compiled(Gaussian(0.5), 4, backend="eager")(Network(), None, batch(4), 7, noise)
+    Compiled(Gaussian(0.5), 4, backend="eager")(Network(), None, batch(4), 7, Watched(3))
     assert len(seen) == 1
-    assert torch.equal(seen[0], KeyedNoise(3)(batch(4).x, batch(4).index, 7, 0.5))
+    assert torch.equal(seen[0], Streams(3).normal(batch(4).x, batch(4).index, 7, 0.5))
 
 
 class Broken(nn.Linear):
@@ -114,22 +116,32 @@ class Broken(nn.Linear):
 
 def test_what_cannot_be_compiled_is_said_in_one_line():
     with pytest.raises(UserError, match=r"^torch\.compile fails: ") as raised:
-        Compiled(Standard(), 4, backend="eager")(Broken(36, 3), None, batch(4), 0, KeyedNoise(0))
+        Compiled(Standard(), 4, backend="eager")(Broken(36, 3), None, batch(4), 0, Streams(0))
     assert "trainer.compile=false" in raised.value.fix
     assert len(raised.value.what.splitlines()) == 1
 
 
-def test_a_method_of_ones_own_may_be_one_call_and_is_then_not_compiled():
+class Pair(NamedTuple):
+    """Inputs of a custom method."""
+
+    x: torch.Tensor
+    y: torch.Tensor
+    other: torch.Tensor
+
+
+def test_a_custom_method_prepares_tensors_of_its_own_for_the_compiled_objective():
     class Own(Method):
-        def __call__(self, network, engine, batch, step, rng):
-            return Objective(network(batch.x).sum(), {})
+        def prepare(self, network, engine, batch, step, streams):
+            return Pair(batch.x, batch.y, streams.uniform(batch.x, batch.index, step, "own"))
+
+        def objective(self, network, engine, inputs, phase, values):
+            return Objective((network(inputs.x) - network(inputs.other)).square().sum(), {})
 
     network = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
-    assert Own()(network, None, batch(4), 0, KeyedNoise(0)).loss.requires_grad
-    with pytest.raises(UserError, match="Own has a __call__ of its own"):
-        Compiled(Own(), 4)
-    with pytest.raises(NotImplementedError, match="Method defines neither objective nor __call__"):
-        Method()(network, None, batch(4), 0, KeyedNoise(0))
+    found = Compiled(Own(), 4, backend="eager")(network, None, batch(4), 5, Streams(0))
+    torch.testing.assert_close(found.loss, Own()(network, None, batch(4), 5, Streams(0)).loss)
+    with pytest.raises(NotImplementedError, match="Method defines no objective"):
+        Method()(network, None, batch(4), 0, Streams(0))
 
 
 def wrong(module, inputs):
@@ -140,7 +152,7 @@ def wrong(module, inputs):
 def test_a_compiler_that_errs_is_found_out():
     network = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
     with pytest.raises(UserError, match="compiles this objective wrongly: its gradient is off by 100 %"):
-        Compiled(Standard(), 4, backend=wrong)(network, None, batch(4), 0, KeyedNoise(0))
+        Compiled(Standard(), 4, backend=wrong)(network, None, batch(4), 0, Streams(0))
 
 
 def test_to_compare_leaves_no_trace():
@@ -160,7 +172,7 @@ def test_an_error_of_the_users_own_stays_what_it_is():
             raise UserError("too small", where="the network", fix="a larger one")
 
     with pytest.raises(UserError, match="too small"):
-        Compiled(Standard(), 4, backend="eager")(Shape(36, 3), None, batch(4), 0, KeyedNoise(0))
+        Compiled(Standard(), 4, backend="eager")(Shape(36, 3), None, batch(4), 0, Streams(0))
 
 
 @pytest.mark.slow
@@ -171,8 +183,8 @@ def test_inductors_kernels_compute_the_same(name):
     other = copy.deepcopy(network)
     compiled, engine = Compiled(method, 4), NativeEngine(network)
     for step in (0, 4, 7):
-        expected = method(other, NativeEngine(other), batch(4, step), step, KeyedNoise(0)).loss
-        found = compiled(network, engine, batch(4, step), step, KeyedNoise(0)).loss
+        expected = method(other, NativeEngine(other), batch(4, step), step, Streams(0)).loss
+        found = compiled(network, engine, batch(4, step), step, Streams(0)).loss
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
         pairs = ((found, network), (expected, other))
         for grads in zip(*(torch.autograd.grad(loss, net.parameters()) for loss, net in pairs)):

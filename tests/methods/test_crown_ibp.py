@@ -7,11 +7,11 @@ from torch import nn
 
 from certtrain.bounds import NativeEngine
 from certtrain.data.batch import Batch
-from certtrain.methods import IBP, CrownIBP, KeyedNoise, Ramp, ShiRegulariser, Weight
+from certtrain.methods import IBP, CrownIBP, Ramp, ShiRegulariser, Streams, Weight
 from certtrain.threat import ThreatModel
 
 RAMP = Ramp(start=10, length=10)
-NOISE = KeyedNoise(0)
+NOISE = Streams(0)
 NATURAL = 0.313262  # log(1 + exp(-1))
 
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError
-from certtrain.methods import Gaussian, KeyedNoise
+from certtrain.methods import Gaussian, Streams
 from certtrain.models.normalize import Normalize
 from certtrain.smoothing.noise import gaussian_noise
 
@@ -27,18 +27,18 @@ def batch():
     return Batch(x, torch.randint(3, (8,), generator=generator), torch.tensor([3, 1, 4, 15, 92, 6, 5, 35]))
 
 
-def seen_by(network, method, batch, step, noise):
+def seen_by(network, method, batch, step, streams):
     """What the first layer was given."""
     inputs = []
     handle = network[0].register_forward_pre_hook(lambda _, args: inputs.append(args[0].detach()))
-    objective = method(network, None, batch, step, noise)
+    objective = method(network, None, batch, step, streams)
     handle.remove()
     assert len(inputs) == 1
     return inputs[0], objective
 
 
 def test_the_normalisation_sees_the_input_plus_the_keyed_noise_unclamped(network, batch):
-    x, objective = seen_by(network, Gaussian(0.5), batch, 12, KeyedNoise(7))
+    x, objective = seen_by(network, Gaussian(0.5), batch, 12, Streams(7))
     noise = gaussian_noise(7, "train", "train", batch.index, range(12, 13), (1, 4, 4), 0.5)[:, 0]
     assert torch.equal(x, batch.x + noise)
     assert x.min() < 0
@@ -49,38 +49,38 @@ def test_the_normalisation_sees_the_input_plus_the_keyed_noise_unclamped(network
 
 
 def test_noise_depends_on_seed_index_and_step_alone(network, batch):
-    method, noise = Gaussian(0.25), KeyedNoise(7)
-    x, _ = seen_by(network, method, batch, 3, noise)
-    again, _ = seen_by(network, method, batch, 3, KeyedNoise(7))
+    method, streams = Gaussian(0.25), Streams(7)
+    x, _ = seen_by(network, method, batch, 3, streams)
+    again, _ = seen_by(network, method, batch, 3, Streams(7))
     assert torch.equal(x, again)
     order = torch.tensor([5, 0, 2])
-    part, _ = seen_by(network, method, Batch(*(column[order] for column in batch)), 3, noise)
+    part, _ = seen_by(network, method, Batch(*(column[order] for column in batch)), 3, streams)
     assert torch.equal(part, x[order])
     for other in (
-        seen_by(network, method, batch, 4, noise)[0],
-        seen_by(network, method, batch, 3, KeyedNoise(8))[0],
-        seen_by(network, method, batch._replace(index=batch.index + 1), 3, noise)[0],
-        seen_by(network, method, batch, 3, KeyedNoise(7, split="val"))[0],
+        seen_by(network, method, batch, 4, streams)[0],
+        seen_by(network, method, batch, 3, Streams(8))[0],
+        seen_by(network, method, batch._replace(index=batch.index + 1), 3, streams)[0],
+        seen_by(network, method, batch, 3, Streams(7, split="val"))[0],
     ):
         assert not torch.isclose(x, other).any()
 
 
 def test_global_generators_are_left_alone(network, batch):
     state = torch.get_rng_state()
-    Gaussian(0.25)(network, None, batch, 0, KeyedNoise(0))
+    Gaussian(0.25)(network, None, batch, 0, Streams(0))
     assert torch.equal(state, torch.get_rng_state())
 
 
 def test_noise_has_the_asked_for_deviation():
     x = torch.zeros(64, 3, 16, 16)
-    noise = KeyedNoise(0)(x, torch.arange(64), 9, 0.25)
+    noise = Streams(0).normal(x, torch.arange(64), 9, 0.25)
     assert noise.shape == x.shape
     assert noise.dtype == torch.float32
     assert noise.std().item() == pytest.approx(0.25, rel=0.02)
 
 
 def test_l1_and_schedule(network, batch):
-    bare, plus = (Gaussian(0.25, l1=l1)(network, None, batch, 0, KeyedNoise(0)) for l1 in (0.0, 0.01))
+    bare, plus = (Gaussian(0.25, l1=l1)(network, None, batch, 0, Streams(0)) for l1 in (0.0, 0.01))
     assert (plus.loss - bare.loss).item() == pytest.approx(0.01 * network[2].weight.abs().sum().item(), rel=1e-4)
     assert "loss_l1" not in bare.parts
     assert Gaussian(0.25).scheduled(5) == {"sigma": 0.25}

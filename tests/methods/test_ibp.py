@@ -12,14 +12,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from certtrain.bounds import NativeEngine
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError
-from certtrain.methods import IBP, CrownIBP, KeyedNoise, Ramp, ShiRegulariser, Weight
+from certtrain.methods import IBP, CrownIBP, Ramp, ShiRegulariser, Streams, Weight
 from certtrain.methods.losses import robust_cross_entropy
+from certtrain.methods.mixture import Mixture
 from certtrain.methods.regularisers import MIN_EPS, normalised_radius
 from certtrain.models.normalize import Normalize
 from certtrain.threat import ThreatModel
 
 RAMP = Ramp(start=10, length=10)
-NOISE = KeyedNoise(0)
+NOISE = Streams(0)
 NATURAL = 0.313262  # log(1 + exp(-1))
 
 
@@ -75,11 +76,13 @@ def test_after_the_ramp_nothing_is_verified_where_the_bound_is_zero_or_negative(
 
 @pytest.mark.parametrize("margin", [0.0, -1.0, math.nan, math.inf])
 def test_a_margin_that_proves_nothing_is_not_counted(paper_network, paper_engine, paper_batch, margin):
-    class OneOff(IBP):
-        def margins(self, bounds, phase, values):
+    class OneOff(Mixture):
+        def _margins(self, bounds, methods, values):
             return torch.tensor([[1.0], [margin], [1.0]])
 
-    parts = OneOff(0.5, RAMP)(paper_network, paper_engine, paper_batch, 15, NOISE).parts
+    method = IBP(0.5, RAMP)
+    method.mixture = OneOff()
+    parts = method(paper_network, paper_engine, paper_batch, 15, NOISE).parts
     assert parts["train_verified"].item() == pytest.approx(2 / 3)
 
 

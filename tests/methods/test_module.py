@@ -155,8 +155,8 @@ def test_a_nan_loss_stops_training_names_its_first_step_and_keeps_the_good_check
     original = module.method
 
     class Poisoned(type(original)):
-        def __call__(self, network, engine, batch, step, rng):
-            objective = super().__call__(network, engine, batch, step, rng)
+        def __call__(self, network, engine, batch, step, streams):
+            objective = super().__call__(network, engine, batch, step, streams)
             return objective._replace(loss=objective.loss * float("nan")) if step >= 25 else objective
 
     module.objective = Poisoned(0.05, Ramp(5, 20))
@@ -196,3 +196,53 @@ def test_a_resumed_run_follows_its_own_learning_rate_schedule_not_the_saved_one(
     trainer(epochs=2).fit(longer, datamodule=data, ckpt_path=tmp_path / "a.ckpt", weights_only=True)
     assert longer.lr_factor.total == 1000
     assert longer.optimizers().param_groups[0]["lr"] == pytest.approx(1e-2 * longer.lr_factor(longer.global_step))
+
+
+class Remembering(Gaussian):
+    """Counts what its hooks are called for, and keeps a mean of weights at the epochs' ends."""
+
+    def __init__(self):
+        super().__init__(0.1)
+        self.seen = {"begin": 0, "steps": 0, "ends": 0, "mean": torch.zeros(())}
+        self.validated = []
+
+    def begin(self, context):
+        self.seen["begin"] += 1
+        self.started_at = context.step
+
+    def before_step(self, context, batch):
+        assert context.optimizer.param_groups[0]["params"][0] is next(context.network.parameters())
+        self.seen["steps"] += len(batch.y)
+
+    def epoch_end(self, context):
+        assert sum(len(batch.y) for batch in context.batches) == 1293
+        self.seen["ends"] += 1
+        self.seen["mean"] = next(context.network.parameters()).detach().mean()
+
+    def state_dict(self):
+        return dict(self.seen)
+
+    def load_state_dict(self, state):
+        self.seen = dict(state)
+
+
+class Order(L.Callback):
+    """How many epochs had ended for the method when a validation began."""
+
+    def on_validation_start(self, trainer, module):
+        module.method.validated.append(module.method.seen["ends"])
+
+
+def test_a_methods_hooks_and_what_it_remembers_over_a_resume(tmp_path):
+    module, data = build("gaussian")
+    module.method = module.objective = Remembering()
+    run = trainer(epochs=2, callbacks=[Order()])
+    run.fit(module, datamodule=data)
+    assert module.method.seen["steps"] == 2 * 1293
+    assert module.method.validated == [1, 2]  # an epoch's end comes before its validation
+    run.save_checkpoint(tmp_path / "a.ckpt")
+    again, data = build("gaussian")
+    again.method = again.objective = Remembering()
+    trainer(epochs=3).fit(again, datamodule=data, ckpt_path=tmp_path / "a.ckpt", weights_only=True)
+    assert (again.method.seen["begin"], again.method.seen["ends"], again.method.started_at) == (2, 3, 42)
+    assert again.method.seen["mean"] == next(again.network.parameters()).detach().mean()

@@ -14,7 +14,7 @@ from certtrain.data.batch import Batch
 from certtrain.data.loader import TensorLoader
 from certtrain.data.split import Split
 from certtrain.evaluation import float32_products
-from certtrain.methods import KeyedNoise
+from certtrain.methods import Streams
 from certtrain.methods.compiled import Compiled
 from certtrain.methods.module import CertifiedTraining
 from certtrain.models.normalize import Normalize
@@ -67,8 +67,8 @@ def test_losses_and_gradients_are_those_of_the_processor(name):
     here, there = network(), network().to(DEVICE)
     engines = NativeEngine(here), NativeEngine(there)
     for step in range(8):
-        one = METHODS[name](here, engines[0], batch(step, "cpu"), step, KeyedNoise(0)).loss
-        two = METHODS[name](there, engines[1], batch(step, DEVICE), step, KeyedNoise(0)).loss
+        one = METHODS[name](here, engines[0], batch(step, "cpu"), step, Streams(0)).loss
+        two = METHODS[name](there, engines[1], batch(step, DEVICE), step, Streams(0)).loss
         torch.testing.assert_close(two.cpu(), one, rtol=1e-4, atol=1e-4)
         grads = (torch.autograd.grad(loss, net.parameters()) for loss, net in ((one, here), (two, there)))
         for left, right in zip(*grads):
@@ -107,8 +107,8 @@ def test_compiled_it_computes_the_same(name, mode):
     compiled, engines = Compiled(METHODS[name], 16, mode), (NativeEngine(net), NativeEngine(other))
     optimizers = [torch.optim.SGD(one.parameters(), lr=1e-3, fused=True) for one in (net, other)]
     for step in (0, 1, 3, 3, 4, 5, 6, 7):
-        found = compiled(net, engines[0], batch(step, DEVICE), step, KeyedNoise(0))
-        expected = METHODS[name](other, engines[1], batch(step, DEVICE), step, KeyedNoise(0))
+        found = compiled(net, engines[0], batch(step, DEVICE), step, Streams(0))
+        expected = METHODS[name](other, engines[1], batch(step, DEVICE), step, Streams(0))
         for objective, optimizer in zip((found, expected), optimizers):
             optimizer.zero_grad()
             objective.loss.backward()

@@ -5,12 +5,12 @@ import math
 import pytest
 
 from certtrain.errors import UserError
-from certtrain.methods import KeyedNoise, Standard
+from certtrain.methods import Standard, Streams
 
 
 def test_loss_and_parts_by_hand(paper_network, paper_batch, refusing_engine):
     # Logits (1, 0); |w|: 1 + 1 + 1 + 2 = 5.
-    objective = Standard(l1=0.1)(paper_network, refusing_engine, paper_batch, 7, KeyedNoise(0))
+    objective = Standard(l1=0.1)(paper_network, refusing_engine, paper_batch, 7, Streams(0))
     natural = math.log(1 + math.exp(-1))
     assert objective.loss.item() == pytest.approx(natural + 0.5, rel=1e-6)
     assert {name: part.item() for name, part in objective.parts.items()} == pytest.approx(

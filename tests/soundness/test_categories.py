@@ -16,7 +16,7 @@ from certtrain.bounds.united import United, united
 from certtrain.certifiers import BoundCertifier, CascadeCertifier
 from certtrain.data import Batch
 from certtrain.errors import UserError
-from certtrain.methods import IBP, CrownIBP, KeyedNoise, Ramp, ShiRegulariser, Weight
+from certtrain.methods import IBP, CrownIBP, Ramp, ShiRegulariser, Streams, Weight
 from certtrain.scales import Scales
 from certtrain.threat import ThreatModel
 
@@ -203,7 +203,7 @@ def test_training_takes_the_worst_category(fusion):
     losses = []
     for scales in (SCALES.fixed(), SCALES):
         method = CrownIBP("0.05", Ramp(0, 4), scales=scales, **options)
-        loss = method(net, NativeEngine(net), data, 5, KeyedNoise(0)).loss
+        loss = method(net, NativeEngine(net), data, 5, Streams(0)).loss
         loss.backward()
         losses.append(loss.item())
     assert losses[1] > losses[0]
@@ -215,7 +215,7 @@ def test_training_refuses_statistics_of_rows_that_nobody_has():
     data = batch(network())
     method = IBP("0.05", Ramp(0, 4), scales=SCALES)
     with pytest.raises(UserError, match="columns that may take any category with BatchNorm"):
-        method(net, NativeEngine(net), data, 5, KeyedNoise(0))
+        method(net, NativeEngine(net), data, 5, Streams(0))
     net, method = network(), IBP("0.05", Ramp(0, 4), regulariser=ShiRegulariser(0.5), scales=SCALES)
     with pytest.raises(UserError, match="columns that may take any category with the regularisers"):
-        method(net, NativeEngine(net), data, 3, KeyedNoise(0))
+        method(net, NativeEngine(net), data, 3, Streams(0))

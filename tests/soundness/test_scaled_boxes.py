@@ -12,7 +12,7 @@ from certtrain.bounds import NativeEngine
 from certtrain.bounds.auto_lirpa import AutoLirpaEngine
 from certtrain.certifiers import BoundCertifier, CascadeCertifier
 from certtrain.data import Batch
-from certtrain.methods import CrownIBP, KeyedNoise, Ramp, Weight
+from certtrain.methods import CrownIBP, Ramp, Streams, Weight
 from certtrain.models.normalize import Normalize
 from certtrain.scales import Scales
 from certtrain.threat import ThreatModel
@@ -176,7 +176,7 @@ def test_training_over_scales_of_ones_is_training_and_immutable_inputs_get_no_bo
     for scales in (None, Scales(SCALES.names, (Fraction(1),) * D, (0,) * D), SCALES):
         net = network(7)
         method = CrownIBP("0.1", Ramp(0, 4), beta=Weight(0.5, 0.5), scales=scales)
-        loss = method(net, NativeEngine(net), data, 5, KeyedNoise(0)).loss
+        loss = method(net, NativeEngine(net), data, 5, Streams(0)).loss
         loss.backward()
         losses.append((loss.item(), net[1].weight.grad.clone()))
     assert losses[0][0] == losses[1][0]
