@@ -133,7 +133,7 @@ def certify_examples(
         device: where the network is.
         progress: told how many rows there are, and the new ones.
         told: within a batch, how far it is, in rows of all, and what is done.
-        stop: called between units of work; what it raises, no `Exception`, ends the work there.
+        stop: called between batches; raises to end the work there. Within a batch `certtrain.work.watched` does.
 
     Returns:
         The entry of `result.json`: norm, clean, certified by radius, ACR, abstained, invalid, n, hash, seconds, and for
@@ -285,7 +285,7 @@ def _certify_rows(
         def within(share: float, doing: str, before: int = count, todo: list[int] = todo) -> None:
             told(before + share * len(todo), doing)
 
-        with watched(stop, within):
+        with watched(told=within):
             new = certifier.certify(network, batch)
         log.append(new)
         count += len(new)

@@ -4,7 +4,7 @@
 cannot be cut any further, such as a layer, a step of an attack or one forward pass, and `tell` where they know which
 share of their work is done. Whoever runs them wraps the call in `watched`; without it both do nothing.
 
-    with watched(stop=flag.raise_if_set, told=bar.within):
+    with watched(stop=flag.raise_if_overdue, told=bar.often):
         certifier.certify(network, batch)
 """
 
@@ -16,6 +16,10 @@ from contextvars import ContextVar
 from typing import NamedTuple
 
 import torch
+
+
+def _never() -> None:
+    """Ends nothing."""
 
 
 class _Watcher(NamedTuple):
@@ -30,15 +34,18 @@ _WATCHER: ContextVar[_Watcher | None] = ContextVar("watcher", default=None)
 
 @contextmanager
 def watched(
-    stop: Callable[[], None] = lambda: None, told: Callable[[float, str], None] = lambda share, doing: None
+    stop: Callable[[], None] | None = None, told: Callable[[float, str], None] = lambda share, doing: None
 ) -> Iterator[None]:
     """Within it, `stop` is called between units of work and may raise; `told` hears the share done and what is done.
 
     Args:
-        stop: raises to end the work. What it raises must not be an `Exception`, which work records as a failure of
-            some examples and goes on.
+        stop: raises to end the work; None: as around. What it raises must not be an `Exception`, which work records as
+            a failure of some examples and goes on.
         told: the share of the work within, in [0, 1], and a few words.
     """
+    around = _WATCHER.get()
+    if stop is None:
+        stop = _never if around is None else around.stop
     token = _WATCHER.set(_Watcher(stop, told))
     try:
         yield

@@ -46,7 +46,7 @@ def tiny() -> list[str]:
     return [
         *("data=digits", "model=mlp", "model.hidden=[16]", "epochs=2", "trainer=cpu", "radii=[0.02,0.05]"),
         *("eps=0.05", "schedule.warmup=0", "schedule.ramp=1", "optimizer.lr=0.01", "validation.examples=20"),
-        *("validation.n0=10", "validation.n=50", "n0=10", "n=100"),
+        *("validation.n0=10", "validation.n=50", "n0=10", "n=100", "data.batch_size=128", "schedule.lr.kind=constant"),
     ]
 
 

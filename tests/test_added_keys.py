@@ -78,7 +78,9 @@ def test_runs_that_were_kept_are_what_their_overrides_make_now(run):
     old = RunDirectory(run).read_config()
     new, _ = resolve(*composed(*RunDirectory(run).read_overrides(), f"name='{run.name}'"))
     found = config_differences(old, {**new, "name": old["name"]}, (*MAY_DIFFER, *EXTENDS))
-    assert found == []
+    # Two presets asked for radii beyond what their draws can show: those columns of the kept results are 0.
+    beyond = run.name.startswith(("mnist_smoothing", "quickstart_smoothing"))
+    assert [one for one in found if not (beyond and one[0].split(".")[-1] == "radii")] == []
 
 
 def test_an_added_key_that_is_lacking_has_its_former_value():

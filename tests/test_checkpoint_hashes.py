@@ -51,6 +51,8 @@ def test_a_checkpoint_that_was_replaced_is_refused(run, capsys, which):
         certtrain.load(run, checkpoint=which)
     if which == "last":
         refused(capsys, ["train", "resume=bounds", "epochs=3"], *words)
+        same = ["data=digits", "model=mlp", "model.hidden=[16]", "method=standard", "epochs=1", "trainer=cpu"]
+        refused(capsys, ["train", *same, "init=bounds", "name=new"], *words)
         assert main(["audit", str(run), "--verbose"]) == 1
         assert "checkpoints_sha256 of last.ckpt" in " ".join(capsys.readouterr().out.split())
         assert main(["report", "bounds"]) == 0

@@ -52,7 +52,7 @@ FLOORS = (
     },
     {"certifiers", "methods", "sweeps", "export"},
     {"reporting"},
-    {"certification", "parts", "callbacks", "checkpoints", "importing", "audit"},
+    {"certification", "parts", "callbacks", "checkpoints", "importing", "audit", "testing"},
     {"ranks"},
     {"training"},
     {"config", "api"},

@@ -31,8 +31,8 @@ def touch(*args, **kwargs):
 
 
 class Net(torch.nn.Sequential):
-    def __init__(self, **options):
-        super().__init__(*mlp(hidden=[16], **options))
+    def __init__(self, input_shape, num_classes, mean, std):
+        super().__init__(*mlp(input_shape, num_classes, mean, std, hidden=[16]))
 """
 
 
@@ -343,8 +343,10 @@ def test_a_target_of_a_run_is_not_called_when_it_is_resumed(run, capsys, section
     plant(run, f"{section}.evil._target_", "evil.touch")
     resume = ["train", "resume=bounds", "epochs=3"]
     refused(run, capsys, resume, f"key {section}.evil._target_", "trust=evil")
-    (run / "overrides.yaml").write_text(yaml.safe_dump([*kept, f"{section}._target_=evil.Net"]))
-    refused(run, capsys, resume, f"key {section}._target_", "trust=evil")
+    for more in ([], [f"+{section}.argument=1"]):  # to know whether it is one, its class would have to be imported
+        overrides = [*kept, f"{section}._target_=evil.Net", *more]
+        (run / "overrides.yaml").write_text(yaml.safe_dump(overrides))
+        refused(run, capsys, resume, f"key {section}._target_", "trust=evil")
 
 
 def test_a_run_of_ones_own_network_trains_certifies_and_is_resumed_with_trust(run, tiny, capsys):

@@ -147,3 +147,13 @@ def test_another_thread_is_not_watched():
         thread.join()
         work.pause()
     assert seen == [threading.get_ident()]
+
+
+def test_who_only_listens_leaves_the_end_to_who_watches_around():
+    def stop():
+        raise Ended
+
+    with work.watched(stop), work.watched(told=lambda share, doing: None), pytest.raises(Ended):
+        work.pause()
+    with work.watched(told=lambda share, doing: None):
+        work.pause()

@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from types import FrameType
 from typing import Any
 
@@ -15,6 +16,8 @@ import lightning as L
 from certtrain.callbacks.checkpoint import Checkpoints
 from certtrain.collective import Poll
 from certtrain.methods.module import CertifiedTraining
+
+PATIENCE_SECONDS = 3.0  # for the batch at work, so that it is not lost; a signal is honoured within ten
 
 
 class Interrupted(BaseException):
@@ -47,6 +50,7 @@ class SignalFlag:
 
     def __init__(self, quiet: bool = False) -> None:
         self.number: int | None = None
+        self._noticed: float | None = None  # when the work first saw the signal
         self._previous: dict[int, Any] = {}
         self._answer = None if quiet else _Answer()
 
@@ -82,6 +86,15 @@ class SignalFlag:
     def raise_if_set(self) -> None:
         """Raises Interrupted when a signal has come."""
         if self.number is not None:
+            raise Interrupted(self.number)
+
+    def raise_if_overdue(self) -> None:
+        """Raises Interrupted when a signal was there a while ago: for the inside of a batch, which had time to end."""
+        if self.number is None:
+            return
+        now = time.monotonic()
+        self._noticed = now if self._noticed is None else self._noticed
+        if now - self._noticed >= PATIENCE_SECONDS:
             raise Interrupted(self.number)
 
 

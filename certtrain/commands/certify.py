@@ -154,7 +154,7 @@ def run(config: Any) -> int:
     config_of_data = {**loaded.config["data"], "data_dir": resolved["data_dir"]}
     data = build_data({**loaded.config, "data": config_of_data})
     try:
-        with loaded.run, SignalFlag() as flag, watched(flag.raise_if_set):
+        with loaded.run, SignalFlag() as flag, watched(flag.raise_if_overdue):
             job = Job(loaded, data, {**resolved, "run": str(loaded.run.path)}, console, flag)
             found = certify_run(job, shard, processes)
     except Interrupted as interrupted:

@@ -32,7 +32,7 @@ def start_from(
 
     Raises:
         UserError: no such run or file; weights of another model; a network of inputs of another shape, classes or
-            normalisation.
+            normalisation; a checkpoint that is not the one the run recorded.
     """
     if Path(init).is_file():
         held, notes = fit_weights(network, read_weights(init), init)
@@ -44,4 +44,5 @@ def start_from(
     content = read_checkpoint(path)
     contract_of(content).check_same(contract, this=f"init={run.name}", that=data)
     load_weights(network, content, str(path))
+    run.check_checkpoint(path)
     return {"run": run.name, "checkpoint": path.name, "sha256": sha256_file(path)}

@@ -95,6 +95,22 @@ def check_received(config: Mapping[str, Any], keys: Sequence[str], trust: Trust,
                 _refuse_downloads(found, node, where)
 
 
+def check_resumed(config: Any) -> None:
+    """Refuse what the overrides of a run that is resumed brought into a composed configuration: it was not typed.
+
+    Before anything looks its targets up, be it only for the arguments that they take: that imports them.
+
+    Raises:
+        UserError: as `check_received`.
+    """
+    from certtrain.config import plain
+
+    if not config.get("resume"):
+        return
+    resolved = plain(config)
+    check_received(resolved, tuple(KINDS), trusted(resolved["trust"]), f"resume={resolved['resume']}")
+
+
 def resolve(target: str) -> Any:
     """The object that a dotted name stands for: attribute by attribute, modules imported where they are not yet.
 

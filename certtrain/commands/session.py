@@ -183,7 +183,7 @@ class Session:
         if processes > 1:  # they read it as the certify command's
             config = {**config, "run": str(self.directory.path), "checkpoint": None, "name": None, "trust": trust}
         job = Job(loaded, build_data(self.config), config, console, flag)
-        with watched(flag.raise_if_set):
+        with watched(flag.raise_if_overdue):
             return certify_stage(job, helpers(job, processes))
 
     def _set_aside(self) -> None:

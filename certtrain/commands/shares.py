@@ -51,7 +51,7 @@ def main() -> int:
     environment.remember_command(order["command"])
     place = Place(*(Share.parse(order["place"][key]) for key in ("shard", "process")))
     try:
-        with SignalFlag(quiet=True) as flag, watched(flag.raise_if_set):
+        with SignalFlag(quiet=True) as flag, watched(flag.raise_if_overdue):
             threading.Thread(target=_stop_when_told, args=(flag, parent), daemon=True).start()
             stage = load_stage(order["config"], place.process.number - 1)
 

@@ -66,11 +66,12 @@ def standing_check(
     if options.examples and not settled and isinstance(certifier, Falsifier):
         begun = time.perf_counter()
         found = _attack(network, certifier, examples, certificates, log, options, console, device, stop)
-        record = {**found.summary(), "asked": asked, "seconds": time.perf_counter() - begun}
+        record = {**found.summary(), "asked": asked}
         if found.attacked:
-            fell = f"{len(found.hits)} fell" if found.hits else "none fell"
+            seconds, fell = time.perf_counter() - begun, f"{len(found.hits)} fell" if found.hits else "none fell"
             print_line(
-                console, f"attacked {found.attacked} certificates of {log.stem} for {record['seconds']:.1f} s: {fell}"
+                console,
+                f"attacked {found.attacked} certificates of {log.stem} for {seconds:.1f} s: {fell}",
             )
         if files := write_counterexamples(log.with_suffix(".counterexamples"), found):
             record["files"] = [path.name for path in files]

@@ -13,9 +13,8 @@ from certtrain import environment
 from certtrain.commands.compose import choices_by_name, given_values, is_multirun, quoted
 from certtrain.commands.inherited import kept_overrides, typed_trust
 from certtrain.commands.naming import run_name
-from certtrain.commands.received import KINDS, check_received, trusted
 from certtrain.commands.seeds import expand_seeds, refuse_one_name, swept_keys
-from certtrain.config import check, plain
+from certtrain.config import check
 from certtrain.errors import UserError, command_line
 from certtrain.files import check_name
 from certtrain.runs import RunDirectory, find_run
@@ -119,7 +118,7 @@ def run(config: Any) -> int:
 
     hydra = HydraConfig.get()
     multirun = hydra.mode is not None and hydra.mode.name == "MULTIRUN"
-    seeds, trust = config.get("seeds"), trusted(plain(config.get("trust")))
+    seeds = config.get("seeds")
     if config.get("sweep") is not None:
         from certtrain.commands.study import run_study
 
@@ -134,9 +133,6 @@ def run(config: Any) -> int:
             fix="certify_test=false; certify the run you chose with certtrain certify run=...; or seeds=5 alone, "
             "where all are reported and none is chosen",
         )
-    if config.get("resume"):  # what the run's own overrides brought was not typed
-        path = Path(resolved["runs_dir"]) / str(resolved["name"])
-        check_received(resolved, tuple(KINDS), trust, path)
     return run_one(resolved, overrides)
 
 

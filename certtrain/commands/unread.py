@@ -12,6 +12,7 @@ import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from certtrain.commands.received import check_resumed
 from certtrain.config import GROUPS, conf_dir
 from certtrain.errors import UserError
 
@@ -36,6 +37,7 @@ def refuse_unread(command: str, config: Any) -> None:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
+    check_resumed(config)
     hydra = HydraConfig.get()
     made = OmegaConf.to_container(config, resolve=False)
     known = _reference(command, hydra)
@@ -66,7 +68,11 @@ def _reference(command: str, hydra: Any) -> dict[str, Any]:
 
     chosen = {g: c for g, c in hydra.runtime.choices.items() if g in (*GROUPS, "sweep/space") and c is not None}
     chosen.pop("experiment", None)
-    overrides = [f"{group}={choice}" for group, choice in chosen.items() if group != "logger"]
+    # A group that no defaults list has, as the certifier of a custom method without one, was appended, and is again.
+    appended = {text.lstrip("+").split("=")[0] for text in hydra.overrides.task if text.startswith("+")}
+    overrides = [
+        f"{'+' * (group in appended)}{group}={choice}" for group, choice in chosen.items() if group != "logger"
+    ]
     if command == "train":  # any of them may be asked for, one by one or as a list
         overrides.append("logger=[csv,tensorboard,wandb]")
     where: Any = nullcontext()

@@ -6,7 +6,6 @@ from fractions import Fraction
 
 from certtrain.methods.ibp import IBP, Init, Regulariser
 from certtrain.methods.mixture import Mixture
-from certtrain.methods.regularisers import ShiRegulariser
 from certtrain.scales import Scales
 from certtrain.schedules import Ramp, Weight, as_weight
 from certtrain.threat import Norm

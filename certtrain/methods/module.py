@@ -73,6 +73,7 @@ class CertifiedTraining(L.LightningModule):
         loader: Any = self.trainer.train_dataloader
         if getattr(loader, "smallest", None) == 1:
             refuse_batch_of_one(self.network, loader.one().to(self.device))
+        self.method.begin(self._context())
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The method's loss at the current optimiser step; its parts stay on the device in `self.parts`.
@@ -93,9 +94,6 @@ class CertifiedTraining(L.LightningModule):
         self.first_bad_step = torch.where(bad, step, self.first_bad_step)
         self.parts = {"loss": objective.loss.detach(), **objective.parts}
         return loss
-
-    def on_train_start(self) -> None:
-        self.method.begin(self._context())
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         if self._has("before_step"):

@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+from certtrain.callbacks import signals
 from certtrain.callbacks.checkpoint import Checkpoints
 from certtrain.callbacks.signals import Interrupted, SignalFlag, StopAtSignal
 
@@ -117,3 +118,18 @@ def test_the_wakeup_descriptor_of_somebody_else_comes_back():
     with SignalFlag():
         assert signal.set_wakeup_fd(-1) != before
     assert signal.set_wakeup_fd(before) == before
+
+
+def test_inside_a_batch_a_signal_waits_a_few_seconds_for_its_end(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(signals.time, "monotonic", lambda: now[0])
+    with SignalFlag(quiet=True) as flag:
+        flag.raise_if_overdue()
+        send(signal.SIGTERM)
+        for second in (100.0, 102.9):
+            now[0] = second
+            flag.raise_if_overdue()
+        now[0] = 103.0
+        with pytest.raises(Interrupted):
+            flag.raise_if_overdue()
+    assert signals.PATIENCE_SECONDS < 10

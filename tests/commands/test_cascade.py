@@ -64,8 +64,8 @@ def test_a_stage_that_cannot_bound_the_network_is_refused_before_anything_is_wri
     def never(*_, **__):
         raise AssertionError("work was done first")
 
-    monkeypatch.setattr("certtrain.commands.loading.instantiate", lambda *_, **__: network)
-    monkeypatch.setattr("certtrain.commands.loading.load_weights", lambda *_: None)
+    monkeypatch.setattr("certtrain.commands.loading.make_network", lambda *_, **__: network)
+    monkeypatch.setattr("certtrain.commands.loading.load_weights", lambda own, *_: own)
     monkeypatch.setattr("certtrain.certifiers.cascade.strongest", never)
     before = snapshot(runs)
     assert cli.main(["certify", "run=bounds", *settings, "radii=[0.02]", "indices=first_5"]) == 2

@@ -226,9 +226,12 @@ def test_rows_that_are_refused(here, capsys, row, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["norm=l2"], "sizes per feature are those of a box, and the l2 ball is the same in all directions"),
-        (["certifier=smoothing", "sigma=0.1", "norm=l2"], "sizes per feature"),
-        (["certifier=smoothing", "sigma=0.1"], "Gaussian noise is the same in all directions"),
+        (
+            ["norm=l2", "radii=[0.5]"],
+            "sizes per feature are those of a box, and the l2 ball is the same in all directions",
+        ),
+        (["certifier=smoothing", "sigma=0.1", "norm=l2", "radii=[0.5]"], "sizes per feature"),
+        (["certifier=smoothing", "sigma=0.1", "radii=[0.5]"], "Gaussian noise is the same in all directions"),
         (["scales={units: {agee: 1}, others: 0}"], "there is no feature 'agee'"),
         (["scales={unit: {age: 1}}"], "scales has no key 'unit'"),
         (["scales={others: 1}"], "is one value of the column 'colour'"),

@@ -93,10 +93,10 @@ def test_labels_beyond_the_logits_are_refused(certifier):
 
 @pytest.mark.parametrize("engine", [NativeEngine, AutoLirpaEngine])
 def test_engines_and_attacks_refuse_one_logit(engine):
-    x, y = torch.rand(6, 4), torch.zeros(6, dtype=torch.int64)
+    x, y, network = torch.rand(6, 4), torch.zeros(6, dtype=torch.int64), one_logit()  # which its engine does not keep
     for call in ("bounds", "fused_loss"):
         with pytest.raises(UserError, match="K = 1"):
-            getattr(engine(one_logit()), call)(x, y, ThreatModel("linf", 0.1))
+            getattr(engine(network), call)(x, y, ThreatModel("linf", 0.1))
     for attack in ATTACKS.values():
         with pytest.raises(UserError, match="K = 1"):
             attack(one_logit(), x, y, ThreatModel("linf", 0.1), steps=1, restarts=1)
