@@ -59,4 +59,5 @@ def test_on_the_page(runs):
     path.write_text(path.read_text().replace("certtrain.models", "nobody.models"))
     for card in (runs / "bounds" / "certificates").glob("*.json"):
         assert json.loads(card.read_text())["checkpoint_sha256"]
-    assert pictures() == []
+    assert main(["report", "bounds", "--images", "3"]) == 2  # what nobody trusts is not built
+    assert main(["report", "bounds", "--images", "0"]) == 0
