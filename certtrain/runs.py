@@ -23,7 +23,7 @@ RESULT_SCHEMA = 1
 STATUSES = ("complete", "interrupted", "failed")
 State = Literal["new", "resume", "complete"]
 
-DEEP = 1_000  # levels of nesting from which libyaml could run out of stack
+DEEP = 1_000  # levels of nesting: with many more the loaders, which recurse, run out of stack
 ABSENT = "(absent)"
 
 
@@ -428,13 +428,21 @@ def _read_yaml(path: Path, kind: type) -> Any:
 
 
 def _plain_yaml(text: str) -> Any:
-    """The plain values of a YAML text: by libyaml, which is seven times as fast, where its recursion cannot be deep.
+    """The plain values of a YAML text, by libyaml where there is one, which is seven times as fast.
 
-    Each level takes a bracket, a brace, a dash, a question mark or more spaces at the beginning of a line.
+    Raises:
+        ValueError: it is nested too deep. Each level takes a bracket, a brace, a dash, a question mark or more spaces
+            at the beginning of a line, so that most texts are known not to be without a look at their structure.
     """
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     indent = max((len(line) - len(line.lstrip(" ")) for line in text.split("\n")), default=0)
-    deep = indent + sum(map(text.count, "[{-?")) >= DEEP
-    return yaml.load(text, yaml.SafeLoader if deep else getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    if indent + sum(map(text.count, "[{-?")) >= DEEP:
+        depth = 0
+        for event in yaml.parse(text, loader):  # which does not recurse
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth >= DEEP:
+                raise ValueError(f"it is nested {DEEP:,} levels deep")
+    return yaml.load(text, loader)
 
 
 def _other_configuration(run: RunDirectory, differing: list[tuple[str, Any, Any]]) -> UserError:

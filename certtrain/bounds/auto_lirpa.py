@@ -108,7 +108,8 @@ class AutoLirpaEngine:
 
     @contextlib.contextmanager
     def _interval_pass(self, x: Tensor, y: Tensor, threat: ThreatModel) -> Iterator[_Run]:
-        with _ordinary_tensors(), torch.autocast(x.device.type, enabled=False), _default_dtype(x.dtype):
+        own = (_ordinary_tensors(), torch.autocast(x.device.type, enabled=False), _default_dtype(x.dtype))
+        with own[0], own[1], own[2], lirpa_compat.deep_recursion():
             x = x.clone() if x.is_inference() else x
             clean, inputs = self._clean(x)
             copy = self._copy(x, inputs)

@@ -1,7 +1,8 @@
 """Imports auto_LiRPA on a current torch and numpy, whose removed names its release on the package index still uses.
 
 Every repair is made by feature detection: a newer auto_LiRPA, or an older torch, is left as it is. auto_LiRPA changes
-the warning filters and the root logger when it is imported; both are put back.
+the warning filters, the root logger and Python's recursion limit (to 1,000,000, at which a file that is nested without
+end takes the process down) when it is imported; all are put back, and `deep_recursion` is for the engine's own work.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 RELEASE = "0.3"
+RECURSION = 20_000  # a few frames for each of some thousand operations
 INSTALL = (
     f"pip install --no-deps auto_LiRPA=={RELEASE} && pip install appdirs setuptools tqdm  (release {RELEASE} declares"
     " torch<1.13 although it runs on current torch: hence --no-deps, and then the packages that it imports)"
@@ -88,7 +90,7 @@ def _numpy_arraysetops() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _global_state_kept() -> Iterator[None]:
-    root = logging.getLogger()
+    root, recursion = logging.getLogger(), sys.getrecursionlimit()
     handlers, level, disabled = root.handlers[:], root.level, root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -99,6 +101,18 @@ def _global_state_kept() -> Iterator[None]:
         root.handlers[:] = handlers
         root.setLevel(level)
         logging.disable(disabled)
+        sys.setrecursionlimit(recursion)
+
+
+@contextlib.contextmanager
+def deep_recursion() -> Iterator[None]:
+    """Room for auto_LiRPA, which recurses from the output of a network through all of its layers."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(before, RECURSION))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before)
 
 
 def _mend_torch() -> None:

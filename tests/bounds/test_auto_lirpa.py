@@ -285,3 +285,21 @@ def test_version_is_that_of_the_library(network):
     engine = AutoLirpaEngine(network)
     assert (engine.name, engine.methods) == ("auto_lirpa", METHODS)
     assert engine.version == lirpa_compat.version()
+
+
+def test_the_recursion_limit_is_pythons_own_but_within_the_engines_work(network):
+    """At the 1,000,000 that auto_LiRPA sets when it is imported, a file that is nested without end ends the process."""
+    code = (
+        "import sys, json; limit = sys.getrecursionlimit()\n"
+        "from certtrain.bounds import lirpa_compat\n"
+        "lirpa_compat.load(); assert sys.getrecursionlimit() == limit\n"
+        "try: json.loads('[' * 200_000)\n"
+        "except RecursionError: print('refused')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "refused\n", done.stderr
+    limit = sys.getrecursionlimit()
+    AutoLirpaEngine(network).bounds(*batch(), LINF)
+    assert sys.getrecursionlimit() == limit
+    with lirpa_compat.deep_recursion():
+        assert sys.getrecursionlimit() >= lirpa_compat.RECURSION
