@@ -20,9 +20,10 @@ from rich.console import Console, Group
 from rich.table import Table
 
 from certtrain.certificates import CertificateLog, Certificates, read_card
+from certtrain.certificates.summary import certified
+from certtrain.claim import claim_of
 from certtrain.errors import UserError
 from certtrain.files import write_json_atomic
-from certtrain.summary import certified, is_staged
 from certtrain.threat import parse_radii, radius_text
 
 SAME = ("checkpoint_sha256", "indices_sha256", "dataset", "split")
@@ -42,7 +43,7 @@ def compare(fixed: tuple[Certificates, dict[str, Any]], anytime: tuple[Certifica
         UserError: the first is staged or the second is not; they are not about the same thing.
     """
     (rows, card), (staged, other) = fixed, anytime
-    if is_staged(rows) or not is_staged(staged):
+    if [claim_of(card).radii, claim_of(other).radii] != ["continuous", "targets"]:
         raise UserError("first a log of a fixed n, then staged ones", where="the command line")
     if rows.index.tolist() != staged.index.tolist():
         raise UserError(f"{len(rows)} and {len(staged)} examples", where="the logs", fix="finish certifying first")

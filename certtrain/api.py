@@ -15,6 +15,8 @@ from torch import nn
 
 from certtrain.bounds import NativeEngine
 from certtrain.certificates import Certificates
+from certtrain.certificates.summary import held_radii
+from certtrain.certificates.summary import summarise as _summarise
 from certtrain.certification import accelerator, choose_indices
 from certtrain.certifiers.base import Certifier
 from certtrain.data.batch import Batch
@@ -26,8 +28,6 @@ from certtrain.methods.base import Method
 from certtrain.models import InputContract, TwoLogits
 from certtrain.reporting import terminal
 from certtrain.reporting.plots import certified_accuracy_plot
-from certtrain.summary import held_radii
-from certtrain.summary import summarise as _summarise
 
 BATCH = 256
 
@@ -132,8 +132,6 @@ def certify(network: nn.Module, certifier: Certifier, split: Data, *, indices: s
     """
     split = as_split(split)
     device, chosen = accelerator(), choose_indices(indices, len(split))
-    if hasattr(certifier, "spread_over"):
-        certifier.spread_over(len(chosen))
     before = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     network.to(device)
     try:
@@ -141,6 +139,7 @@ def certify(network: nn.Module, certifier: Certifier, split: Data, *, indices: s
         one_logit = len(few) and count_logits(network, few, least=1) == 1
         network = nn.Sequential(network, TwoLogits().to(device)) if one_logit else network
         check_function(network, few)
+        certifier.bind(network, split=None, examples=len(chosen), device=device)
         parts = [
             certifier.certify(network, Batch(split.x[index].to(device), split.y[index].to(device), index.to(device)))
             for index in chosen.split(BATCH)
@@ -153,7 +152,7 @@ def certify(network: nn.Module, certifier: Certifier, split: Data, *, indices: s
 def summarise(certificates: Certificates, certifier: Certifier) -> dict[str, Any]:
     """Clean accuracy, certified accuracy by radius, ACR, abstentions: the numbers of a run's `result.json`."""
     return {
-        **_summarise(certificates, certifier.radii, certifier.norm),
+        **_summarise(certificates, certifier.radii, certifier.claim()),
         "certifier": certifier.name,
         "settings": certifier.settings(),
         "indices_sha256": index_sha256(torch.from_numpy(certificates.index)),

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,15 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from certtrain.card_check import indices_sha256
 from certtrain.certificates import CertificateLog, Certificates, read_card, write_card
+from certtrain.certificates.card_check import indices_sha256
+from certtrain.certificates.summary import attacked_summary, cascade_summary, summarise
 from certtrain.certifiers.base import Certifier
 from certtrain.data.batch import Batch
 from certtrain.data.hashing import inputs_sha256
 from certtrain.data.split import Inputs
 from certtrain.errors import UserError, command_line
 from certtrain.parts import Place, collect, cut, done_anywhere, part_log, refuse_other, remove_parts
-from certtrain.summary import cascade_summary, summarise
 from certtrain.threat import radius_text
 from certtrain.work import watched
 
@@ -136,8 +135,8 @@ def certify_examples(
         stop: called between batches; raises to end the work there. Within a batch `certtrain.work.watched` does.
 
     Returns:
-        The entry of `result.json`: norm, clean, certified by radius, ACR, abstained, invalid, n, hash, seconds, and for
-        bounds the PGD accuracy by radius, for a cascade its statuses and stages; and all certificates, by index.
+        The entry of `result.json`: claim, clean, certified by radius, ACR, abstained, invalid, n, hash, seconds, where
+        it attacked the PGD accuracy by radius, for a cascade its statuses and stages; and all certificates, by index.
 
     Raises:
         UserError: the log was made with other settings, examples, labels or weights, or changed when it was complete.
@@ -159,9 +158,9 @@ def certify_examples(
     certificates = log.read().sorted()
     if todo and "parts" in full_card:  # several wrote it: ordered by index, as if one had
         log.replace(certificates)
-    entry = summarise(certificates, certifier.radii, certifier.norm)
+    entry = summarise(certificates, certifier.radii, certifier.claim())
     if certifier.settings().get("attack", {}).get("steps"):  # what never attacked bounds nothing
-        entry |= falsified_bound(certificates, certifier.radii)
+        entry |= attacked_summary(certificates, certifier.radii)
     entry |= cascade_summary(certificates, certifier.radii)
     entry |= {
         "indices_sha256": examples.sha256,
@@ -174,16 +173,6 @@ def certify_examples(
         full_card |= {"status": "complete", **end, "last_run_seconds": seconds, "log_sha256": log.sha256()}
         write_card(log_path.with_suffix(".json"), {**full_card, "summary": entry})
     return entry, certificates
-
-
-def falsified_bound(certificates: Certificates, radii: tuple[Fraction, ...]) -> dict[str, Any]:
-    """`{"pgd": {radius: fraction}}`: correct and not falsified, an upper bound of what any verifier could certify."""
-    columns = [certificates.columns.get(f"status@{radius_text(r)}") for r in radii]
-    if any(column is None for column in columns):
-        return {}
-    n = len(certificates.index)
-    fallen = ("misclassified", "falsified")
-    return {"pgd": {radius_text(r): sum(s not in fallen for s in c) / n for r, c in zip(radii, columns)}}
 
 
 def certify_share(
@@ -217,7 +206,9 @@ def certify_share(
     if part_card.exists():
         refuse_other(read_card(part_card), identity, path)
     else:
-        write_card(part_card, {**identity, **card, "status": "part", "part": place.label, "start": _now()})
+        write_card(
+            part_card, {**identity, **_maker(certifier), **card, "status": "part", "part": place.label, "start": _now()}
+        )
     log = CertificateLog(path)
     if len(log.done_indices()):
         _refuse_other_labels(log.read(), examples, path)
@@ -245,7 +236,14 @@ def begin(
     refuse_other(before, identity, log_path)
     parts = collect(log_path, identity)
     started = before["start"] if before else min((part["start"] for part in parts), default=_now())
-    full_card = {**identity, **card, "status": "running", "start": started, "n": len(examples.indices)}
+    full_card = {
+        **identity,
+        **_maker(certifier),
+        **card,
+        "status": "running",
+        "start": started,
+        "n": len(examples.indices),
+    }
     if before is not None and "inputs_sha256" not in before:  # its rows were made before inputs were hashed
         del full_card["inputs_sha256"]
     if earlier := [*(before or {}).get("parts", []), *parts]:
@@ -296,15 +294,20 @@ def _identity(certifier: Certifier, examples: Examples, card: dict[str, Any]) ->
     """What decides the rows of a log: one whose card says something else is never added to."""
     return {
         "certifier": certifier.name,
-        "norm": certifier.norm,
         "radii": [radius_text(r) for r in certifier.radii],
         "settings": certifier.settings(),
+        "claim": certifier.claim().to_dict(),
         "dataset": examples.dataset,
         "split": examples.split,
         "indices_sha256": examples.sha256,
         "inputs_sha256": examples.inputs_sha256,
         "checkpoint_sha256": card["checkpoint_sha256"],
     }
+
+
+def _maker(certifier: Certifier) -> dict[str, str]:
+    """The class, which an audit asks to check its rows."""
+    return {"made_by": f"{type(certifier).__module__}.{type(certifier).__qualname__}"}
 
 
 def _now() -> str:

@@ -5,31 +5,27 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 from certtrain.errors import UserError, nearest
+from certtrain.files import conf_dir
+from certtrain.kinds import fixed_norm, of_nodes
 from certtrain.scale_request import read_request
 from certtrain.scales import Scales
-from certtrain.threat import NORMS, ThreatModel, exact_number, parse_radii, parse_radius, radius_key, radius_text
+from certtrain.threat import (
+    NORMS,
+    ThreatModel,
+    exact_number,
+    norm_text,
+    parse_radii,
+    parse_radius,
+    radius_key,
+    radius_text,
+)
 
 # The groups a user chooses from; `tuned` is chosen by Hydra from method and data.
 GROUPS = ("data", "model", "method", "optimizer", "bounds", "certifier", "trainer", "logger", "experiment", "sweep")
-SMOOTHING = ("smoothing", "anytime")  # the choices of `certifier` that certify by votes under noise
 WIDEST_SIGMA = 4  # input ranges; the field's widest noise is 1, and under 4 nothing of a picture is left to see
-
-
-def conf_dir() -> Path:
-    """The folder of configuration files: beside the package in a checkout, inside it in an installed wheel."""
-    package = Path(__file__).resolve().parent
-    for candidate in (package / "conf", package.parent / "conf"):
-        if (candidate / "train.yaml").is_file():
-            return candidate
-    raise UserError(
-        "the configuration files of certtrain are missing",
-        where=f"{package / 'conf'} and {package.parent / 'conf'}",
-        fix="install certtrain again",
-    )
 
 
 def options(group: str) -> list[str]:
@@ -183,10 +179,10 @@ def check_units(resolved: dict[str, Any], dimensions: int | None = None) -> None
         )
     if resolved.get("scales") is not None:  # radii are multiples of sizes
         return
-    norm, names = resolved["norm"], list(resolved.get("certifier") or ())
+    norm, kinds = resolved["norm"], of_nodes(resolved.get("certifier"))
     radii = max(parse_radii(resolved["radii"]))
     sizes = [(key, parse_radius(resolved[key]), norm) for key in ("eps", "train_eps") if key in resolved]
-    sizes += [("radii", radii, "l2" if name in SMOOTHING else norm) for name in names or [""]]
+    sizes += [("radii", radii, fixed_norm(kinds) or norm)]
     for key, size, ball in sizes:
         if ball == "linf" and size > 1:
             what = f"{key} = {radius_text(size)} is wider than the input range [0, 1]"
@@ -210,11 +206,11 @@ def check_scales(resolved: dict[str, Any]) -> None:
         return
     if resolved["norm"] != "linf":
         ThreatModel(resolved["norm"], scales=Scales(("x",), (Fraction(1),), (0,)))  # which says why not
-    for name in resolved.get("certifier") or ():
-        if name in SMOOTHING:
+    for name, node in (resolved.get("certifier") or {}).items():
+        if (norm := fixed_norm(of_nodes({name: node}))) not in (None, "linf"):
             raise UserError(
-                f"scales with certifier={name}: Gaussian noise is the same in all directions, and so is the l2 ball of "
-                "its radii",
+                f"scales with certifier={name}: it certifies {norm_text(str(norm))} balls, which are the "
+                "same in all directions",
                 where="configuration key scales",
                 fix="scales=null; sizes per feature are certified by bounds: certifier=crown norm=linf",
             )
@@ -233,15 +229,21 @@ def resolve_radii(resolved: dict[str, Any]) -> tuple[Fraction, ...]:
 
 
 def watched_radius(config: dict[str, Any]) -> Fraction:
-    """What is shown while training: eps, or the largest radius when eps is not among them; smoothing: the smallest."""
+    """What is shown while training: eps, or the largest radius when eps is not among them; where radii are continuous,
+    as those of smoothing, the smallest that is positive."""
     radii, eps = resolve_radii(config), parse_radius(config["eps"])
-    if config["choices"]["certifier"] in SMOOTHING:
+    if rehearsed(config) == "continuous":
         return next((radius for radius in radii if radius > 0), radii[0])
     return eps if eps in radii else radii[-1]
 
 
+def rehearsed(config: dict[str, Any]) -> str:
+    """What the radii of the certificates are that validate a training."""
+    return next((kind.rehearsed_radii_are for kind in of_nodes(config.get("certifier"))), "grid")
+
+
 def default_monitor(config: dict[str, Any]) -> str:
-    """ACR for smoothing; for bounds certified accuracy at eps, or at the largest radius when eps is not among them."""
-    if config["choices"]["certifier"] in SMOOTHING:
+    """The ACR where there is one; else certified accuracy at eps, or at the largest radius if eps is not among them."""
+    if rehearsed(config) == "continuous":
         return "val/acr"
     return f"val/certified@{radius_key(watched_radius(config))}"

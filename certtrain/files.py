@@ -253,3 +253,16 @@ def _umask() -> int:
     current = os.umask(0)
     os.umask(current)
     return current
+
+
+def conf_dir() -> Path:
+    """The folder of configuration files: beside the package in a checkout, inside it in an installed wheel."""
+    package = Path(__file__).resolve().parent
+    for candidate in (package / "conf", package.parent / "conf"):
+        if (candidate / "train.yaml").is_file():
+            return candidate
+    raise UserError(
+        "the configuration files of certtrain are missing",
+        where=f"{package / 'conf'} and {package.parent / 'conf'}",
+        fix="install certtrain again",
+    )

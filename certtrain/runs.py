@@ -18,12 +18,12 @@ from certtrain.errors import UserError, command_line, nearest
 from certtrain.files import plain, refuse_links, write_json_atomic, write_text_atomic
 from certtrain.locks import RunLock
 from certtrain.run_folder import FOLDERS, make_folder, take_back
+from certtrain.run_yaml import read_yaml
 
 RESULT_SCHEMA = 1
 STATUSES = ("complete", "interrupted", "failed")
 State = Literal["new", "resume", "complete"]
 
-DEEP = 1_000  # levels of nesting: with many more the loaders, which recurse, run out of stack
 ABSENT = "(absent)"
 
 
@@ -196,7 +196,7 @@ class RunDirectory:
         Raises:
             UserError: missing, or no YAML mapping.
         """
-        return _read_yaml(path or self.config, dict)
+        return read_yaml(path or self.config, dict)
 
     def read_overrides(self) -> list[str]:
         """The command-line overrides that the run was composed with.
@@ -204,7 +204,7 @@ class RunDirectory:
         Raises:
             UserError: missing, or no YAML list.
         """
-        return _read_yaml(self.overrides, list)
+        return read_yaml(self.overrides, list)
 
     def write_result(self, result: Mapping[str, Any]) -> Path:
         """Replace `result.json` in one step; `schema` is added.
@@ -415,34 +415,6 @@ def _below(key: str, tops: Collection[str]) -> bool:
 def _yaml(value: object) -> str:
     # Without allow_unicode, whose output PyYAML itself cannot always read back (a next-line character in a key).
     return yaml.safe_dump(value, sort_keys=False, width=120)
-
-
-def _read_yaml(path: Path, kind: type) -> Any:
-    try:
-        value = _plain_yaml(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read {path}: {error}", where="run directory", fix="is this a run?") from error
-    if not isinstance(value, kind):
-        raise UserError(f"{path} does not hold a {kind.__name__}", where="run directory", fix="is this a run?")
-    return value
-
-
-def _plain_yaml(text: str) -> Any:
-    """The plain values of a YAML text, by libyaml where there is one, which is seven times as fast.
-
-    Raises:
-        ValueError: it is nested too deep. Each level takes a bracket, a brace, a dash, a question mark or more spaces
-            at the beginning of a line, so that most texts are known not to be without a look at their structure.
-    """
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    indent = max((len(line) - len(line.lstrip(" ")) for line in text.split("\n")), default=0)
-    if indent + sum(map(text.count, "[{-?")) >= DEEP:
-        depth = 0
-        for event in yaml.parse(text, loader):  # which does not recurse
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth >= DEEP:
-                raise ValueError(f"it is nested {DEEP:,} levels deep")
-    return yaml.load(text, loader)
 
 
 def _other_configuration(run: RunDirectory, differing: list[tuple[str, Any, Any]]) -> UserError:

@@ -23,7 +23,7 @@ from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from certtrain.threat import NORM_NAMES, float_up, parse_radius, radius_text
+from certtrain.threat import float_up, parse_radius, radius_text
 
 if TYPE_CHECKING:
     import torch
@@ -221,26 +221,3 @@ def _placed(numbers: tuple[float, ...], dtype: torch.dtype, device: torch.device
     import torch
 
     return torch.tensor(numbers, dtype=torch.float64, device=device).to(dtype)
-
-
-def ball_of(stated: Mapping[str, Any]) -> str:
-    """What radii are radii of: the norm, and the features' sizes where there are any: `linf scaled by NAME (HASH)`.
-
-    Certificates of two balls never stand in one table or on one axis.
-
-    Args:
-        stated: an entry of `result.json` or a card: `norm`, and `settings` with `scales`.
-    """
-    norm, scales = str(stated.get("norm", "")), (stated.get("settings") or {}).get("scales")
-    return f"{norm} scaled by {scales['name']} ({scales['sha256'][:8]})" if scales else norm
-
-
-def ball_text(ball: str) -> str:
-    """A ball as it is printed: `l-inf`, `l-inf scaled by NAME (HASH)`."""
-    norm, *rest = ball.split(" ", 1)
-    return " ".join([NORM_NAMES.get(norm, norm), *rest])
-
-
-def multiples(ball: str) -> str | None:
-    """The label of an axis of radii of scaled features; None for others."""
-    return f"radius, in multiples of {ball.split(' scaled by ')[1]}" if " scaled by " in ball else None

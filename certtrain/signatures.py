@@ -1,10 +1,30 @@
-"""What a class or function takes by name."""
+"""What a dotted name stands for, and what a class or function takes by name."""
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
+
+
+def resolve(target: str) -> Any:
+    """The object that a dotted name stands for: attribute by attribute, modules imported where they are not yet.
+
+    Raises:
+        ImportError, AttributeError: there is none.
+    """
+    parts = target.split(".")
+    found = importlib.import_module(parts[0])
+    for count, part in enumerate(parts[1:], start=2):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            if not isinstance(found, ModuleType) or found.__name__ != ".".join(parts[: count - 1]):
+                raise
+            found = importlib.import_module(".".join(parts[:count]))
+    return found
 
 
 def parameter_names(target: Callable[..., Any]) -> set[str]:

@@ -20,6 +20,12 @@ NORMS: tuple[str, ...] = ("linf", "l2")
 NORM_NAMES = {"linf": "l-inf", "l2": "l2"}  # as they are printed
 
 
+def norm_text(name: str) -> str:
+    """The name of a norm or of a threat model as it is printed: `l-inf`, `l-inf scaled by NAME`."""
+    norm, *rest = name.split(" ", 1)
+    return " ".join([NORM_NAMES.get(norm, norm), *rest])
+
+
 def exact_number(value: object) -> Fraction:
     """The exact number that a user wrote: `2/255`, `0.3`, `"0.30"`, `1`, `1e-3`; a float is the decimal Python prints.
 
@@ -153,6 +159,38 @@ class ThreatModel:
                 where="threat model",
                 fix="norm=linf, or scales=null",
             )
+
+    @property
+    def name(self) -> str:
+        """`linf`, `l2`, `linf scaled by NAME (HASH)`: radii of two names are of two sets."""
+        return self.norm if self.scales is None else f"{self.norm} scaled by {self.scales.label}"
+
+    @property
+    def symbol(self) -> str:
+        """The name as it is printed: `l-inf`."""
+        return norm_text(self.name)
+
+    @property
+    def unit(self) -> str:
+        """What a radius counts; empty where it is in input units."""
+        return "" if self.scales is None else f"multiples of {self.scales.label}"
+
+    def described(self, *, closed: bool = True) -> str:
+        """The set of "the stated radius" around an input, in words that follow "every input of"."""
+        if self.scales is not None:
+            free = ", columns in settings.scales.categories take any of theirs" if self.scales.groups else ""
+            return (
+                "the box of the stated radius (times the sizes in settings.scales, of all features at once, within "
+                f"[0, 1]; features of size 0 keep their value{free})"
+            )
+        ball = f"the {'closed' if closed else 'open'} {self.symbol} ball of the stated radius"
+        return f"{ball} within [0, 1]" if self.norm == "linf" else ball
+
+    @property
+    def note(self) -> str:
+        """What else must be said of the set; empty where nothing must."""
+        whole = self.scales is not None and any(self.scales.whole)
+        return "It holds for every real value of the box, and so for the whole numbers in it." if whole else ""
 
     def at(self, eps: Fraction | float | Tensor) -> ThreatModel:
         """The same threat model at another radius."""

@@ -1,13 +1,22 @@
 """Fixtures that many tests share."""
 
+import atexit
 import os
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+# Where Python is told to keep no compiled files, each of the hundred processes that tests start would compile torch and
+# Lightning anew, for 20 seconds. They share those of this session, which the first process of it makes and removes.
+if sys.dont_write_bytecode and os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
+    sys.dont_write_bytecode = False
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix = tempfile.mkdtemp(prefix="certtrain-compiled-")
+    atexit.register(shutil.rmtree, sys.pycache_prefix, ignore_errors=True)
 
 sys.path.insert(0, str(Path(__file__).parent))  # for the modules that tests share
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # before torch is imported: they share the cores

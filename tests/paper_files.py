@@ -2,9 +2,16 @@
 
 import json
 
+import claims
 import yaml
 
-ENTRY = {"norm": "linf", "clean": 0.98, "certified": {"0.1": 0.95, "0.3": 0.9}, "acr_grid": 0.25, "n": 10000}
+ENTRY = {
+    "claim": claims.LINF.to_dict(),
+    "clean": 0.98,
+    "certified": {"0.1": 0.95, "0.3": 0.9},
+    "acr_grid": 0.25,
+    "n": 10000,
+}
 ENTRY |= {
     "abstained": 0,
     "invalid": 0,
@@ -13,7 +20,14 @@ ENTRY |= {
     "settings": {"precision": "float64"},
 }
 ENTRY |= {"pgd": {"0.1": 0.97, "0.3": 0.93}, "seconds": 36.0}
-SMOOTHED = {"norm": "l2", "clean": 0.9, "certified": {"0.5": 0.8, "1": 0.5}, "acr": 0.9, "n": 4, "abstained": 0}
+SMOOTHED = {
+    "claim": claims.SMOOTHED.to_dict(),
+    "clean": 0.9,
+    "certified": {"0.5": 0.8, "1": 0.5},
+    "acr": 0.9,
+    "n": 4,
+    "abstained": 0,
+}
 SMOOTHED |= {"invalid": 0, "indices_sha256": "four", "certifier": "smoothing", "seconds": 72.0}
 SMOOTHED |= {"settings": {"sigma": 0.5, "n0": 100, "n": 1000, "alpha": 0.001, "seed": 0}}
 

@@ -12,7 +12,8 @@ from omegaconf import OmegaConf
 from certtrain.added_keys import BEFORE
 from certtrain.commands.study_request import FREE
 from certtrain.commands.train import resolve
-from certtrain.config import GROUPS, conf_dir, options, plain
+from certtrain.config import GROUPS, options, plain
+from certtrain.files import conf_dir
 from certtrain.runs import ABSENT, RunDirectory, config_differences
 from certtrain.session_keys import EXTENDS, MAY_DIFFER
 

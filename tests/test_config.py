@@ -12,12 +12,14 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from certtrain import config as configuration
+from certtrain import files
 from certtrain.bounds import NativeEngine
 from certtrain.certifiers import BoundCertifier, SmoothingCertifier
 from certtrain.commands import build
-from certtrain.config import GROUPS, call_partial, check, conf_dir, instantiate, options, plain, resolve_radii
+from certtrain.config import GROUPS, call_partial, check, instantiate, options, plain, resolve_radii
 from certtrain.data import DataModule
 from certtrain.errors import UserError
+from certtrain.files import conf_dir
 from certtrain.models.contract import InputContract
 from certtrain.scales import Scales
 from certtrain.threat import parse_radius
@@ -48,7 +50,7 @@ def test_the_folder_of_the_configuration():
 
 
 def test_a_package_without_configuration_says_so(monkeypatch, tmp_path):
-    monkeypatch.setattr(configuration, "__file__", str(tmp_path / "certtrain" / "config.py"))
+    monkeypatch.setattr(files, "__file__", str(tmp_path / "certtrain" / "files.py"))
     with pytest.raises(UserError, match="configuration files"):
         conf_dir()
 
@@ -56,7 +58,7 @@ def test_a_package_without_configuration_says_so(monkeypatch, tmp_path):
 def test_an_installed_package_has_its_configuration_inside(monkeypatch, tmp_path):
     (tmp_path / "certtrain" / "conf").mkdir(parents=True)
     (tmp_path / "certtrain" / "conf" / "train.yaml").write_text("")
-    monkeypatch.setattr(configuration, "__file__", str(tmp_path / "certtrain" / "config.py"))
+    monkeypatch.setattr(files, "__file__", str(tmp_path / "certtrain" / "files.py"))
     assert conf_dir() == tmp_path / "certtrain" / "conf"
 
 

@@ -53,5 +53,5 @@ def test_own_certifier_is_exact_for_a_linear_network(tmp_path):
     card = json.loads((run / "certificates" / "exact_linear.json").read_text())
     assert card["engine"]["name"] == "own_certifier.ExactLinear"
     audited = " ".join(certtrain("audit", run).split())
-    assert "own_certifier.ExactLinear is no certifier of certtrain; its rows are only added up" in audited
+    assert "own_certifier.ExactLinear is not a certifier of certtrain; its rows are only added up" in audited
     assert "2 of 2 pass" in audited

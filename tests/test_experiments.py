@@ -8,8 +8,9 @@ import pytest
 
 from certtrain.audit.card import audit_card, cards_of
 from certtrain.certificates import CertificateLog
+from certtrain.certificates.summary import summarise
+from certtrain.claim import claim_of
 from certtrain.cli import main
-from certtrain.metrics import summarise
 from certtrain.runs import RunDirectory, config_hash
 from certtrain.threat import parse_radii
 
@@ -38,7 +39,7 @@ def test_every_committed_log_gives_its_result_again(path):
     for name, entry in result["test"].items():
         folder = path.parent / "certificates"
         log = next(path for path in (folder / f"{name}.tsv", folder / f"{name}.tsv.gz") if path.exists())
-        again = summarise(CertificateLog(log).read(), parse_radii(entry["certified"]), entry["norm"])
+        again = summarise(CertificateLog(log).read(), parse_radii(entry["certified"]), claim_of(entry))
         assert {key: entry[key] for key in again} == again
         card = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
         assert card["status"] == "complete"

@@ -66,6 +66,14 @@ def rows(log) -> list[list[str]]:
     return [line[:5] + line[6:] for line in lines]
 
 
+def assert_same_rows(found: list[list[str]], expected: list[list[str]]) -> None:
+    """Equal texts but for the last digits of margins: how libraries add up depends on where a matrix lies in memory."""
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected):
+        for a, b in zip(one, other, strict=True):
+            assert a == b or float(a) == pytest.approx(float(b), rel=1e-12)
+
+
 class Stop:
     """Raises at the call number `at`, as a signal does between two batches."""
 
@@ -104,7 +112,7 @@ def test_the_log_is_that_of_one_process_but_for_the_times(make, shards, count, t
     assert not log.exists()
     assert done_anywhere(log) == set(range(40))
     merged, certificates = whole(make, log)
-    assert rows(log) == rows(tmp_path / "one.tsv")
+    assert_same_rows(rows(log), rows(tmp_path / "one.tsv"))
     assert {k: v for k, v in merged.items() if k != "seconds"} == {k: v for k, v in entry.items() if k != "seconds"}
     assert merged["seconds"] == certificates.seconds.sum()
     assert not (tmp_path / "parts").exists()

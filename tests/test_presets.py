@@ -14,7 +14,8 @@ from torch import nn
 from certtrain.certifiers import SmoothingCertifier
 from certtrain.commands import build
 from certtrain.commands.checks import radii_out_of_reach
-from certtrain.config import check, conf_dir, instantiate, options, plain
+from certtrain.config import check, instantiate, options, plain
+from certtrain.files import conf_dir
 from certtrain.models.contract import InputContract
 from certtrain.reporting.published import read_paper
 from certtrain.threat import parse_radii, parse_radius, radius_text

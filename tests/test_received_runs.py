@@ -253,7 +253,7 @@ def test_plain_values_arrive_as_they_are_or_are_refused(value):
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    from certtrain.config import conf_dir
+    from certtrain.files import conf_dir
 
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
@@ -430,4 +430,7 @@ def test_what_a_message_advises():
     assert trust_words(own) == ["trust=[my,my_data]"]
     assert trust_words({"model": own["model"]}) == ["trust=my"]
     assert trust_words({"model": {"_target_": "certtrain.models.mlp"}}) == []
+    subset = {"data": {"_target_": "torch.utils.data.Subset"}}  # of torch, only what is there: not torch.load as well
+    assert trust_words(subset) == ["trust=torch.utils.data.Subset"]
+    assert trust_words({"data": {"_target_": "functools.partial"}}) == ["trust=functools.partial"]
     assert trusted(None) == trusted([]) == ()

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from certtrain.attacks import inner, inside
+from certtrain.certifiers.claims import bounds_claim
 from certtrain.errors import UserError
-from certtrain.scales import Scales, ball_of, ball_text, multiples
+from certtrain.scales import Scales
 from certtrain.threat import OUTWARD, ThreatModel
 
 SCALES = Scales(
@@ -108,11 +109,11 @@ def test_the_hash_is_of_sizes_and_the_dictionary_gives_them_back():
 
 
 def test_balls_are_named_by_norm_and_scales():
-    entry = {"norm": "linf", "settings": {"scales": SCALES.to_dict()}}
-    assert ball_of(entry) == f"linf scaled by scaled ({SCALES.sha256[:8]})"
-    assert ball_text(ball_of(entry)) == f"l-inf scaled by {SCALES.label}"
-    assert multiples(ball_of(entry)) == f"radius, in multiples of {SCALES.label}"
-    assert (ball_text(ball_of({"norm": "l2"})), multiples("l2")) == ("l2", None)
+    threat = ThreatModel("linf", scales=SCALES)
+    assert threat.name == f"linf scaled by scaled ({SCALES.sha256[:8]})"
+    assert threat.symbol == f"l-inf scaled by {SCALES.label}"
+    assert bounds_claim(threat, "float64").axis == f"radius, in multiples of {SCALES.label}"
+    assert (ThreatModel("l2").symbol, bounds_claim(ThreatModel("l2"), "float64").axis) == ("l2", "l2 radius")
 
 
 def test_what_makes_no_box_is_refused():

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import inspect
+import re
 from pathlib import Path
 from typing import Any
 
-from certtrain.audit.bound_rows import audit_bound_rows
-from certtrain.audit.findings import Audit, equal
-from certtrain.audit.smoothing_rows import audit_smoothing_rows
-from certtrain.audit.statements import audit_counterexamples, audit_statements
-from certtrain.card_check import indices_sha256
+from certtrain.audit.statements import audit_counterexamples, audit_rule
 from certtrain.certificates import CertificateLog, Certificates, read_card
+from certtrain.certificates.card_check import indices_sha256
+from certtrain.certificates.findings import Audit, equal
+from certtrain.certificates.summary import GUESSING, attacked_summary, cascade_summary, summarise
+from certtrain.certifiers.base import Certifier
+from certtrain.claim import claim_of
 from certtrain.errors import UserError, command_line
 from certtrain.runs import RunDirectory, config_differences, config_hash, sha256_file
 from certtrain.session_keys import SAME_WEIGHTS
-from certtrain.summary import GUESSING, cascade_summary, is_smoothing, summarise
-from certtrain.threat import parse_radii, radius_text
+from certtrain.threat import parse_radii
 
 # Relative, of what is summed in floating point: the order of addition may differ. All else is exact.
 TOLERANCE, SUMMED = 1e-9, ("stages", "largest_eps", "mean_draws")
-IDENTITY = ("certifier", "norm", "radii", "settings", "indices_sha256", "checkpoint_sha256", "n", "summary")
-OURS = ("certtrain", "auto_LiRPA")  # packages whose bounds our certifiers rest on
+IDENTITY = ("certifier", "claim", "radii", "settings", "indices_sha256", "checkpoint_sha256", "n", "summary")
+OURS = re.compile(r"certtrain\.certifiers\.\w+\.\w+")  # the certifiers whose rows can be checked
 COPIED = ("certifier", "settings", "indices_sha256")  # of the card, which its summary repeats
 
 
@@ -36,7 +40,7 @@ def audit_card(path: str | Path) -> Audit:
     """
     path = Path(path)
     card = read_card(path)
-    missing = [key for key in ("certifier", "norm", "radii", "settings") if key not in card]
+    missing = [key for key in ("certifier", "claim", "radii", "settings") if key not in card]
     if missing:
         raise UserError(f"{path} is not a card: it has no {', '.join(missing)}", where="certificate card")
     audit = Audit(str(path))
@@ -51,7 +55,7 @@ def audit_card(path: str | Path) -> Audit:
     _audit_config(audit, path, card)
     rows = _read_rows(audit, path, card)
     if rows is not None:
-        _audit_rows(audit, rows, card)
+        _audit_rows(audit, path, rows, card)
     _audit_result(audit, path, card)
     _audit_falsification(audit, card)
     audit_counterexamples(audit, path, card)
@@ -156,29 +160,29 @@ def _read_rows(audit: Audit, path: Path, card: dict[str, Any]) -> Certificates |
         return None
 
 
-def _audit_rows(audit: Audit, rows: Certificates, card: dict[str, Any]) -> None:
+def _audit_rows(audit: Audit, path: Path, rows: Certificates, card: dict[str, Any]) -> None:
     if not len(rows):
         audit.differs("the log has no row")
         return
     audit.compare("indices_sha256 of the log's rows", card.get("indices_sha256"), indices_sha256(rows.index.tolist()))
     audit.compare("n", card.get("n"), len(rows))
-    package = (card.get("engine") or {}).get("package", OURS[0])
-    if not is_smoothing(rows) and package not in OURS:
+    if "indices" in card:
+        audit_rule(audit, rows.index.tolist(), str(card["indices"]))
+    made_by = card.get("made_by")
+    if (certifier := certifier_class(made_by)) is None:
         # What a certifier of somebody else puts into its further columns and settings only that one knows.
-        name = card["engine"].get("name")
-        audit.unchecked(f"radii and settings: {name} is no certifier of certtrain; its rows are only added up")
+        audit.unchecked(f"radii and settings: {made_by} is not a certifier of certtrain; its rows are only added up")
     else:
-        if is_smoothing(rows):
-            audit_smoothing_rows(audit, rows, card["settings"])
-        else:
-            audit_bound_rows(audit, rows, card["radii"], card["settings"])
-        audit_statements(audit, rows, card)
+        try:
+            certifier.verify_rows(audit, rows, card)
+        except (AttributeError, KeyError, TypeError, ValueError, UserError) as error:
+            audit.differs(f"the rows cannot be checked by the card: {type(error).__name__}: {error}")
     stated = card.get("summary")
     if not isinstance(stated, dict):
         return
     try:
-        found = summarise(rows, parse_radii(card["radii"]), card["norm"])
-        found |= _attacked(rows, card) if "pgd" in stated else {}
+        found = summarise(rows, parse_radii(card["radii"]), claim_of(card, path))
+        found |= attacked_summary(rows, parse_radii(card["radii"])) if "pgd" in stated else {}
         found |= cascade_summary(rows, parse_radii(card["radii"]))
     except (KeyError, TypeError, ValueError, UserError) as error:
         audit.differs(f"no summary follows from the rows: {type(error).__name__}: {error}")
@@ -198,12 +202,18 @@ def _audit_rows(audit: Audit, rows: Certificates, card: dict[str, Any]) -> None:
         audit.unchecked(f"summary: {', '.join(further)}: not recomputed from rows")
 
 
-def _attacked(rows: Certificates, card: dict[str, Any]) -> dict[str, Any]:
-    """What the attack left standing, by radius: correct and not falsified."""
-    fallen = ("misclassified", "falsified")
-    names = [radius_text(radius) for radius in parse_radii(card["radii"])]
-    columns = {name: rows.columns.get(f"status@{name}", ()) for name in names}
-    return {"pgd": {name: sum(status not in fallen for status in columns[name]) / len(rows) for name in names}}
+def certifier_class(name: object) -> type[Certifier] | None:
+    """The certifier of certtrain that a card names as its maker; None where it names another one, or nothing.
+
+    A card may be a stranger's: the name is looked up among our own certifiers, and nothing is called.
+    """
+    if not isinstance(name, str) or not OURS.fullmatch(name):
+        return None
+    module, _, kind = name.rpartition(".")
+    if importlib.util.find_spec(module) is None:
+        return None
+    found = getattr(importlib.import_module(module), kind, None)
+    return found if inspect.isclass(found) and issubclass(found, Certifier) and found.__module__ == module else None
 
 
 def _audit_result(audit: Audit, path: Path, card: dict[str, Any]) -> None:

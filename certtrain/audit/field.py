@@ -8,10 +8,10 @@ import numpy as np
 
 from certtrain.audit.field_checks import check_indices, check_rows, usable
 from certtrain.audit.fieldlog import FieldLog
-from certtrain.audit.findings import Audit, rows_text
 from certtrain.audit.fingerprint import Candidate, fingerprint, guess_sigma, off_ladder, rounded_up
 from certtrain.audit.ladder import Ladder, Printed, printed
 from certtrain.certificates import ABSTAIN
+from certtrain.certificates.findings import Audit, rows_text
 from certtrain.reporting.curves import Outcomes
 
 SHOWN = 6  # consistent ladders named

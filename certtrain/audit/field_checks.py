@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certtrain.audit.fieldlog import FieldLog
-from certtrain.audit.findings import Audit, rows_text
 from certtrain.certificates import ABSTAIN
+from certtrain.certificates.findings import Audit, rows_text
 from certtrain.reporting.curves import Outcomes
 
 SPLITS = (10_000, 50_000)  # sizes of the field's test and validation sets: MNIST and CIFAR, ImageNet

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from certtrain.audit.card import card_of
 from certtrain.certificates import CertificateLog, Certificates, write_card
-from certtrain.claims import abstention_rule, smoothing_claim
+from certtrain.certificates.summary import summarise
+from certtrain.certifiers.claims import abstention_rule
+from certtrain.claim import claim_of
 from certtrain.errors import UserError
-from certtrain.summary import summarise
 from certtrain.threat import parse_radii
 
 DROPPED = ("start", "end", "last_run_seconds", "command")  # of the old card: they say how that was made
@@ -52,11 +54,12 @@ def write_derived(
     merged["abstain"] = abstention_rule(staged=False, two_sided=bool(merged.get("two_sided")))
     if "alpha_each" not in settings:
         merged.pop("alpha_each", None)
-    summary = summarise(rows, parse_radii(card["radii"]), card["norm"])
+    claim = replace(claim_of(card), alpha=merged["alpha"], budget="dataset" if "alpha_each" in merged else "example")
+    summary = summarise(rows, parse_radii(card["radii"]), claim)
     summary |= {"indices_sha256": card.get("indices_sha256"), "certifier": card["certifier"], "settings": merged}
     summary["seconds"] = float(rows.seconds.sum())
     derived = {key: value for key, value in card.items() if key not in DROPPED}
-    derived["claim"] = smoothing_claim(shared="alpha_each" in merged)
+    derived["claim"] = claim.to_dict()
     if (card.get("falsification") or {}).get("failed"):  # what fell at one alpha is not sound at another
         summary |= {"falsification": card["falsification"], "falsified": True}
     else:

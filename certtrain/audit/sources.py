@@ -10,14 +10,13 @@ from typing import Any
 from certtrain.audit.card import card_of, cards_of, log_of
 from certtrain.audit.field_checks import usable
 from certtrain.audit.fieldlog import is_ours, read_field_log
-from certtrain.card_check import read_whole
 from certtrain.certificates import read_card
+from certtrain.certificates.card_check import read_whole
+from certtrain.claim import Claim, claim_of
 from certtrain.errors import UserError
 from certtrain.reporting.curve_figures import Line
 from certtrain.reporting.curves import outcomes
-from certtrain.scales import ball_of
-from certtrain.summary import is_smoothing, is_staged
-from certtrain.threat import NORMS
+from certtrain.threat import NORMS, ThreatModel
 
 
 def read_lines(paths: Sequence[str | Path], norm: str | None = None) -> list[Line]:
@@ -39,7 +38,7 @@ def read_lines(paths: Sequence[str | Path], norm: str | None = None) -> list[Lin
             card = card_of(path)
             found.append((path, _of_log(path, read_card(card) if card.exists() else {}, norm)))
         else:
-            found.append((path, Line(path.name, usable(read_field_log(path)), norm or "l2")))
+            found.append((path, Line(path.name, usable(read_field_log(path)), unstated(norm))))
     return told_apart(found)
 
 
@@ -72,9 +71,23 @@ def _of_log(path: Path, card: dict[str, Any], norm: str | None) -> Line:
             fix="find what is wrong with the bounds or the noise, and certify again",
         )
     rows = read_whole(path, card)
-    norm = card.get("norm") or norm or ("l2" if is_smoothing(rows) else None)
-    if norm is None:
-        raise UserError(f"no card beside {path} says the norm", where="--norm", fix=f"--norm {' or '.join(NORMS)}")
+    if not card and norm is None:
+        raise UserError(
+            f"no card beside {path} says what its radii are of", where="--norm", fix=f"--norm {' or '.join(NORMS)}"
+        )
     stem = path.name.removesuffix(".gz").removesuffix(".tsv")
     label = f"{card['run']}, {stem}" if "run" in card else stem
-    return Line(label, outcomes(rows), ball_of({**card, "norm": norm}), is_staged(rows), not is_smoothing(rows))
+    return Line(label, outcomes(rows), claim_of(card, path) if card else unstated(norm))
+
+
+def unstated(norm: str | None) -> Claim:
+    """What is known of a log without a card: the norm that the user states, in the field's logs l2."""
+    return Claim.about(
+        ThreatModel(norm or "l2"),  # type: ignore[arg-type]
+        "probabilistic",
+        closed=False,
+        radii="continuous",
+        subject="a classifier that the log does not name",
+        proof="The log states no claim.",
+        brief="no claim stated",
+    )

@@ -69,7 +69,7 @@ class TrainingProgress(L.Callback):
             certified = self.validation.summary["certified"]
             radius = radius_text(self.validation.watched)
             words.append(f"certified@{radius} ({self.validation.certifier.name}) {certified[radius]:.1%}")
-            if "acr" in self.validation.summary:
+            if self.validation.summary.get("acr") is not None:
                 words.append(f"ACR {self.validation.summary['acr']:.3f}")
         return "  ".join(words)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 from fractions import Fraction
@@ -12,12 +13,12 @@ import torch
 
 from certtrain.attacks import pgd_margins
 from certtrain.certificates import Certificates
+from certtrain.certificates.metrics import Summary
 from certtrain.certifiers.base import Certifier, frozen
 from certtrain.collective import gather, processes, rank
 from certtrain.data.batch import Batch
 from certtrain.methods.module import CertifiedTraining
-from certtrain.metrics import summarise
-from certtrain.threat import ThreatModel, radius_key, radius_text
+from certtrain.threat import radius_key, radius_text
 
 
 class SoundnessError(RuntimeError):
@@ -49,8 +50,8 @@ class CertifyValidation(L.Callback):
     ) -> None:
         self.certifier, self.batch = certifier, batch
         self.every_n_epochs, self.attack_steps = max(1, every_n_epochs), attack_steps
-        stated = getattr(certifier, "threat", ThreatModel(norm=certifier.norm))
-        self.threat = ThreatModel(norm=certifier.norm, scales=stated.scales)
+        self.claim = certifier.claim()
+        self.threat = replace(certifier.threat, outward=False)
         self.watched = self.certifier.radii[-1] if watched is None else watched
         self.certificates: Certificates | None = None
         self.summary: dict[str, Any] | None = None
@@ -69,13 +70,17 @@ class CertifyValidation(L.Callback):
         # Several processes share the examples, and all of them get all certificates.
         batch = Batch(*(column[rank() :: processes()].to(module.device) for column in self.batch))
         own = self.certifier.certify(module.network, batch) if len(batch.y) else None
-        found = [part for part in gather(own) if part is not None]
-        self.certificates = found[0] if len(found) == 1 else Certificates.concat(found).sorted()
-        self.summary = summarise(self.certificates, self.certifier.radii, self.certifier.norm)
+        classes = int(self.batch.y.max()) + 1
+        counted = Summary(self.certifier.radii, self.claim, classes, distributed_available_fn=lambda: processes() > 1)
+        counted.to(module.device)
+        if own is not None:
+            counted.update(own)
+        self.certificates = own
+        self.summary = counted.summary(votes=any(gather(own is not None and "near_ties" in own.columns)))
         metrics = self.metrics(self.summary)
-        if self.certifier.certificate == "deterministic" and self.attack_steps:
+        if not self.claim.probabilistic and self.attack_steps:
             metrics |= self.check(module, batch, own)
-        self.seconds = float(self.certificates.seconds.sum())
+        self.seconds = math.fsum(gather(0.0 if own is None else float(own.seconds.sum())))
         metrics["val/certify_seconds"] = max(gather(time.perf_counter() - start))
         self.step = trainer.global_step
         module.report(metrics)
@@ -127,7 +132,7 @@ class CertifyValidation(L.Callback):
             if bool(broken.any()):
                 index = int(batch.index[broken.nonzero()[0, 0]])
                 return found, (
-                    f"validation example {index} is certified at {self.certifier.norm} {radius_text(radius)} by "
+                    f"validation example {index} is certified at {self.claim.symbol} {radius_text(radius)} by "
                     f"{self.certifier.name}, but an attack inside that ball changes its class"
                 )
             if bool((robust & ~correct).any()):

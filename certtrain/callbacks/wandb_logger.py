@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 from lightning.pytorch.loggers import WandbLogger
 
 from certtrain.callbacks.scalars import test_scalars
+from certtrain.claim import claim_of
 from certtrain.errors import UserError
 from certtrain.files import plain
-from certtrain.scales import ball_of
 
 
 def make_wandb(
@@ -105,11 +105,11 @@ class WandbMetrics(WandbLogger):
         """
         import wandb
 
-        table = wandb.Table(columns=["certificate", "certifier", "norm", "radius", "certified_accuracy", "n"])
+        table = wandb.Table(columns=["certificate", "certifier", "threat model", "radius", "certified_accuracy", "n"])
         logged: dict[str, Any] = {"test/certified_accuracy": table, **test_scalars(test)}
         for name, entry in test.items():
             for radius, fraction in entry["certified"].items():
-                table.add_data(name, entry["certifier"], ball_of(entry), radius, fraction, entry["n"])
+                table.add_data(name, entry["certifier"], claim_of(entry).threat, radius, fraction, entry["n"])
         if figure is not None:
             logged["test/certified_accuracy_plot"] = wandb.Image(str(figure))
         self.run.log(logged)

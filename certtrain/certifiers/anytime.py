@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import nn
 
 from certtrain.certificates import Certificates
-from certtrain.certifiers.smoothing import Budget, SmoothingCertifier, certificate_rows
-from certtrain.claims import abstention_rule
+from certtrain.certifiers.claims import abstention_rule
+from certtrain.certifiers.smoothing import SmoothingCertifier, certificate_rows
+from certtrain.claim import Budget, Radii
 from certtrain.data.batch import Batch
 from certtrain.smoothing.anytime import EARLY, StageSchedule
 from certtrain.smoothing.noise import Purpose, Split
@@ -38,6 +39,9 @@ class AnytimeCertifier(SmoothingCertifier):
     Raises:
         UserError: as `SmoothingCertifier`; a target that n draws cannot show, once it is clear at which alpha.
     """
+
+    radii_are: ClassVar[Radii] = "targets"
+    rows_per_write: ClassVar[int] = 64  # draws for the few examples that are still open in a late stage
 
     def __init__(
         self,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -19,11 +19,14 @@ from certtrain.attacks import inner, inside, pgd_margins
 from certtrain.bounds.base import METHODS, BoundEngine
 from certtrain.bounds.united import united
 from certtrain.certificates import Certificates
-from certtrain.certifiers.base import frozen
-from certtrain.certifiers.checks import check_classes, check_same, try_engine
+from certtrain.certifiers.base import Certifier, frozen
+from certtrain.certifiers.bound_rows import audit_bound_rows
+from certtrain.certifiers.checks import check_classes, check_same, engine_source, try_engine
+from certtrain.certifiers.claims import bounds_claim
 from certtrain.certifiers.falsify import falsify_bounds
 from certtrain.certifiers.pieces import MOST, Failure, Piece, Sizes
 from certtrain.certifiers.reuse import Reuse
+from certtrain.claim import Claim
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError, nearest
 from certtrain.falsification import Falsification, Progress, silent
@@ -31,10 +34,13 @@ from certtrain.invariance import check_function, check_repeated
 from certtrain.scales import Scales
 from certtrain.threat import Norm, ThreatModel, parse_radii, radius_text
 
+if TYPE_CHECKING:
+    from certtrain.certificates.findings import Audit
+
 Precision = Literal["float64", "float32"]
 
 
-class BoundCertifier:
+class BoundCertifier(Certifier):
     """Proves each example at the largest radius of a grid that it can: every margin's lower bound finite and > 0.
 
     Goes from the largest radius down: a certificate at R proves every r <= R, while the bounds themselves need not be
@@ -57,8 +63,6 @@ class BoundCertifier:
         UserError: an unknown method, or one that the engine does not have; an empty grid; scales of an l2 ball.
     """
 
-    certificate = "deterministic"
-
     def __init__(
         self,
         methods: Sequence[str],
@@ -78,7 +82,7 @@ class BoundCertifier:
             raise UserError(f"unknown precision {precision!r}", where="certifier.precision", fix="float64 or float32")
         self.methods, self.radii = tuple(methods), parse_radii(radii, where="certifier.radii")
         self.threat = ThreatModel(norm=norm, outward=precision == "float64", scales=scales)
-        self.norm, self.make_engine, self.precision = norm, engine, precision
+        self.make_engine, self.precision = engine, precision
         self.attack_steps, self.attack_restarts = attack_steps, attack_restarts
         self.sizes, self.attacked_at_once = Sizes(batch_size), batch_size or MOST
         self.name = "+".join(self.methods)
@@ -88,6 +92,27 @@ class BoundCertifier:
     def dtype(self) -> torch.dtype:
         return torch.float64 if self.precision == "float64" else torch.float32
 
+    def claim(self) -> Claim:
+        """Every margin is positive over the whole set."""
+        return bounds_claim(self.threat, self.precision)
+
+    def rehearsal(self, options: Mapping[str, Any], seed: int) -> BoundCertifier:
+        """Bounds in float32 by `options.methods`, without attacks: those of the validation callback do."""
+        kind, scales = self.threat.norm, self.threat.scales
+        return BoundCertifier(
+            options["methods"], self.radii, self.make_engine, kind, precision="float32", attack_steps=0, scales=scales
+        )
+
+    def source(self) -> dict[str, Any]:
+        """The bound engine."""
+        return engine_source(self.make_engine)
+
+    @classmethod
+    def verify_rows(cls, audit: Audit, rows: Certificates, card: Mapping[str, Any]) -> None:
+        """Statuses, radii, margins and what decided them; see `audit_bound_rows`."""
+        audit.compare("certifier of the settings", card["certifier"], "+".join(card["settings"].get("methods", ())))
+        audit_bound_rows(audit, rows, card)
+
     def settings(self) -> dict[str, Any]:
         """Plain values for the card: all that decides the outcome."""
         scales = {} if self.threat.scales is None else {"scales": self.threat.scales.to_dict()}
@@ -95,7 +120,7 @@ class BoundCertifier:
             "methods": list(self.methods),
             "precision": self.precision,
             "box": "exact radius, rounded outward" if self.threat.outward else "nearest",
-            "input_range": [self.threat.lower, self.threat.upper] if self.norm == "linf" else None,
+            "input_range": [self.threat.lower, self.threat.upper] if self.threat.norm == "linf" else None,
             "attack": {"name": "PGD on the margin", "steps": self.attack_steps, "restarts": self.attack_restarts},
             "engine": getattr(getattr(self.make_engine, "func", self.make_engine), "name", "unnamed"),
             **scales,

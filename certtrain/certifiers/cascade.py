@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,23 +19,30 @@ from certtrain import work
 from certtrain.attacks import check_attacks, inner, inside, strongest
 from certtrain.bounds.base import METHODS
 from certtrain.certificates import Certificates
-from certtrain.certifiers.base import frozen
+from certtrain.certificates.summary import ATTACK
+from certtrain.certifiers.base import Certifier, frozen
 from certtrain.certifiers.bisection import float_down, largest_proved
-from certtrain.certifiers.checks import check_classes
+from certtrain.certifiers.bound_rows import audit_bound_rows
+from certtrain.certifiers.bounds import BoundCertifier
+from certtrain.certifiers.checks import check_classes, engine_source
+from certtrain.certifiers.claims import bounds_claim
 from certtrain.certifiers.falsify import falsify_bounds
 from certtrain.certifiers.ledger import Ledger
 from certtrain.certifiers.pieces import MOST, Failure, Sizes
 from certtrain.certifiers.prover import MakeEngine, Prover, check_has
+from certtrain.claim import Claim
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError, nearest
 from certtrain.falsification import Falsification, Progress, silent
 from certtrain.invariance import check_function, check_repeated
 from certtrain.scales import Scales
-from certtrain.summary import ATTACK
 from certtrain.threat import Norm, ThreatModel, float_up, parse_radii, parse_radius, radius_text
 
+if TYPE_CHECKING:
+    from certtrain.certificates.findings import Audit
 
-class CascadeCertifier:
+
+class CascadeCertifier(Certifier):
     """Decides each example at each radius of a grid by the cheapest means that does.
 
     1. Misclassified examples are done.
@@ -77,7 +84,6 @@ class CascadeCertifier:
             or an end of the search that makes none, a number of steps, restarts or examples out of range.
     """
 
-    certificate = "deterministic"
     name = "cascade"
 
     def __init__(
@@ -121,7 +127,7 @@ class CascadeCertifier:
         for stage, make in self.engines.items():
             if hasattr(kind := getattr(make, "func", make), "methods"):  # a class that says so before it has a network
                 check_has(kind, stage)
-        self.norm, self.threat = norm, ThreatModel(norm, scales=scales)
+        self.threat = ThreatModel(norm, scales=scales)
         self.attacks = check_attacks(attacks, where="certifier.attacks") if attack_steps > 0 else ()
         self.attack_steps, self.attack_restarts = attack_steps, attack_restarts
         self.screen = screen
@@ -138,6 +144,27 @@ class CascadeCertifier:
                 fix=f"more than {radius_text(self.radii[-1])}",
             )
 
+    def claim(self) -> Claim:
+        """Every margin is positive over the whole set."""
+        return bounds_claim(self.threat, "float64")
+
+    def rehearsal(self, options: Mapping[str, Any], seed: int) -> BoundCertifier:
+        """Bounds in float32 by `options.methods`, without attacks: those of the validation callback do."""
+        cheap = BoundCertifier(
+            options["methods"], self.radii, self.make_engine, self.threat.norm, scales=self.threat.scales
+        )
+        return cheap.rehearsal(options, seed)
+
+    def source(self) -> dict[str, Any]:
+        """The bound engine of the stages that have none of their own."""
+        return engine_source(self.make_engine)
+
+    @classmethod
+    def verify_rows(cls, audit: Audit, rows: Certificates, card: Mapping[str, Any]) -> None:
+        """Statuses, radii, margins and what decided them; see `audit_bound_rows`."""
+        audit.compare("certifier of the settings", card["certifier"], cls.name)
+        audit_bound_rows(audit, rows, card)
+
     def settings(self) -> dict[str, Any]:
         """Plain values for the card: all that decides the outcome."""
         scales = {} if self.threat.scales is None else {"scales": self.threat.scales.to_dict()}
@@ -146,7 +173,7 @@ class CascadeCertifier:
             "precision": "float64",
             "screen": "float32" if self.screen else None,
             "box": "exact radius, rounded outward",
-            "input_range": [self.threat.lower, self.threat.upper] if self.norm == "linf" else None,
+            "input_range": [self.threat.lower, self.threat.upper] if self.threat.norm == "linf" else None,
             "attack": {
                 "name": "+".join(self.attacks),
                 "steps": self.attack_steps if self.attacks else 0,

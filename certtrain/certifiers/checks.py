@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -22,6 +25,14 @@ def check_classes(y: Tensor, classes: int) -> None:
             where="certifier",
             fix=f"the network of these classes; labels from 0 to {classes - 1}",
         )
+
+
+def engine_source(make: Callable[..., Any]) -> dict[str, Any]:
+    """What computes bounds, for the card: the class that makes an engine, and the package whose bounds they are."""
+    target: Any = getattr(make, "func", make)
+    name = f"{target.__module__}.{target.__qualname__}"
+    package = name.split(".")[0]
+    return {"name": name, "package": "auto_LiRPA" if package == "certtrain" and "lirpa" in name else package}
 
 
 def try_engine(engine: BoundEngine, method: str, x: Tensor, y: Tensor, threat: ThreatModel) -> None:

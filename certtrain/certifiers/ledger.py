@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from certtrain.certificates import ERROR, FALSIFIED, INVALID, MISCLASSIFIED, UNKNOWN, VERIFIED, Certificates
+from certtrain.certificates.summary import ATTACK, STAGE_SECONDS
 from certtrain.data.batch import Batch
-from certtrain.summary import ATTACK, STAGE_SECONDS
 from certtrain.threat import radius_text
 
 

@@ -3,32 +3,39 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, cast, get_args
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from certtrain.certificates import Certificates
+from certtrain.certifiers.base import Certifier
 from certtrain.certifiers.checks import check_classes
+from certtrain.certifiers.claims import EACH, abstention_rule, shared_budget, smoothing_claim
 from certtrain.certifiers.falsify_smoothing import falsify_smoothing
-from certtrain.claims import EACH, abstention_rule, shared_budget
+from certtrain.certifiers.smoothing_rows import audit_smoothing_rows
+from certtrain.claim import Budget, Claim, Radii
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError, nearest
 from certtrain.falsification import Falsification, Progress, silent
 from certtrain.invariance import count_logits
 from certtrain.smoothing.classifier import Certified, SmoothedClassifier
 from certtrain.smoothing.noise import PURPOSES, SPLITS, Purpose, Split
+from certtrain.smoothing.selftest import check_noise
 from certtrain.smoothing.staged import SELECT_AND_ESTIMATE, CertifiedTargets, check_draw_counts
 from certtrain.smoothing.votes import Precision, check_precision
-from certtrain.threat import Norm, ThreatModel, parse_radii
+from certtrain.threat import ThreatModel, parse_radii
 
-Budget = Literal["example", "dataset"]
+if TYPE_CHECKING:
+    from certtrain.certificates.findings import Audit
+
 BUDGETS: tuple[str, ...] = get_args(Budget)
 
 
-class SmoothingCertifier:
+class SmoothingCertifier(Certifier):
     """Certifies the smoothed network in l2 (Cohen et al. 2019): with confidence 1 - alpha for each example.
 
     Args:
@@ -43,7 +50,7 @@ class SmoothingCertifier:
         batch_size: rows per evaluation of the network, filled across examples and draws.
         purposes: noise streams of selection and estimation.
         budget: `example`: alpha for each certificate; `dataset`: alpha that any certificate of the whole list is wrong,
-            shared equally (Bonferroni): call `spread_over` before the first batch.
+            shared equally (Bonferroni): call `bind` or `spread_over` before the first batch.
         precision: arithmetic of the network: `float32`, `bfloat16` or `float16`.
 
     Raises:
@@ -51,8 +58,10 @@ class SmoothingCertifier:
             out of range.
     """
 
-    certificate: Literal["deterministic", "probabilistic"] = "probabilistic"
-    norm: Norm = "l2"
+    fixed_norm: ClassVar[str | None] = "l2"
+    radii_are: ClassVar[Radii] = "continuous"
+    rehearsed_radii_are: ClassVar[Radii] = "continuous"
+    rows_per_write: ClassVar[int] = 16
 
     def __init__(
         self,
@@ -72,8 +81,6 @@ class SmoothingCertifier:
         if isinstance(sigma, bool) or not isinstance(sigma, (int, float)) or not 0 < sigma < float("inf"):
             raise UserError(f"sigma = {sigma!r} with smoothing", where="sigma", fix="sigma > 0, such as sigma=0.25")
         check_draw_counts(n0, n, alpha)
-        if split not in SPLITS:
-            raise UserError(f"unknown split {split!r}", where="certifier.split", fix=nearest(str(split), SPLITS))
         if len(purposes) != 2 or purposes[0] == purposes[1] or not set(purposes) <= set(PURPOSES):
             raise UserError(
                 f"purposes = {list(purposes)} are not two streams of noise",
@@ -83,13 +90,55 @@ class SmoothingCertifier:
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise UserError(f"batch_size = {batch_size!r}", where="certifier.batch_size", fix="batch_size >= 1")
         self.name, self.sigma, self.radii = "smoothing", float(sigma), parse_radii(radii, where="certifier.radii")
-        self.n0, self.n, self.alpha, self.seed, self.split = n0, n, float(alpha), seed, split
+        self.threat = ThreatModel("l2")
+        self.n0, self.n, self.alpha, self.seed, self.split = n0, n, float(alpha), seed, _checked_split(split)
         self.two_sided, self.batch_size, self.purposes = two_sided, batch_size, (purposes[0], purposes[1])
         if budget not in BUDGETS:
             raise UserError(f"unknown budget {budget!r}", where="certifier.budget", fix=nearest(str(budget), BUDGETS))
         check_precision(precision)
         self.budget, self.precision = budget, precision
         self._examples: int | None = None
+
+    def claim(self) -> Claim:
+        """The smoothed classifier's class is constant in an open l2 ball."""
+        return smoothing_claim(self.sigma, self.alpha, self.budget, self.radii_are)
+
+    @property
+    def suffix(self) -> str:
+        """The estimation draws."""
+        return f"n{self.n}"
+
+    def bind(self, network: nn.Module, *, split: str | None, examples: int, device: torch.device) -> dict[str, Any]:
+        """The noise is that of the split, a data-set budget is shared by the examples, and the noise tests itself.
+
+        Raises:
+            UserError: an unknown split.
+            RuntimeError: this device's noise is not what it should be.
+        """
+        self.split = self.split if split is None else _checked_split(split)
+        self.spread_over(examples)
+        network.to(memory_format=torch.channels_last)  # contiguous takes two to three times the time on a CPU
+        return {"noise_selftest": check_noise(device, seed=self.seed, precision=self.precision)}
+
+    def rehearsal(self, options: Mapping[str, Any], seed: int) -> SmoothingCertifier:
+        """As many draws as `options` say (`n0`, `n`, `alpha`), from the streams of validation."""
+        return SmoothingCertifier(
+            sigma=self.sigma,
+            radii=self.radii,
+            **{key: options[key] for key in ("n0", "n", "alpha")},
+            seed=seed,
+            split="val",
+            purposes=("val_select", "val_estimate"),
+        )
+
+    def source(self) -> dict[str, Any]:
+        """The package of votes and confidence bounds."""
+        return {"name": "certtrain.smoothing", "package": "certtrain"}
+
+    @classmethod
+    def verify_rows(cls, audit: Audit, rows: Certificates, card: Mapping[str, Any]) -> None:
+        """Radius, bound and abstention of each row from its votes; see `audit_smoothing_rows`."""
+        audit_smoothing_rows(audit, rows, card, cls.radii_are)
 
     def spread_over(self, examples: int) -> None:
         """Say how many examples will be certified in all: what a data-set budget is shared by."""
@@ -180,7 +229,7 @@ class SmoothingCertifier:
 
     def _of(self, network: nn.Module, batch: Batch) -> SmoothedClassifier:
         """The smoothed network, for a batch whose inputs and labels are looked at first."""
-        ThreatModel(self.norm).check_range(batch.x, where="certifier")  # sigma and the radii are in its units
+        self.threat.check_range(batch.x, where="certifier")  # sigma and the radii are in its units
         classes = count_logits(network, batch.x)
         check_classes(batch.y, classes)
         return self.classifier(network, classes)
@@ -189,6 +238,12 @@ class SmoothingCertifier:
         """The network smoothed as this certifier does it."""
         batch_size, precision = self.batch_size, self.precision
         return SmoothedClassifier(network, self.sigma, classes, batch_size=batch_size, precision=precision)
+
+
+def _checked_split(split: str) -> Split:
+    if split not in SPLITS:
+        raise UserError(f"unknown split {split!r}", where="certifier.split", fix=nearest(str(split), SPLITS))
+    return cast(Split, split)
 
 
 def certificate_rows(

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from certtrain.audit.findings import Audit
+    from certtrain.certificates.findings import Audit
+    from certtrain.claim import Claim
     from certtrain.reporting.curves import Outcomes
 
 DIFFERENT = 1  # exit status when something differs
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(list(arguments))
     _check(options)
     from certtrain.audit.card import audit_card
-    from certtrain.audit.findings import INTEGRITY
+    from certtrain.certificates.findings import INTEGRITY
     from certtrain.reporting import terminal
 
     console = terminal.console()
@@ -116,6 +117,7 @@ def _audit_log(console: Console, path: Path, options: argparse.Namespace) -> boo
     """Returns whether the log fails."""
     from certtrain.audit.field import Stated, audit_field_log
     from certtrain.audit.fieldlog import is_ours, read_field_log
+    from certtrain.audit.sources import unstated
 
     if is_ours(path) and options.alpha is not None:
         _derive(console, path, options)
@@ -132,20 +134,19 @@ def _audit_log(console: Console, path: Path, options: argparse.Namespace) -> boo
     stated = Stated(options.sigma, options.n, options.alpha, options.two_sided, options.total)
     audit, examples = audit_field_log(log, stated)
     _show(console, audit, every=True)
-    bounds = any(name.startswith("status@") for name in log.columns)
-    _table(console, examples, options.radii, selective=not bounds, staged="stage" in log.columns)
+    _table(console, examples, options.radii, unstated(None))
     return audit.failed
 
 
 def _derive(console: Console, path: Path, options: argparse.Namespace) -> None:
     """The log's radii at another alpha, beside its own."""
     from certtrain.audit.card import card_of
-    from certtrain.audit.findings import rows_text
-    from certtrain.audit.rederive import rederived, refuse_stages
     from certtrain.audit.rewrite import check_output, write_derived
-    from certtrain.card_check import read_whole
     from certtrain.certificates import CertificateLog, read_card
-    from certtrain.claims import EACH, shared_budget
+    from certtrain.certificates.card_check import read_whole
+    from certtrain.certificates.findings import rows_text
+    from certtrain.certificates.rederive import rederived, refuse_stages
+    from certtrain.certifiers.claims import EACH, shared_budget
     from certtrain.reporting.curve_tables import old_and_new
     from certtrain.reporting.curves import outcomes
 
@@ -205,12 +206,12 @@ def _radii(texts: Sequence[str], largest: float) -> list[Fraction]:
     return parse_grid(texts) if texts else sensible_radii(largest)
 
 
-def _table(console: Console, examples: Outcomes, texts: Sequence[str], *, selective: bool, staged: bool) -> None:
+def _table(console: Console, examples: Outcomes, texts: Sequence[str], claim: Claim) -> None:
     from certtrain.reporting.curve_tables import curve_table
 
     radii = _radii(texts, float(examples.held.max()))
-    acr = "no ACR: radii are targets" if staged else None if selective else "no ACR: radii are those of a grid"
-    console.print(curve_table(examples, radii, selective=selective, acr=acr))
+    none = {"targets": "no ACR: radii are targets", "grid": "no ACR: radii are those of a grid"}
+    console.print(curve_table(examples, radii, selective=claim.probabilistic, acr=none.get(claim.radii)))
 
 
 def _card_table(console: Console, path: Path, texts: Sequence[str]) -> None:
@@ -220,7 +221,7 @@ def _card_table(console: Console, path: Path, texts: Sequence[str]) -> None:
 
     [line] = read_lines([path])
     radii = texts or ["0", *read_card(path)["radii"]]
-    _table(console, line.examples, radii, selective=not line.deterministic, staged=line.staged)
+    _table(console, line.examples, radii, line.claim)
 
 
 def _show(console: Console, audit: Audit, *, every: bool) -> None:
@@ -228,7 +229,7 @@ def _show(console: Console, audit: Audit, *, every: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from certtrain.audit.findings import DIFFERENT, SAME, UNCHECKED, WARNING
+    from certtrain.certificates.findings import DIFFERENT, SAME, UNCHECKED, WARNING
 
     styles = {SAME: "green", UNCHECKED: "dim", WARNING: "yellow", DIFFERENT: "bold red"}
     count = {kind: len(audit.of(kind)) for kind in styles}

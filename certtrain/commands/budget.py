@@ -159,7 +159,7 @@ def _certify_phases(
     phases = []
     for name, certifier in build.build_certifiers(config, scales).items():
         rows, factor, draws = min(TIMED_ROWS, count), 1.0, ""
-        if certifier.certificate == "probabilistic":
+        if certifier.claim().probabilistic and hasattr(certifier, "n"):
             rows, whole, draws = 1, certifier.n + certifier.n0, f", n = {certifier.n:,}"
             certifier.n, certifier.n0 = min(certifier.n, TIMED_DRAWS), 1
             factor = whole / (certifier.n + 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -12,10 +12,9 @@ from torch import nn
 from certtrain.bounds.base import BoundEngine
 from certtrain.callbacks.csv_logger import CSVMetrics
 from certtrain.callbacks.validation import CertifyValidation
-from certtrain.certifiers import BoundCertifier, SmoothingCertifier
 from certtrain.certifiers.base import Certifier
 from certtrain.commands.network import make_network
-from certtrain.config import SMOOTHING, call_partial, instantiate, watched_radius
+from certtrain.config import call_partial, instantiate, watched_radius
 from certtrain.data import Batch, DataModule
 from certtrain.errors import UserError
 from certtrain.methods import LearningRate, Method, Ramp, Weight
@@ -180,19 +179,26 @@ def _fusable(plain: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> bo
     return ours and asked and dense and not group.get("dampening")
 
 
-def build_certifiers(config: dict[str, Any], scales: Scales | None = None) -> dict[str, Any]:
+def build_certifiers(config: dict[str, Any], scales: Scales | None = None) -> dict[str, Certifier]:
     """The certifiers of the certify stage, by name, in the configured order.
 
     Raises:
-        UserError: a certifier that knows nothing of scales that are given.
+        UserError: a certifier that knows nothing of scales that are given; what is not a certifier.
     """
-    if scales is None:
-        return {name: instantiate(node, f"certifier.{name}") for name, node in config["certifier"].items()}
-    made = {}
-    for name, node in config["certifier"].items():  # Hydra would turn scales among its arguments into a dictionary
+    made: dict[str, Certifier] = {}
+    for name, node in config["certifier"].items():
         key = f"certifier.{name}"
-        partial = instantiate({**node, "_partial_": True}, key)
-        made[name] = call_partial(partial, key, **_taking(scales, partial, key))
+        if scales is None:
+            made[name] = instantiate(node, key)
+        else:  # Hydra would turn scales among its arguments into a dictionary
+            partial = instantiate({**node, "_partial_": True}, key)
+            made[name] = call_partial(partial, key, **_taking(scales, partial, key))
+        if not isinstance(made[name], Certifier):
+            raise UserError(
+                f"{node['_target_']} is not a certifier: it does not derive from certtrain.certifiers.Certifier",
+                where=f"configuration key {key}",
+                fix=f"class {node['_target_'].rpartition('.')[2]}(Certifier), see examples/own_parts/own_certifier.py",
+            )
     return made
 
 
@@ -211,37 +217,14 @@ def _taking(scales: Scales | None, partial: Any, key: str) -> dict[str, Any]:
 
 
 def build_validation(
-    config: dict[str, Any],
-    data: DataModule,
-    make_engine: Callable[[nn.Module], BoundEngine],
-    scales: Scales | None = None,
+    config: dict[str, Any], data: DataModule, certifiers: Mapping[str, Certifier]
 ) -> CertifyValidation | None:
-    """What certifies the pinned validation examples in training; None when nothing was held out."""
+    """What certifies the pinned validation examples in training, a rehearsal of the first certifier; None when nothing
+    was held out."""
     if not len(data.val):
         return None
     options, index = config["validation"], data.certify_index
-    certifier: Certifier
-    if config["choices"]["certifier"] in SMOOTHING:
-        certifier = SmoothingCertifier(
-            sigma=config["sigma"],
-            radii=config["radii"],
-            n0=options["n0"],
-            n=options["n"],
-            alpha=options["alpha"],
-            seed=config["seed"],
-            split="val",
-            purposes=("val_select", "val_estimate"),
-        )
-    else:
-        certifier = BoundCertifier(
-            options["methods"],
-            config["radii"],
-            make_engine,
-            norm=config["norm"],
-            precision="float32",
-            attack_steps=0,
-            scales=scales,
-        )
+    certifier = next(iter(certifiers.values())).rehearsal(options, config["seed"])
     batch = Batch(data.val.x[index], data.val.y[index], index)
     every, watched = options["every_n_epochs"], watched_radius(config)
     return CertifyValidation(certifier, batch, every_n_epochs=every, watched=watched)

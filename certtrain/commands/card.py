@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from certtrain import __version__, environment
 from certtrain.certifiers.base import Certifier
-from certtrain.claims import bounds_claim, scaled_claim, smoothing_claim
-from certtrain.config import SMOOTHING
 from certtrain.scales import Scales
 from certtrain.threat import parse_radius, radius_text
 
@@ -23,38 +21,12 @@ def where_and_how() -> dict[str, Any]:
     return {new: described[old] for old, new in names.items()}
 
 
-def stages(certifier: Certifier) -> str:
-    """How many looks at the evidence a certificate takes, and when: decides which alpha it holds at."""
-    if certifier.name == "anytime":
-        return (
-            "several: looks and boundaries fixed before the first draw (settings.schedule); the probability that any "
-            "claim about an example is false is at most alpha, computed exactly in crossing_probability"
-        )
-    if certifier.certificate == "probabilistic":
-        return "one: n fixed beforehand, looked at once"
-    return "one: no randomness"
-
-
 def engine(certifier: Certifier) -> dict[str, Any]:
-    """What computed the bounds, or the votes, and its version."""
-    versions = environment.package_versions()
-    if certifier.certificate == "probabilistic":
-        return {"name": "certtrain.smoothing", "version": versions["certtrain"] or __version__}
-    make = getattr(certifier, "make_engine", type(certifier))  # a user's own certifier may need no bound engine
-    target = getattr(make, "func", make)
-    name = f"{target.__module__}.{target.__qualname__}"
-    if name.split(".")[0] != "certtrain":
-        return {"name": name, "package": name.split(".")[0], "version": None}
-    package = "auto_LiRPA" if "lirpa" in name else "certtrain"
-    return {"name": name, "package": package, "version": versions[package] or __version__}
-
-
-def claim(certifier: Certifier) -> str:
-    """What the certificate says, in words, for the card."""
-    if certifier.certificate == "probabilistic":
-        return smoothing_claim(shared=certifier.budget == "dataset")
-    settings = certifier.settings()
-    return bounds_claim(settings.get("precision", "float64"), **scaled_claim(settings))
+    """What computed the bounds, or the votes, and its version; None of a package that is not ours to know."""
+    versions, source = environment.package_versions(), certifier.source()
+    ours = {"certtrain": __version__, "auto_LiRPA": None}
+    version = versions.get(source["package"]) or ours[source["package"]] if source["package"] in ours else None
+    return {**source, "version": version}
 
 
 def training_recipe(config: dict[str, Any]) -> dict[str, Any]:
@@ -101,7 +73,10 @@ def _sizes(scales: Scales, columns: Mapping[str, tuple[int, ...]], *, exact: boo
 
 
 def trained_with_warnings(
-    trained: dict[str, Any], now: dict[str, Any], scales: tuple[Scales | None, Scales | None]
+    trained: dict[str, Any],
+    now: dict[str, Any],
+    scales: tuple[Scales | None, Scales | None],
+    certifiers: Iterable[Certifier],
 ) -> list[str]:
     """A radius, scales or noise other than the training's are allowed, and stand in the card.
 
@@ -109,11 +84,12 @@ def trained_with_warnings(
         trained: the configuration of the training.
         now: of the certify command.
         scales: of the two.
+        certifiers: that are about to certify.
     """
     if "source" in trained:
         assumed = trained["source"]["normalisation"]
         return [f"trained elsewhere: normalisation {assumed}"] if assumed.startswith("assumed") else []
-    warnings, smoothed = [], any(name in now["certifier"] for name in SMOOTHING)
+    warnings, smoothed = [], any(certifier.claim().probabilistic for certifier in certifiers)
     if smoothed and "sigma" in trained["method"]:
         before, after = trained["sigma"], now["sigma"]
         if float(before) != float(after):

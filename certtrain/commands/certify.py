@@ -15,12 +15,13 @@ from certtrain.commands.checks import refuse_norm
 from certtrain.commands.compose import given_values, quoted
 from certtrain.commands.inherited import literal, option
 from certtrain.commands.received import targets_of, trusted
-from certtrain.config import SMOOTHING, check_scales, check_units, options, resolve_radii
+from certtrain.config import check_scales, check_units, resolve_radii
 from certtrain.errors import UserError
 from certtrain.files import check_name
+from certtrain.kinds import fixed_norm, of_choice, of_nodes
 from certtrain.runs import find_run
 from certtrain.scale_request import request_text
-from certtrain.threat import NORM_NAMES, parse_radii, radius_text
+from certtrain.threat import norm_text, parse_radii, radius_text
 
 # What a run's configuration says and the certify command takes over unless it is given.
 INHERITED = ("radii", "norm", "scales", "sigma", "n0", "n", "alpha", "budget", "seed", "data_dir")
@@ -35,7 +36,7 @@ def prepare(arguments: list[str], command: str = "certify", inherited: Sequence[
     """
     given = given_values(arguments)
     if command == "certify" and elsewhere.asked_for(given):
-        refuse_norm(given, given.get("certifier", ""))
+        refuse_norm(given, of_choice(given.get("certifier"), arguments), given.get("certifier"))
         return elsewhere.prepare(arguments, given)
     if "run" not in given:
         if any(argument.startswith("-") for argument in arguments):
@@ -53,37 +54,43 @@ def prepare(arguments: list[str], command: str = "certify", inherited: Sequence[
                 fix=f"leave {group}= out; only checkpoint=FILE, a network trained elsewhere, takes them",
             )
     if command != "export":  # whose norm is of no certifier
-        refuse_norm(given, given.get("certifier", trained["choices"].get("certifier")))
+        before = of_nodes(trained.get("certifier"), ours=True)
+        now = of_choice(given["certifier"], arguments) if "certifier" in given else before
+        refuse_norm(given, now, given.get("certifier", trained["choices"].get("certifier")))
     rest = [argument for argument in arguments if not argument.startswith("run=")]
     started = environment.torchrun()
     if command == "certify" and started is not None and "shard" not in given:
         rest.append(f"shard={started.number + 1}/{started.of}")
     taken = taken_over(trained, given, inherited, run.config)
-    typo = given.get("certifier") not in (None, *options("certifier")) and "--config-dir" not in " ".join(arguments)
-    if command != "export" and not typo:  # which Hydra answers
-        refuse_radii_of_another_norm(trained, given)
+    if command != "export" and now:  # else Hydra answers
+        refuse_radii_of_another_norm(trained, given, fixed_norm(before), fixed_norm(now))
     return [quoted("run", run.path), *taken, *rest]
 
 
-def refuse_radii_of_another_norm(trained: Mapping[str, Any], given: Mapping[str, str]) -> None:
+def refuse_radii_of_another_norm(
+    trained: Mapping[str, Any], given: Mapping[str, str], fixed_before: str | None, fixed_now: str | None
+) -> None:
     """Refuse to read the radii of a run in another norm than they were meant in; a grid that is given means itself.
 
     Args:
         trained: the run's configuration. Its key norm is of balls of bounds: the radii of smoothing are l2.
         given: what was asked for.
+        fixed_before, fixed_now: the norm of its certifiers, and of those asked for, that know no other.
 
     Raises:
         UserError: names both norms, and what to give.
     """
-    before = trained["choices"].get("certifier")
-    now, meant = given.get("certifier", before), "l2" if before in SMOOTHING else trained.get("norm", "linf")
-    norm = "l2" if now in SMOOTHING else given.get("norm", None if before in SMOOTHING else meant)
+    now, meant = (
+        given.get("certifier", trained["choices"].get("certifier")),
+        fixed_before or trained.get("norm", "linf"),
+    )
+    norm = fixed_now or given.get("norm", None if fixed_before else meant)
     needed = [] if norm is not None else ["norm=linf"]
     needed += [] if "radii" in given or norm == meant else ["radii=[...]"]
     if not needed:
         return
-    own = f"{NORM_NAMES.get(meant, meant)} radii [{', '.join(map(radius_text, parse_radii(trained['radii'])))}]"
-    other = f"in {NORM_NAMES.get(norm, norm)}" if norm is not None else "in a norm that must be named"
+    own = f"{norm_text(meant)} radii [{', '.join(map(radius_text, parse_radii(trained['radii'])))}]"
+    other = f"in {norm_text(norm)}" if norm is not None else "in a norm that must be named"
     raise UserError(
         f"the run has {own}, and certifier={now} certifies {other}",
         where="the command line",

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from certtrain.config import SMOOTHING
 from certtrain.errors import UserError
+from certtrain.kinds import Kinds, fixed_norm
 from certtrain.threat import NORMS, parse_radii, radius_text
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def _other_radii(trained: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     return parse_radii(trained["radii"]) != parse_radii(now["radii"])
 
 
-def refuse_norm(given: Mapping[str, str], certifier: str) -> None:
+def refuse_norm(given: Mapping[str, str], kinds: Kinds, certifier: object) -> None:
     """Refuse a norm that was asked for and that the certifier does not cover; a run's own norm is not looked at.
 
     Raises:
@@ -68,11 +68,12 @@ def refuse_norm(given: Mapping[str, str], certifier: str) -> None:
     if norm not in NORMS:
         fix = f"one of {', '.join(NORMS)}"
         raise UserError(f"norm={norm} is not a choice", where="configuration key norm", fix=fix)
-    if certifier in SMOOTHING and norm != "l2":
+    if (only := fixed_norm(kinds)) not in (None, norm):
+        implied = "; an l2 radius r implies the l-inf radius r/sqrt(d) for d inputs, and nothing larger"
         raise UserError(
-            f"norm={norm} with certifier={certifier}: Gaussian smoothing certifies radii in l2",
+            f"norm={norm} with certifier={certifier}, which certifies radii in {only} alone",
             where="configuration key norm",
-            fix="leave norm= out; an l2 radius r implies the l-inf radius r/sqrt(d) for d inputs, and nothing larger",
+            fix=f"leave norm= out{implied if only == 'l2' else ''}",
         )
 
 
@@ -148,7 +149,7 @@ def more_selection_than_estimation(certifiers: Mapping[str, Any]) -> list[str]:
     return [
         f"n0 = {certifier.n0:,} draws select the class, only n = {certifier.n:,} estimate its radius"
         for certifier in certifiers.values()
-        if certifier.certificate == "probabilistic" and getattr(certifier, "n0", 0) > getattr(certifier, "n", math.inf)
+        if getattr(certifier, "n0", 0) > getattr(certifier, "n", math.inf)
     ]
 
 
@@ -161,15 +162,11 @@ def refuse_uncovered(
         UserError: of the certifier.
     """
     from certtrain.data.batch import Batch
-    from certtrain.invariance import check_function
 
     first = examples.indices[:FEW]
     batch = Batch(examples.x[first].to(device), examples.y[first].to(device), first.to(device))
     for certifier in certifiers.values():
-        if hasattr(certifier, "check_network"):
-            certifier.check_network(network, batch)
-        else:  # a user's own
-            check_function(network, batch.x)
+        certifier.check_network(network, batch)
 
 
 def chance_level(network: nn.Module, examples: Examples, num_classes: int, device: torch.device) -> list[str]:

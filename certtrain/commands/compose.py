@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from certtrain.commands.unread import refuse_unread
-from certtrain.config import GROUPS, conf_dir, options
+from certtrain.config import GROUPS, options
 from certtrain.errors import UserError, nearest
+from certtrain.files import conf_dir
 
 INTERRUPTED = 128  # exit statuses from here on: ended by a signal
 WITH_VALUE = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p", "--cfg", "-c")
@@ -48,12 +49,19 @@ def given_values(arguments: Sequence[str]) -> dict[str, str]:
     return {key: unquoted(value) for key, value in pairs}
 
 
+def _as_typed(argument: str) -> str:
+    """A name is a text, also where Hydra would read a number: `name=8e067854` is not infinity."""
+    key, _, value = argument.partition("=")
+    return quoted(key, value) if key == "name" and re.fullmatch(r"[\w.+-]+", value) and value != "null" else argument
+
+
 def run_hydra(command: str, arguments: list[str], job: Callable[[Any], int]) -> int:
     """Compose `conf/<command>.yaml` with the arguments and run the job on it: `-m`, `--cfg`, `--help` as in Hydra.
 
     Raises:
         UserError: an unknown key, option or value; jobs of a multirun that failed.
     """
+    arguments = [_as_typed(argument) for argument in arguments]
     if is_multirun(arguments):
         from certtrain.commands.multirun import run_multirun
 

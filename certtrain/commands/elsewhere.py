@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from certtrain.commands.compose import choices_by_name, quoted
-from certtrain.config import SMOOTHING
 from certtrain.errors import UserError
+from certtrain.kinds import of_choice
+from certtrain.signatures import parameter_names
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,7 +37,7 @@ def prepare(arguments: list[str], given: Mapping[str, str]) -> list[str]:
         UserError: what no file of weights can say was not given.
     """
     needed = ["model", "data", "certifier", "radii"]
-    needed += ["sigma"] if given.get("certifier") in SMOOTHING else []
+    needed += ["sigma"] if any("sigma" in parameter_names(kind) for kind in of_choice(given.get("certifier"))) else []
     missing = [key for key in needed if key not in given and not any(k.startswith(f"{key}.") for k in given)]
     if missing:
         raise UserError(

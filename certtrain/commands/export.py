@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from certtrain.commands import certify
 from certtrain.commands.received import trusted
-from certtrain.config import SMOOTHING, check_scales, check_units, resolve_radii
+from certtrain.config import check_scales, check_units, resolve_radii
 from certtrain.errors import UserError
+from certtrain.kinds import fixed_norm, of_nodes
 
 if TYPE_CHECKING:
     from certtrain.commands.loading import LoadedRun
@@ -111,11 +112,12 @@ def build_export(loaded: LoadedRun, resolved: dict[str, Any]) -> Export:
 
 
 def _refuse_what_no_box_says(trained: dict[str, Any], norm: str) -> None:
-    if norm == "linf" and trained["choices"]["certifier"] not in SMOOTHING:
+    only = fixed_norm(of_nodes(trained.get("certifier"), ours=True))
+    if norm == "linf" and only in (None, "linf"):
         return
     what = f"norm={norm}: a VNN-LIB property is a box of inputs, and an l2 ball is none"
     if norm == "linf":
-        what = "this run's certificates are about the smoothed classifier in l2; VNN-LIB states boxes and one network"
+        what = f"this run's certificates are about {only} balls; VNN-LIB states boxes of inputs, and one network"
     raise UserError(
         what, where="configuration key norm", fix="vnnlib=false exports the network alone; bounds in norm=linf export"
     )

@@ -115,7 +115,7 @@ def fit_run(
         record={"contract": contract.to_dict(), "config": config, **given},
         compiled=Compiled(method, data.batch_size, settings.compile_mode) if settings.compile_mode else None,
     )
-    validation = build.build_validation(config, data, make_engine, scales)
+    validation = build.build_validation(config, data, build.build_certifiers(config, scales))
     checkpoints = Checkpoints(
         directory.checkpoints,
         config["checkpoint"]["monitor"] or default_monitor(config),

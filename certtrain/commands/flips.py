@@ -41,7 +41,7 @@ def parser() -> Parser:
 def main(arguments: Sequence[str]) -> int:
     """Run the command. Returns 0."""
     options = parser().parse_args(list(arguments))
-    from certtrain.card_check import read_whole
+    from certtrain.certificates.card_check import read_whole
     from certtrain.files import write_json_atomic
     from certtrain.reporting import flips, terminal
     from certtrain.runs import find_run

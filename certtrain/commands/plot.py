@@ -98,16 +98,16 @@ def _compare(lines: list[Line], options: argparse.Namespace) -> Figure:
             fix="name two logs or cards",
         )
     first, second = lines
-    if first.norm != second.norm:
+    if first.claim.threat != second.claim.threat:
         raise UserError(
-            f"radii in {first.norm} and in {second.norm} are not comparable",
+            f"radii in {first.claim.symbol} and in {second.claim.symbol} are not comparable",
             where="--compare",
             fix="logs of one norm, and of the same scales",
         )
-    if first.deterministic != second.deterministic:
+    if first.claim.kind != second.claim.kind:
         raise UserError(
-            "one log is of deterministic bounds, the other of randomized smoothing: they certify other classifiers, "
-            "with other claims",
+            "one log is deterministic, the other holds with a confidence: they certify other classifiers, with other "
+            "claims",
             where="--compare",
             fix="logs of one kind; `certtrain plot` without --compare draws both",
         )
@@ -120,6 +120,6 @@ def _compare(lines: list[Line], options: argparse.Namespace) -> Figure:
         resamples=options.resamples or RESAMPLES,
         seed=options.seed,
     )
-    acr = not any(line.staged or line.deterministic for line in lines)
+    acr = all(line.claim.mean_radius == "acr" for line in lines)
     terminal.console().print(difference_table(first.examples, second.examples, difference, radii, acr=acr))
     return curve_figures.difference_figure(first, second, difference)

@@ -59,9 +59,7 @@ def run(config: Any) -> int:
         terminal.print_line(console, f"not checked: {loaded.note}")
     scales = build_scales(resolved, loaded.contract, f"the run {loaded.run.name}")
     for name, certifier in build_certifiers(resolved, scales).items():
-        if certifier.certificate == "probabilistic":
-            certifier.split = "predict"
-            certifier.spread_over(1)
+        certifier.bind(loaded.network, split="predict", examples=1, device=x.device)
         found = certifier.certify(loaded.network, Batch(x, label, torch.tensor([content_index(x)])))
         console.print(describe(name, certifier, found, loaded.contract.class_names), highlight=False, soft_wrap=True)
         if scales is not None and found.radius[0] > 0:
@@ -86,28 +84,26 @@ def describe(name: str, certifier: Any, found: Certificates, class_names: Sequen
     """The certificate in words."""
     from certtrain.escape import one_line
     from certtrain.reporting.entries import floored
-    from certtrain.scales import ball_of
     from certtrain.threat import radius_text
 
     if int(found.predict[0]) < 0:
         return f"{name}: abstains; more draws (n=...) may decide"
-    norm = {"linf": "l-inf", "l2": "l2"}[certifier.norm]
-    radius = floored(float(found.radius[0]), 4)
-    least = "at least " if certifier.name == "anytime" else ""
+    claim, radius = certifier.claim(), float(found.radius[0])
     label = f"class {int(found.predict[0])}"
     label += f" ({one_line(class_names[int(found.predict[0])])})" if class_names else ""
-    words = f"{name}: {label}, certified {norm} radius {least}{radius} (inputs in [0, 1])"
-    if certifier.certificate == "probabilistic":
-        settings = certifier.settings()
-        draws = int(found.columns["n"][0])
-        return f"{words}; sigma {settings['sigma']:g}, n {draws:,}, confidence {1 - settings['alpha']:g}"
-    if found.radius[0] == 0:
+    if radius == 0 and not claim.probabilistic:
         return f"{name}: {label}, not certified at any of the radii"
-    ball = ball_of({"norm": certifier.norm, "settings": certifier.settings()}).split(" scaled by ")
-    if len(ball) == 2:
-        exact = next(r for r in certifier.radii if float(r) == found.radius[0])
-        words = f"{name}: {label}, certified for {radius_text(exact)} times the changes of {ball[1]}, all at once"
-    return f"{words}; deterministic, the largest of the grid that is proved"
+    least = "at least " if claim.radii == "targets" else ""
+    if claim.unit:
+        exact = next((radius_text(r) for r in certifier.radii if float(r) == radius), floored(radius, 4))
+        words = f"{name}: {label}, certified for {least}{exact} times the changes of {claim.unit.split(' of ', 1)[-1]}"
+        words += ", all at once"
+    else:
+        words = f"{name}: {label}, certified {claim.symbol} radius {least}{floored(radius, 4)} (inputs in [0, 1])"
+    if claim.probabilistic:
+        draws = f", n {int(found.columns['n'][0]):,}" if "n" in found.columns else ""
+        return f"{words}; {claim.brief}{draws}, confidence {1 - claim.alpha:g}"
+    return f"{words}; deterministic" + (", the largest of the grid that is proved" if claim.radii == "grid" else "")
 
 
 def read_input(path: Path, contract: InputContract) -> Tensor:

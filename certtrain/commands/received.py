@@ -9,17 +9,16 @@ name, `trust=my_package`, each time: nothing in a run says whom to trust. What t
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import re
 import sys
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any, NoReturn
 
 from certtrain.errors import UserError
+from certtrain.signatures import resolve
 
 Trust = Sequence[str]
 NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
@@ -57,7 +56,7 @@ NETWORK = Kind("a network or layer", (*NETWORKS, "torch.nn"), "torch.nn.Module",
 DATA = Kind("a data module", ("certtrain.data",), "certtrain.data.DataModule")
 METHOD = Kind("a training method", ("certtrain.methods",), "certtrain.methods.Method")
 OPTIMIZER = Kind("an optimiser", ("torch.optim",), "torch.optim.Optimizer")
-CERTIFIER = Kind("a certifier", ("certtrain.certifiers",), method="certify")
+CERTIFIER = Kind("a certifier", ("certtrain.certifiers",), "certtrain.certifiers.Certifier")
 # By key of the configuration: what it builds, then what may stand among the arguments of that.
 KINDS: dict[str, tuple[Kind, ...]] = {
     "data": (DATA,),
@@ -111,24 +110,6 @@ def check_resumed(config: Any) -> None:
     check_received(resolved, tuple(KINDS), trusted(resolved["trust"]), f"resume={resolved['resume']}")
 
 
-def resolve(target: str) -> Any:
-    """The object that a dotted name stands for: attribute by attribute, modules imported where they are not yet.
-
-    Raises:
-        ImportError, AttributeError: there is none.
-    """
-    parts = target.split(".")
-    found = importlib.import_module(parts[0])
-    for count, part in enumerate(parts[1:], start=2):
-        try:
-            found = getattr(found, part)
-        except AttributeError:
-            if not isinstance(found, ModuleType) or found.__name__ != ".".join(parts[: count - 1]):
-                raise
-            found = importlib.import_module(".".join(parts[:count]))
-    return found
-
-
 def trusted(given: object) -> tuple[str, ...]:
     """The packages that `trust=my_package` or `trust=[one,two.parts]` names.
 
@@ -152,17 +133,19 @@ def targets_of(config: Mapping[str, Any], keys: Sequence[str] = tuple(KINDS)) ->
 
 
 def trust_words(config: Mapping[str, Any]) -> list[str]:
-    """What to add to a command that certifies the run: `trust=my_package`, or nothing."""
+    """What to add to a command that certifies the run: `trust=my_package`, `trust=torch.optim.SGD`, or nothing."""
     others = [
         target
         for key in ("data", "model")
         for target in targets_of(config, (key,))
         if not any(_within(target, package) for kind in KINDS[key] for package in kind.packages)
     ]
-    packages = sorted({target.split(".")[0] for target in others})
-    if len(packages) < 2:
-        return [f"trust={package}" for package in packages]
-    return [f"trust=[{','.join(packages)}]"]
+    # Of a package that many a harmful callable could be found in, only the very object.
+    wide = {package.split(".")[0] for package in OURS} | sys.stdlib_module_names
+    names = sorted({target if target.split(".")[0] in wide else target.split(".")[0] for target in others})
+    if len(names) < 2:
+        return [f"trust={name}" for name in names]
+    return [f"trust=[{','.join(names)}]"]
 
 
 def nodes(value: Any, path: str) -> Iterator[tuple[str, Any]]:

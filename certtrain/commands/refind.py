@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from certtrain.errors import UserError
 from certtrain.scales import Scales
+from certtrain.threat import NORMS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,17 +45,18 @@ class Refinder:
         from certtrain.runs import sha256_file
 
         path = self.run.checkpoints / Path(str(certificate.card.get("checkpoint", "last.ckpt"))).name
-        if certificate.norm not in ("linf", "l2") or not path.exists():
+        claim = certificate.claim
+        if claim is None or claim.threat.split(" ")[0] not in NORMS or not path.exists():
             return {}
         sha = sha256_file(path)
         if sha != certificate.card.get("checkpoint_sha256"):
             return {}
         stated = certificate.settings.get("scales")
         try:
-            self._scales[certificate.ball] = None if stated is None else Scales.from_dict(stated)
+            self._scales[claim.threat] = None if stated is None else Scales.from_dict(stated)
         except (KeyError, TypeError, ValueError, UserError):  # a card that does not say what it is about
             return {}
-        keys = [(sha, certificate.ball, certificate.split, i, r) for i, r in zip(index.tolist(), radii)]
+        keys = [(sha, claim.threat, certificate.split, i, r) for i, r in zip(index.tolist(), radii)]
         new = [key for key in keys if key not in self._found]
         self._found.update(dict.fromkeys(new))
         if new:

@@ -13,8 +13,9 @@ from typing import Any
 from certtrain.commands import certify, train
 from certtrain.commands.compose import INTERRUPTED, call_hydra, given_values, quoted, run_hydra
 from certtrain.commands.table import Parser, every_paper
-from certtrain.config import conf_dir, options, plain
+from certtrain.config import options, plain
 from certtrain.errors import UserError, command_line, nearest
+from certtrain.files import conf_dir
 from certtrain.reporting.published import FILE, Paper, Row, read_paper
 from certtrain.runs import RunDirectory
 

@@ -117,15 +117,14 @@ def _certify_shard(job: Job, shard: Share, processes: int) -> dict[str, Any]:
 def place_blocks(stage: Stage, name: str, place: Place) -> list[list[int]]:
     """The blocks that a certifier's log lacks, of a place's share."""
     from certtrain.certificates import CertificateLog
-    from certtrain.commands.stage import log_rows
 
-    certifier, log, _ = stage.begin(name)
+    certifier, log, _ = stage.of(name)
     done = CertificateLog(log, read_only=True).done_indices()
-    return place.blocks(stage.examples.indices.tolist(), log_rows(certifier), done)
+    return place.blocks(stage.examples.indices.tolist(), certifier.rows_per_write, done)
 
 
 def _missing(stage: Stage, name: str) -> int:
-    _, log, _ = stage.begin(name)
+    _, log, _ = stage.of(name)
     return len(set(stage.examples.indices.tolist()) - done_anywhere(log))
 
 

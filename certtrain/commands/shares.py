@@ -23,7 +23,7 @@ from certtrain.certificates import Certificates
 from certtrain.certification import certify_share
 from certtrain.commands.build import build_data
 from certtrain.commands.loading import load_run
-from certtrain.commands.stage import Stage, log_rows, prepare_stage
+from certtrain.commands.stage import Stage, prepare_stage
 from certtrain.errors import UserError
 from certtrain.files import explained
 from certtrain.parts import Place, Share
@@ -101,7 +101,7 @@ def certify_place(
             progress(new)
 
     for name in stage.certifiers:
-        certifier, log, card = stage.begin(name)
+        certifier, log, card = stage.of(name)
         certify_share(
             stage.network,
             certifier,
@@ -109,7 +109,7 @@ def certify_place(
             log,
             card,
             place,
-            batch_size=log_rows(certifier),
+            batch_size=certifier.rows_per_write,
             device=stage.device,
             progress=new_rows,
             stop=stop,

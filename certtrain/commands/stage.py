@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,13 @@ from rich.console import Console
 from torch import nn
 
 from certtrain.callbacks.signals import SignalFlag
-from certtrain.card_check import disagreement
 from certtrain.certificates import CertificateLog, Certificates, read_card
+from certtrain.certificates.card_check import disagreement
+from certtrain.certificates.summary import held_radii
 from certtrain.certification import Examples, accelerator, begin, certify_examples, choose_indices
 from certtrain.certifiers.base import Certifier
 from certtrain.commands.build import build_certifiers, build_scales
-from certtrain.commands.card import claim, engine, stages, trained_with_warnings, training_recipe, where_and_how
+from certtrain.commands.card import engine, trained_with_warnings, training_recipe, where_and_how
 from certtrain.commands.checks import before_certifying, chance_level
 from certtrain.commands.loading import LoadedRun
 from certtrain.commands.network import normalisation_note
@@ -37,13 +38,8 @@ from certtrain.reporting.tables import result_tables
 from certtrain.reporting.terminal import print_line
 from certtrain.runs import RunDirectory, config_hash, sha256_file
 from certtrain.scale_request import read_request
-from certtrain.smoothing.selftest import check_noise
-from certtrain.summary import held_radii
 
 SPLITS = ("test", "val", "train")
-# Rows between two writes of a log: small enough that little is lost, large enough that bounds fill a batch, and draws
-# for the few examples that are still open in a late stage.
-LOG_ROWS = {"deterministic": 256, "probabilistic": 16, "anytime": 64}
 
 
 @dataclass(frozen=True)
@@ -82,19 +78,18 @@ class Stage:
     device: torch.device
     certifiers: dict[str, Certifier]
     card: dict[str, Any]
+    _bound: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    def begin(self, name: str) -> tuple[Certifier, Path, dict[str, Any]]:
+    def of(self, name: str) -> tuple[Certifier, Path, dict[str, Any]]:
         """A certifier that is ready for its first batch, its log, and what is known for its card beforehand."""
-        certifier, noise = self.certifiers[name], {}
-        if certifier.certificate == "probabilistic":
-            certifier.split = self.examples.split  # examples of another split get other noise
-            certifier.spread_over(len(self.examples.indices))
-            noise = {"noise_selftest": check_noise(self.device, seed=certifier.seed, precision=certifier.precision)}
-            # Two to three times the forward passes on a CPU.
-            self.network = self.network.to(memory_format=torch.channels_last)
-        log = log_name(name, self.config, self.rule, self.examples.split, certifier)
-        said = {"claim": claim(certifier), "stages": stages(certifier), "engine": engine(certifier)}
-        return certifier, self.loaded.run.certificates / f"{log}.tsv", {**self.card, **noise, **said}
+        certifier, examples = self.certifiers[name], self.examples
+        if name not in self._bound:
+            self._bound[name] = certifier.bind(
+                self.network, split=examples.split, examples=len(examples.indices), device=self.device
+            )
+        log = log_name(name, self.config, self.rule, examples.split, certifier)
+        said = {**self._bound[name], "engine": engine(certifier)}
+        return certifier, self.loaded.run.certificates / f"{log}.tsv", {**self.card, **said}
 
 
 def prepare_stage(loaded: LoadedRun, data: DataModule, config: dict[str, Any], number: int = 0) -> Stage:
@@ -118,7 +113,7 @@ def prepare_stage(loaded: LoadedRun, data: DataModule, config: dict[str, Any], n
     scales = build_scales(config, contract, f"data={data.name}")
     certifiers = build_certifiers(config, scales)
     trained_for = build_scales(loaded.config, contract, f"the run {loaded.run.name}")
-    warnings = trained_with_warnings(loaded.config, config, (trained_for, scales))
+    warnings = trained_with_warnings(loaded.config, config, (trained_for, scales), certifiers.values())
     warnings += before_certifying(network, examples, certifiers, loaded.config, config, device)
     if "source" in loaded.config:
         warnings += chance_level(network, examples, loaded.contract.num_classes, device)
@@ -170,7 +165,7 @@ def certify_stage(job: Job, helpers: Callable[[Stage, int], None] | None = None)
     found: dict[str, Any] = {}
     radii: dict[str, np.ndarray] = {}
     for name in stage.certifiers:
-        certifier, log, card = stage.begin(name)
+        certifier, log, card = stage.of(name)
         with Bar(console, f"certify {name}", len(examples.indices)) as bar:
             shown = _Shown(bar)
             entry, certificates = certify_examples(
@@ -179,7 +174,7 @@ def certify_stage(job: Job, helpers: Callable[[Stage, int], None] | None = None)
                 examples,
                 log,
                 card,
-                batch_size=log_rows(certifier),
+                batch_size=certifier.rows_per_write,
                 device=device,
                 progress=shown.rows,
                 told=shown.within,
@@ -240,9 +235,9 @@ class _Shown:
 
 def _remaining(stage: Stage, name: str) -> int:
     """The blocks of a log that are not certified yet, after its card is written and its parts are collected."""
-    certifier, path, card = stage.begin(name)
+    certifier, path, card = stage.of(name)
     _, _, log = begin(certifier, stage.examples, path, card)
-    return len(Place().blocks(stage.examples.indices.tolist(), log_rows(certifier), log.done_indices()))
+    return len(Place().blocks(stage.examples.indices.tolist(), certifier.rows_per_write, log.done_indices()))
 
 
 def chosen_examples(data: DataModule, config: dict[str, Any]) -> Examples:
@@ -259,11 +254,6 @@ def chosen_examples(data: DataModule, config: dict[str, Any]) -> Examples:
         raise UserError(f"the run held out no {name} examples", where="configuration key split", fix="split=test")
     indices = choose_indices(str(config.get("indices", "all")), len(split))
     return Examples(split.x, split.y, indices, name, data.name)
-
-
-def log_rows(certifier: Certifier) -> int:
-    """Rows between two writes of a certifier's log."""
-    return LOG_ROWS.get(certifier.name) or LOG_ROWS[certifier.certificate]
 
 
 def _earlier(
@@ -290,7 +280,6 @@ def log_name(name: str, config: dict[str, Any], rule: str, split: str, certifier
     parts = [config["name"]] if "run" in config and config.get("name") else []
     parts += [] if split == "test" else [split]
     parts.append(name)
-    if certifier.certificate == "probabilistic":
-        parts.append(f"n{certifier.settings()['n']}")
+    parts += [certifier.suffix] if certifier.suffix else []
     parts += [] if rule == "all" else [Path(rule).stem]
     return "_".join(parts)

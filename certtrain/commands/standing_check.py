@@ -13,7 +13,7 @@ from torch import nn
 
 from certtrain.certificates import Certificates, read_card, write_card
 from certtrain.certification import Examples
-from certtrain.certifiers.base import Certifier, Falsifier
+from certtrain.certifiers.base import Certifier
 from certtrain.data.batch import Batch
 from certtrain.falsification import Falsification, FalsifyOptions, choose_certified, write_counterexamples
 from certtrain.files import plain
@@ -44,7 +44,7 @@ def standing_check(
 
     Args:
         network: on the device.
-        certifier: made the certificates; one that is no `Falsifier` is not checked.
+        certifier: made the certificates; one that has no attack is not checked.
         examples, certificates: what was certified, and the rows of the log by index.
         log: `NAME.tsv`.
         entry: of `result.json`.
@@ -63,9 +63,10 @@ def standing_check(
     record = before
     asked = {"examples": options.examples, "steps": options.steps}
     settled = before is not None and (before["failed"] or before["asked"] == asked)
-    if options.examples and not settled and isinstance(certifier, Falsifier):
-        begun = time.perf_counter()
+    begun, found = time.perf_counter(), None
+    if options.examples and not settled:
         found = _attack(network, certifier, examples, certificates, log, options, console, device, stop)
+    if found is not None:
         record = {**found.summary(), "asked": asked}
         if found.attacked:
             seconds, fell = time.perf_counter() - begun, f"{len(found.hits)} fell" if found.hits else "none fell"
@@ -86,7 +87,7 @@ def standing_check(
 
 def _attack(
     network: nn.Module,
-    certifier: Falsifier,
+    certifier: Certifier,
     examples: Examples,
     certificates: Certificates,
     log: Path,
@@ -94,7 +95,7 @@ def _attack(
     console: Console,
     device: torch.device,
     stop: Callable[[], None],
-) -> Falsification:
+) -> Falsification | None:
     rows = choose_certified(certificates, options.examples)
     chosen = certificates.select(rows)
     index = torch.from_numpy(chosen.index)

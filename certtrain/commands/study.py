@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from certtrain.certificates.summary import GUESSING
 from certtrain.commands.compose import INTERRUPTED, quoted
 from certtrain.commands.study_request import StudyRequest
 from certtrain.commands.train import resolve, run_one
@@ -15,7 +16,6 @@ from certtrain.files import write_json_atomic
 from certtrain.reporting import terminal
 from certtrain.reporting.terminal import print_line
 from certtrain.runs import RunDirectory
-from certtrain.summary import GUESSING
 from certtrain.sweeps.study import Outcome, Row, Study, Trial
 
 if TYPE_CHECKING:

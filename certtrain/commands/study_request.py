@@ -10,14 +10,16 @@ from typing import Any
 
 from certtrain import environment
 from certtrain.commands.train import NOT_OF_A_RUN, resolve
-from certtrain.config import GROUPS, SMOOTHING, default_monitor, options, plain
+from certtrain.config import GROUPS, default_monitor, options, plain, rehearsed
 from certtrain.errors import UserError, nearest
 from certtrain.files import write_json_atomic
+from certtrain.kinds import fixed_norm, of_nodes
 from certtrain.runs import config_differences, difference_lines
 from certtrain.session_keys import EXTENDS, MAY_DIFFER
 from certtrain.sweeps.metric import CLEAN, Metric
 from certtrain.sweeps.space import Parameter, read_space
 from certtrain.sweeps.study import Settings
+from certtrain.threat import NORMS, ThreatModel
 
 # Keys of `sweep` that may change between two sessions of a study.
 FREE = ("n_trials", "max_failed", "certify", "pruner", "pruner_startup", "startup", "sampler")
@@ -127,14 +129,15 @@ def _space(sweep: Mapping[str, Any], resolved: Mapping[str, Any], hydra: Any) ->
 
 
 def _metrics(sweep: Mapping[str, Any], resolved: dict[str, Any]) -> tuple[Metric, ...]:
-    norm = "l2" if resolved["choices"]["certifier"] in SMOOTHING else resolved["norm"]
+    norm = fixed_norm(of_nodes(resolved["certifier"])) or resolved["norm"]
+    symbol = ThreatModel(norm).symbol if norm in NORMS else norm
     name = sweep["metric"] or resolved["checkpoint"]["monitor"] or default_monitor(resolved)
-    certified = Metric(name, norm)
-    known = ["val/acr" if resolved["choices"]["certifier"] in SMOOTHING else "val/acr_grid", CLEAN]
-    known += [Metric.certified(str(radius), norm).name for radius in resolved["radii"]]
+    certified = Metric(name, symbol)
+    known = ["val/acr" if rehearsed(resolved) == "continuous" else "val/acr_grid", CLEAN]
+    known += [Metric.certified(str(radius), symbol).name for radius in resolved["radii"]]
     if name not in known:
         raise UserError(f"no validation metric is called {name!r}", where="sweep.metric", fix=nearest(name, known))
-    return (Metric(CLEAN, norm), certified) if sweep["pareto"] else (certified,)
+    return (Metric(CLEAN, symbol), certified) if sweep["pareto"] else (certified,)
 
 
 def _refuse(config: Any, hydra: Any, sweep: Mapping[str, Any], resolved: Mapping[str, Any]) -> None:

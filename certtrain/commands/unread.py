@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from certtrain.commands.received import check_resumed
-from certtrain.config import GROUPS, conf_dir
+from certtrain.config import GROUPS
 from certtrain.errors import UserError
+from certtrain.files import conf_dir
 
 # Told to Hydra, not to the part.
 INSTANTIATE = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")

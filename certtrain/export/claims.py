@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from certtrain.card_check import read_whole
 from certtrain.certificates import VERIFIED, CertificateLog, Certificates, read_card
+from certtrain.certificates.card_check import read_whole
+from certtrain.claim import claim_of
 from certtrain.scales import Scales
 from certtrain.threat import parse_radius, radius_text
 
@@ -76,11 +77,15 @@ def read_claims(
         card = read_card(card_path)
         if (card.get("falsification") or {}).get("failed") or card.get("settings", {}).get("precision") == "float32":
             continue  # claims that fell, and those of float32 bounds over boxes that are not rounded outward
-        about = (card.get("checkpoint_sha256"), card.get("dataset"), card.get("split"), card.get("norm"))
-        if about != (checkpoint_sha256, dataset, split, "linf"):
+        about, claim = (
+            (card.get("checkpoint_sha256"), card.get("dataset"), card.get("split")),
+            claim_of(card, card_path),
+        )
+        if about != (checkpoint_sha256, dataset, split) or claim.probabilistic:
             continue
-        if card.get("settings", {}).get("scales", {}).get("sha256") != (scales and scales.sha256):
-            continue  # about boxes of other sizes
+        sizes = card.get("settings", {}).get("scales", {}).get("sha256")
+        if claim.threat.split(" ")[0] != "linf" or sizes != (scales and scales.sha256):
+            continue  # about another ball, or boxes of other sizes
         whole = card.get("status") == "complete"  # of a part of the examples nobody knows the hash
         rows = read_whole(path, card) if whole else CertificateLog(path, read_only=True).read()
         certified = card.get("inputs_sha256")

@@ -8,7 +8,7 @@ from certtrain import escape
 from certtrain.reporting.comparison import GUESSED, Line
 from certtrain.reporting.paper_tables import CLAIMS, HOURS, blocks, cells, settings_of
 from certtrain.reporting.published import Paper
-from certtrain.scales import ball_text
+from certtrain.threat import norm_text
 
 TITLES = {"bounds": "Deterministic certificates", "smoothing": "Randomized smoothing"}
 HEADERS = {
@@ -26,7 +26,7 @@ def brief(papers: Sequence[tuple[Paper, Sequence[Line]]]) -> str:
         lines = [line for line in ran if (line.row.family, line.row.norm) == (family, norm)]
         letters, header = settings_of(lines), HEADERS[family]
         claim = CLAIMS[family].split(", ", 1)[1]
-        out += [f"**{TITLES[family]}, {escape.markdown(ball_text(norm))}** ({claim}; %, published in brackets)", ""]
+        out += [f"**{TITLES[family]}, {escape.markdown(norm_text(norm))}** ({claim}; %, published in brackets)", ""]
         out += [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
         for block in blocks(lines):
             first = block[0]

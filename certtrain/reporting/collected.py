@@ -10,11 +10,11 @@ from typing import Any
 
 import yaml
 
+from certtrain.claim import claim_of
 from certtrain.errors import UserError
 from certtrain.reporting.entries import Entry
 from certtrain.reporting.published import Row
 from certtrain.runs import ABSENT, RunDirectory, config_differences
-from certtrain.scales import ball_of
 
 # Of an override: what makes no other setting of an experiment, only another seed, place or report of it.
 NO_SETTING = ("experiment", "seed", "name", "resume", "runs_dir", "data_dir", "data.data_dir", "certify_test", "logger")
@@ -115,7 +115,7 @@ def _read(path: Path) -> Run:
     if result is None or "seed" not in result or not isinstance(result.get("test"), dict):
         raise UserError("not the result of a training run")
     for name, entry in result["test"].items():
-        missing = {"norm", "clean", "certified", "n", "certifier", "settings", "indices_sha256"} - set(entry)
+        missing = {"claim", "clean", "certified", "n", "certifier", "settings", "indices_sha256"} - set(entry)
         if missing:
             raise UserError(f"its certificate {name} lacks {', '.join(sorted(missing))}")
     overrides = tuple(sorted(o for o in directory.read_overrides() if _makes_a_setting(o)))
@@ -153,7 +153,7 @@ def groups_of(row: Row, runs: Sequence[Run], *, every_certifier: bool = False) -
     for run in sorted(runs, key=lambda run: (run.overrides, run.seed, str(run.path))):
         for name, entry in run.result["test"].items():
             named = every_certifier or entry["certifier"] in row.verifiers
-            if named and _scaled_by(ball_of(entry)) == _scaled_by(row.norm):
+            if named and _scaled_by(claim_of(entry).threat) == _scaled_by(row.norm):
                 found.add(run, name, entry)
     order = {verifier: place for place, verifier in enumerate(row.verifiers)}
     groups = found.groups
@@ -219,7 +219,7 @@ def _certificate_key(entry: Entry) -> str:
     settings = {key: value for key, value in entry["settings"].items() if key not in NO_CLAIM}
     shown = [
         entry["certifier"],
-        entry["norm"],
+        entry["claim"],
         entry["n"],
         entry["indices_sha256"],
         sorted(entry["certified"]),

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from certtrain.card_check import read_whole
 from certtrain.certificates import read_card
+from certtrain.certificates.card_check import read_whole
+from certtrain.claim import claim_of
 from certtrain.errors import UserError
 from certtrain.reporting.collected import Collection, Group, groups_of
-from certtrain.reporting.entries import LABELS, Entry, guessing, is_smoothing, is_staged, smoothed_accuracy
+from certtrain.reporting.entries import LABELS, Entry, guessing, smoothed_accuracy
 from certtrain.reporting.plots import clopper_pearson
 from certtrain.reporting.published import Paper, Row
 from certtrain.threat import parse_radius
@@ -133,9 +134,9 @@ def _group_lines(group: Group) -> list[Line]:
 
 def _draws(entry: Entry) -> int | None:
     """Estimation draws per image: n, or their mean where drawing stopped early."""
-    if is_staged(entry):
+    if "mean_draws" in entry:
         return round(entry["mean_draws"])
-    return entry["settings"].get("n") if is_smoothing(entry) else None
+    return entry["settings"].get("n") if claim_of(entry).probabilistic else None
 
 
 def _line(group: Group, name: str, judged: bool, shared: dict[str, object]) -> Line:
@@ -158,7 +159,7 @@ def _value(entry: object, name: str) -> float:
     if kind == "ACR":
         return entry["acr"]
     if kind == "clean":
-        return smoothed_accuracy(entry) if "acr" in entry else entry["clean"]
+        return smoothed_accuracy(entry) if claim_of(entry).probabilistic else entry["clean"]
     return entry["pgd" if kind == "PGD" else "certified"][radius]
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certtrain import escape
+from certtrain.claim import Claim
 from certtrain.errors import UserError
 from certtrain.files import refuse_foreign, write_bytes_atomic
 from certtrain.reporting.bootstrap import Difference
@@ -38,42 +39,41 @@ class Line:
     Attributes:
         label: in the legend.
         examples: of the log.
-        norm: of its radii; with sizes of features the ball, as `certtrain.scales.ball_of` names it.
-        staged: radii are targets: no ACR.
-        deterministic: bounds, which prove right predictions only, at the radii of a grid.
+        claim: of it.
     """
 
     label: str
     examples: Outcomes
-    norm: str
-    staged: bool = False
-    deterministic: bool = False
+    claim: Claim
 
     @property
     def dense(self) -> bool:
         """Whether radii may take any value, so that a curve ends where its largest one does; else nothing larger was
         asked for."""
-        return not (self.staged or self.deterministic)
+        return self.claim.radii in ("continuous", "count")
 
     @property
     def described(self) -> str:
         """The label, what it amounts to, and n."""
         n, label = f"n = {len(self.examples):,}", escape.figure(self.label)
-        if self.deterministic:
-            return f"{label}\n{n}, deterministic"
-        return f"{label}\n{n}, " + ("at target radii" if self.staged else f"ACR {acr_text(self.examples.acr)}")
+        if self.claim.radii == "targets":
+            return f"{label}\n{n}, at target radii"
+        told = [] if self.claim.probabilistic else [self.claim.kind]
+        told += [f"ACR {acr_text(self.examples.acr)}"] if self.claim.mean_radius == "acr" else []
+        return f"{label}\n{n}, {', '.join(told)}"
 
 
 def certified_figure(lines: Sequence[Line]) -> Figure:
-    """Certified accuracy against the radius, as exact step functions; one panel per norm."""
-    norms = list(dict.fromkeys(line.norm for line in lines))
-    figure, panels = _figure(len(norms))
-    for axes, norm in zip(panels, norms):
-        for i, line in enumerate(line for line in lines if line.norm == norm):
+    """Certified accuracy against the radius, as exact step functions; one panel per threat model."""
+    threats = list(dict.fromkeys(line.claim.threat for line in lines))
+    figure, panels = _figure(len(threats))
+    for axes, threat in zip(panels, threats):
+        shown = [line for line in lines if line.claim.threat == threat]
+        for i, line in enumerate(shown):
             at = steps(line.examples)
             share = curves(line.examples, at).certified
             _steps(axes, at, share, i, line.described, drop=line.dense)
-        _finish(axes, norm, "certified accuracy (%)")
+        _finish(axes, shown[0].claim, "certified accuracy (%)")
         axes.set_title(f"certified accuracy, {CONFIDENCE:.0%} intervals over images", fontsize=9.5)
     return figure
 
@@ -85,17 +85,17 @@ def risk_coverage_figure(lines: Sequence[Line]) -> Figure:
     coverage, the right share of them the selective accuracy, and the wrong one the selective risk.
 
     Raises:
-        UserError: a log of bounds, or logs in two norms.
+        UserError: a deterministic log, or logs of two threat models.
     """
     for line in lines:
-        if line.deterministic:
+        if not line.claim.probabilistic:
             raise UserError(
-                f"{line.label} is of deterministic bounds, which are proved for right predictions only: that leaves no "
-                "risk, and says nothing of a selection that does not know the label",
+                f"{line.label} is deterministic, and proved for right predictions only: that leaves no risk, and "
+                " says nothing of a selection that does not know the label",
                 where="--risk-coverage",
                 fix="logs of randomized smoothing",
             )
-    if len({line.norm for line in lines}) > 1:
+    if len({line.claim.threat for line in lines}) > 1:
         raise UserError("radii in two norms cannot share an axis", where="--risk-coverage", fix="logs of one norm")
     figure, (left, right) = _figure(2)
     top = 1.0
@@ -110,8 +110,8 @@ def risk_coverage_figure(lines: Sequence[Line]) -> Figure:
         right.fill_between(x, low, high, color=COLOURS[i % len(COLOURS)], alpha=BAND, linewidth=0)
         common = x >= 20
         top = max(top, 1.1 * float(np.max(high[common], initial=0.0)))
-    _finish(left, lines[0].norm, "% (thick: selective accuracy, thin: coverage)")
-    _finish(right, lines[0].norm, "selective risk (%)")
+    _finish(left, lines[0].claim, "% (thick: selective accuracy, thin: coverage)")
+    _finish(right, lines[0].claim, "selective risk (%)")
     right.set_xlabel("coverage (%), from the largest certified radii down")
     right.set_xlim(0, 102)
     right.set_ylim(0, min(top, 102))
@@ -126,13 +126,13 @@ def difference_figure(a: Line, b: Line, difference: Difference) -> Figure:
     for i, line in enumerate((a, b)):
         at = steps(line.examples)
         _steps(left, at, curves(line.examples, at).certified, i, line.described, drop=line.dense)
-    _finish(left, a.norm, "certified accuracy (%)")
+    _finish(left, a.claim, "certified accuracy (%)")
     left.set_title(f"certified accuracy, {CONFIDENCE:.0%} intervals over images", fontsize=9.5)
     value = 100 * difference.certified
     below, above = value - 100 * difference.certified_low, 100 * difference.certified_high - value
     right.axhline(0, color="#777777", linewidth=0.9)
     right.errorbar(difference.radii, value, [below, above], fmt="o", color=COLOURS[1], capsize=3, markersize=4.5)
-    _finish(right, a.norm, "difference (percentage points)", legend=False, percent=False)
+    _finish(right, a.claim, "difference (percentage points)", legend=False, percent=False)
     right.set_xlim(left=-0.03 * float(difference.radii[-1] or 1))
     right.set_title(f"second minus first, same {difference.n:,} images, paired bootstrap", fontsize=9.5)
     return figure
@@ -198,8 +198,8 @@ def _style(i: int, points: int, width: float = 1.6) -> dict[str, Any]:
     }
 
 
-def _finish(axes: Axes, norm: str, y: str, *, legend: bool = True, percent: bool = True) -> None:
-    axes.set_xlabel(radius_axis(norm))
+def _finish(axes: Axes, claim: Claim, y: str, *, legend: bool = True, percent: bool = True) -> None:
+    axes.set_xlabel(radius_axis(claim))
     axes.set_ylabel(y)
     axes.set_xlim(left=0)
     if percent:

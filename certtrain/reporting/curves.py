@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certtrain.certificates import ABSTAIN, Certificates
+from certtrain.certificates.summary import ACR_UNIT, held_radii
 from certtrain.reporting.plots import clopper_pearson
-from certtrain.summary import ACR_UNIT, held_radii
 from certtrain.threat import parse_radius
 
 Floats = NDArray[np.float64]

@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import Any
 
 from certtrain import escape
-from certtrain.scales import ball_of
+from certtrain.claim import claim_of
 from certtrain.threat import parse_radius
 
 Entry = Mapping[str, Any]
@@ -16,16 +16,6 @@ Entry = Mapping[str, Any]
 LABELS = {"ibp": "IBP", "crown_ibp": "CROWN-IBP", "crown": "CROWN", "alpha_crown": "α-CROWN"}
 LABELS |= {"cascade": "cascade", "smoothing": "smoothing", "anytime": "anytime smoothing"}
 ORDER = tuple(LABELS)  # cheapest, and loosest, first
-
-
-def is_smoothing(entry: Entry) -> bool:
-    """Whether a certificate holds with a confidence rather than being deterministic."""
-    return "acr" in entry
-
-
-def is_staged(entry: Entry) -> bool:
-    """Whether the draws of a smoothed certificate ended once its targets were decided: it has no ACR."""
-    return is_smoothing(entry) and entry["acr"] is None
 
 
 def label(entry: Entry) -> str:
@@ -40,7 +30,7 @@ def falsified(entry: Entry) -> bool:
 
 
 def guessing(entry: Entry | None) -> str | None:
-    """Why an entry's classifier is no better than a guess, see `certtrain.summary.guessing`; None when it is."""
+    """Why an entry's classifier is no better than a guess, see `summary.guessing`; None when it is better."""
     why = (entry or {}).get("guessing")
     return None if why is None else escape.one_line(why)
 
@@ -58,17 +48,18 @@ def rank(entry: Entry) -> tuple[int, str]:
 
 
 def groups(test: Mapping[str, Entry]) -> list[list[Entry]]:
-    """Entries that may stand side by side: bounds over the same ball on the same examples; each smoothing one alone."""
-    bounds: dict[tuple[str, str | None, int, str], list[Entry]] = {}
+    """Entries that may stand side by side: deterministic ones of one set on the same examples; each other one alone."""
+    together: dict[tuple[str, str | None, int, str], list[Entry]] = {}
     alone: list[list[Entry]] = []
     for entry in test.values():
-        if is_smoothing(entry):
+        claim = claim_of(entry, "result.json")
+        if claim.probabilistic:
             alone.append([entry])
         else:
             scales = (entry.get("settings") or {}).get("scales") or {}
-            key = (ball_of(entry), scales.get("sha256"), entry["n"], entry["indices_sha256"])
-            bounds.setdefault(key, []).append(entry)
-    return [sorted(group, key=rank) for group in bounds.values()] + alone
+            key = (claim.threat, scales.get("sha256"), entry["n"], entry["indices_sha256"])
+            together.setdefault(key, []).append(entry)
+    return [sorted(group, key=rank) for group in together.values()] + alone
 
 
 def grid(entries: list[Entry], key: str = "certified") -> list[tuple[Fraction, str]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 from certtrain import escape
-from certtrain.scales import multiples
+from certtrain.claim import Claim
 
 # Okabe and Ito's palette (2008); black and grey beside it.
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
@@ -12,13 +14,11 @@ GREY = "#555555"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
-def radius_axis(norm: str) -> str:
-    """The label of an axis of radii, with what they are measured in: the input range, or the sizes of features.
-
-    Args:
-        norm: or the ball, as `certtrain.scales.ball_of` names it.
-    """
-    if scaled := multiples(norm):
-        return escape.figure(scaled)
-    symbol = {"linf": r"$\ell_\infty$", "l2": r"$\ell_2$"}.get(norm)
-    return escape.figure(f"{norm} radius") if symbol is None else f"{symbol} radius (inputs in [0, 1])"
+def radius_axis(claim: Claim) -> str:
+    """The label of an axis of radii, with what they are measured in: the input range, or the sizes of features."""
+    if claim.unit:
+        return escape.figure(claim.axis)
+    symbol = escape.figure(claim.symbol)
+    if (norm := re.fullmatch(r"l-?(inf|\d)", claim.symbol)) is not None:
+        symbol = r"$\ell_\infty$" if norm[1] == "inf" else rf"$\ell_{norm[1]}$"
+    return f"{symbol} radius (inputs in [0, 1])"

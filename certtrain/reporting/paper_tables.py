@@ -16,7 +16,7 @@ from rich.text import Text
 from certtrain import escape
 from certtrain.reporting.comparison import NOT_RUN, SHORT, WITHIN, Line, notes_of
 from certtrain.reporting.published import Paper
-from certtrain.scales import ball_text
+from certtrain.threat import norm_text
 
 CLAIMS = {
     "bounds": "deterministic certificates, proved for every input of the ball",
@@ -67,7 +67,7 @@ def sections(papers: Sequence[tuple[Paper, Sequence[Line]]]) -> list[tuple[str, 
     for paper, lines in papers:
         kinds = sorted({(line.row.family, line.row.norm) for line in lines})
         for family, norm in kinds:
-            title = f"{paper.name}, {ball_text(norm)}: {CLAIMS[family]}"
+            title = f"{paper.name}, {norm_text(norm)}: {CLAIMS[family]}"
             found.append((title, [line for line in lines if (line.row.family, line.row.norm) == (family, norm)]))
     return found
 

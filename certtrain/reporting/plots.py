@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from certtrain import escape
+from certtrain.claim import claim_of
 from certtrain.files import write_bytes_atomic
 from certtrain.reporting.entries import (
     Entry,
@@ -18,14 +19,11 @@ from certtrain.reporting.entries import (
     falsified,
     grid,
     groups,
-    is_smoothing,
-    is_staged,
     label,
     percent,
     upper_bound,
 )
 from certtrain.reporting.palette import BLUE, GREEN, GREY, MARKERS, PURPLE, SKY, VERMILION, radius_axis
-from certtrain.scales import ball_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,11 +69,11 @@ def certified_accuracy_plot(
     names = {id(entry): name for name, entry in test.items()}
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
         entry = panel[0]
-        if is_smoothing(entry):
-            _smoothing(axes, entry, (radii or {}).get(names[id(entry)]))
+        if claim_of(entry).probabilistic:
+            _votes(axes, entry, (radii or {}).get(names[id(entry)]))
         else:
             _bounds(axes, panel)
-        axes.set_xlabel(radius_axis(ball_of(entry)))
+        axes.set_xlabel(radius_axis(claim_of(entry)))
         axes.set_ylabel("accuracy (%)")
         axes.grid(True, color="#DDDDDD", linewidth=0.6)
         axes.set_axisbelow(True)
@@ -148,11 +146,11 @@ def _bounds(axes: Axes, entries: list[Entry]) -> None:
     axes.set_title(f"certified accuracy, n = {entries[0]['n']:,}", fontsize=10)
 
 
-def _smoothing(axes: Axes, entry: Entry, radii: Sequence[float] | np.ndarray | None) -> None:
-    settings, n, colour = entry["settings"], entry["n"], COLOURS[0]
-    staged = is_staged(entry)
-    found = "FALSIFIED" if falsified(entry) else "at targets" if staged else f"ACR {acr_text(entry['acr'])}"
-    text = f"smoothed, $\\sigma$ = {settings['sigma']:g}, {found}"
+def _votes(axes: Axes, entry: Entry, radii: Sequence[float] | np.ndarray | None) -> None:
+    claim, n, colour = claim_of(entry), entry["n"], COLOURS[0]
+    found = f"ACR {acr_text(entry['acr'])}" if entry.get("acr") is not None else "at targets"
+    brief = escape.figure(claim.brief).replace(" with sigma ", r", $\sigma$ = ")
+    text = f"{brief}, {'FALSIFIED' if falsified(entry) else found}"
     if radii is None:
         x, y = _columns([(r, 100 * entry["certified"][key]) for r, key in grid([entry])])
         _steps(axes, [0.0, *x], [y[0], *y], colour, MARKERS[0], text)
@@ -174,8 +172,11 @@ def _smoothing(axes: Axes, entry: Entry, radii: Sequence[float] | np.ndarray | N
         )
     axes.set_xlim(0, max(right * 1.04, 1e-6))
     _accuracy_axis(axes, lowest)
-    draws = f"{'up to ' if staged else ''}{settings['n']:,} draws, $\\alpha$ = {settings['alpha']:g}"
-    axes.set_title(f"certified accuracy, n = {n:,} images, {draws}", fontsize=10)
+    told = [f"n = {n:,} images"]
+    if (draws := entry["settings"].get("n")) is not None:
+        told.append(f"{'up to ' if claim.radii == 'targets' else ''}{draws:,} draws")
+    told += [rf"$\alpha$ = {claim.alpha:g}"] if claim.alpha is not None else []
+    axes.set_title(f"certified accuracy, {', '.join(told)}", fontsize=10)
 
 
 def _steps(axes: Axes, x: list[float], y: list[float], colour: str, marker: str, text: str, under: int = 0) -> None:

@@ -15,7 +15,7 @@ def status_tables(entry: Entry) -> RenderableType:
     """The six statuses by radius, which add up to n; below them each stage's examples, decisions and seconds.
 
     Args:
-        entry: of `result.json`, with `statuses` and `stages` (see `certtrain.summary.cascade_summary`).
+        entry: of `result.json`, with `statuses` and `stages` (see `certtrain.certificates.summary.cascade_summary`).
     """
     statuses = entry["statuses"]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)

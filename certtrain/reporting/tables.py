@@ -13,6 +13,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from certtrain import escape
+from certtrain.claim import claim_of
 from certtrain.reporting.entries import (
     Entry,
     acr_text,
@@ -20,8 +21,6 @@ from certtrain.reporting.entries import (
     grid,
     groups,
     guess_note,
-    is_smoothing,
-    is_staged,
     label,
     percent,
     smoothed_accuracy,
@@ -29,14 +28,13 @@ from certtrain.reporting.entries import (
 )
 from certtrain.reporting.plots import clopper_pearson, interval_text
 from certtrain.reporting.statuses import status_tables
-from certtrain.scales import ball_of, ball_text
-from certtrain.threat import NORM_NAMES
 
 INTERVAL = "95 % interval\nover images"
 
 
 def result_tables(test: Mapping[str, Entry]) -> Group:
-    """Every table of a test result: one per norm and example list for bounds, one per smoothing certificate.
+    """Every table of a test result: one per threat model and example list of what is deterministic, one
+    per probabilistic certificate.
 
     Below the bounds the statuses and stages of each cascade.
 
@@ -45,7 +43,7 @@ def result_tables(test: Mapping[str, Entry]) -> Group:
     """
     tables = []
     for group in groups(test):
-        tables.append(smoothing_table(group[0]) if is_smoothing(group[0]) else bounds_table(group))
+        tables.append(votes_table(group[0]) if claim_of(group[0]).probabilistic else bounds_table(group))
         tables += [status_tables(entry) for entry in group if "statuses" in entry]
     return Group(*tables)
 
@@ -57,7 +55,7 @@ def bounds_table(entries: list[Entry]) -> RenderableType:
     certifier above PGD would be unsound: the table says so.
     """
     table = Table(box=box.SIMPLE_HEAD, show_footer=True, pad_edge=False)
-    title = f"certified accuracy (%), deterministic, {escape.one_line(ball_text(ball_of(entries[0])))}"
+    title = f"certified accuracy (%), deterministic, {escape.one_line(claim_of(entries[0]).symbol)}"
     attacked = upper_bound(entries)
     table.add_column("radius", footer="seconds", justify="right", no_wrap=True)
     table.add_column("clean", justify="right", no_wrap=True)
@@ -73,7 +71,11 @@ def bounds_table(entries: list[Entry]) -> RenderableType:
     if attacked:
         table.add_column("PGD\nupper bound", justify="right")
     table.add_column("n", justify="right", no_wrap=True)
-    notes = []
+    notes = [
+        f"{label(entry)}: mean certified radius {acr_text(entry['acr'])}"
+        for entry in entries
+        if entry.get("acr") is not None and not falsified(entry)
+    ]
     for _, radius in grid(entries):
         proved = [None if falsified(entry) else entry["certified"].get(radius) for entry in entries]
         bound = [_interval(proved[0], entries[0]["n"])] * (len(entries) == 1)
@@ -87,13 +89,11 @@ def bounds_table(entries: list[Entry]) -> RenderableType:
     return _assemble(title, [table], notes)
 
 
-def smoothing_table(entry: Entry) -> RenderableType:
-    """Certified accuracy of the smoothed classifier per radius and its interval; below it ACR, draws, n."""
-    settings = entry["settings"]
+def votes_table(entry: Entry) -> RenderableType:
+    """Certified accuracy of a classifier by votes per radius and its interval; below it ACR, draws, n."""
+    settings, claim = entry["settings"], claim_of(entry)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    norm = NORM_NAMES.get(entry["norm"], entry["norm"])
-    sigma, alpha = settings.get("sigma"), settings.get("alpha")
-    title = f"certified accuracy (%), smoothed with sigma {sigma:g}, {norm}"
+    title = f"certified accuracy (%), {escape.one_line(claim.brief)}, {escape.one_line(claim.symbol)}"
     table.add_column("radius", justify="right", no_wrap=True)
     table.add_column("certified accuracy (smoothed)", justify="right")
     table.add_column(INTERVAL, justify="right", no_wrap=True)
@@ -107,16 +107,17 @@ def smoothing_table(entry: Entry) -> RenderableType:
     facts.add_row("ACR", _acr(entry))
     facts.add_row("smoothed accuracy", f"{percent(smoothed_accuracy(entry))} %  (certified accuracy at radius 0)")
     facts.add_row("abstained", f"{abstained:,} of {n:,}  ({percent(abstained / n)} %)")
-    facts.add_row("draws", _draws(entry))
-    whole = "alpha_each" in settings
-    facts.add_row(
-        "alpha", f"{alpha:g}  ({'any' if whole else 'each'} certificate is wrong with at most this probability)"
-    )
+    if "n" in settings:
+        facts.add_row("draws", _draws(entry))
+    of = {"dataset": "any", "example": "each"}.get(str(claim.budget))
+    if of is not None:
+        facts.add_row("alpha", f"{claim.alpha:g}  ({of} certificate is wrong with at most this probability)")
     if "near_ties" in entry:
-        votes = round(n * (entry["mean_draws"] if is_staged(entry) else settings["n"]))
+        votes = round(n * entry.get("mean_draws", settings["n"]))
         facts.add_row("near-ties", f"{entry['near_ties']:,} of {votes:,} votes, which rounding could turn")
     facts.add_row("images", f"{n:,}")
-    facts.add_row("sigma", f"{sigma:g}")
+    if "sigma" in settings:
+        facts.add_row("sigma", f"{settings['sigma']:g}")
     facts.add_row("seconds", f"{entry['seconds']:,.1f}")
     return _assemble(title, [table, facts], _failures(entry))
 
@@ -132,13 +133,14 @@ def _interval(share: float | None, n: int) -> str:
 def _acr(entry: Entry) -> str:
     if falsified(entry):
         return "–"
-    return "none: a radius here is a target that was reached" if is_staged(entry) else acr_text(entry["acr"])
+    acr = entry.get(str(claim_of(entry).mean_radius))
+    return "none: a radius here is a target that was reached" if acr is None else acr_text(acr)
 
 
 def _draws(entry: Entry) -> str:
     settings = entry["settings"]
     n, selection = settings["n"], f"after n0 = {settings['n0']:,} to select the class"
-    if not is_staged(entry):
+    if "mean_draws" not in entry:
         return f"n = {n:,} per image, {selection}"
     mean = entry["mean_draws"]
     return f"{mean:,.0f} per image on average, {n / mean:.1f} times fewer than the last look's {n:,}; {selection}"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from certtrain.scales import ball_of, ball_text
+from certtrain.claim import claim_of
 
 CLEAN = "val/certified_clean"
 
@@ -17,16 +17,16 @@ class Metric:
 
     Args:
         name: `val/certified@2_255`, `val/acr`, `val/acr_grid` or `val/certified_clean`.
-        norm: of the radius, for the text.
+        symbol: of the threat model, for the text.
     """
 
     name: str
-    norm: str = ""
+    symbol: str = ""
 
     @classmethod
-    def certified(cls, radius: str, norm: str = "") -> Metric:
+    def certified(cls, radius: str, symbol: str = "") -> Metric:
         """Certified accuracy at a radius, given by its text."""
-        return cls(f"val/certified@{radius.replace('/', '_')}", norm)
+        return cls(f"val/certified@{radius.replace('/', '_')}", symbol)
 
     @property
     def radius(self) -> str | None:
@@ -43,7 +43,7 @@ class Metric:
     def text(self) -> str:
         """`certified at l-inf 2/255 (%)`, `ACR`, `clean (%)`."""
         if self.radius is not None:
-            return f"certified at {ball_text(self.norm)} {self.radius} (%)".replace("  ", " ")
+            return f"certified at {self.symbol} {self.radius} (%)".replace("  ", " ")
         return {CLEAN: "clean (%)", "val/acr": "ACR", "val/acr_grid": "ACR on the grid"}.get(self.name, self.name)
 
     def of(self, entry: Mapping[str, Any] | None) -> float | None:
@@ -67,10 +67,10 @@ def common_metric(monitors: list[str], entries: list[Mapping[str, Any]]) -> Metr
     """
     from certtrain.threat import parse_radius
 
-    norm = ball_of(entries[0])
+    symbol = claim_of(entries[0]).symbol
     if len(set(monitors)) == 1 and all(Metric(monitors[0]).of(entry) is not None for entry in entries):
-        return Metric(monitors[0], norm)
+        return Metric(monitors[0], symbol)
     if all("acr" in entry for entry in entries):
-        return Metric("val/acr", norm)
+        return Metric("val/acr", symbol)
     shared = set.intersection(*(set(entry["certified"]) for entry in entries))
-    return Metric.certified(max(shared, key=parse_radius), norm) if shared else Metric(CLEAN, norm)
+    return Metric.certified(max(shared, key=parse_radius), symbol) if shared else Metric(CLEAN, symbol)

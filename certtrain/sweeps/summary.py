@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from certtrain.certificates.summary import GUESSING
+from certtrain.claim import claim_of
 from certtrain.errors import UserError
 from certtrain.runs import RunDirectory
-from certtrain.scales import ball_of
-from certtrain.summary import GUESSING
 from certtrain.sweeps.metric import Metric, common_metric
 from certtrain.threat import parse_radius
 
@@ -71,7 +71,7 @@ def read_job(overrides: Iterable[str], run: str | Path | None, error: str | None
 
 @dataclass(frozen=True)
 class Comparison:
-    """Jobs that may stand in one table: the same kind of certificate in the same norm on as many examples."""
+    """Jobs that may stand in one table: the same kind of certificate of the same threat model on the same examples."""
 
     metric: Metric
     jobs: tuple[Job, ...]
@@ -86,7 +86,9 @@ def comparisons(jobs: Sequence[Job]) -> list[Comparison]:
     groups: dict[tuple[Any, ...], list[Job]] = {}
     for job in jobs:
         if entry := job.validation:
-            groups.setdefault(("acr" in entry, ball_of(entry), entry["indices_sha256"]), []).append(job)
+            groups.setdefault(
+                ((claim := claim_of(entry)).kind, claim.radii, claim.threat, entry["indices_sha256"]), []
+            ).append(job)
     found = []
     for group in groups.values():
         metric = common_metric([job.monitor for job in group], [job.result["validation"] for job in group])
@@ -135,7 +137,7 @@ def spreads(entries: Sequence[Mapping[str, Any]]) -> list[Spread]:
     found = [Spread("clean (%)", tuple(entry["clean"] for entry in entries))]
     shared = set.intersection(*(set(entry["certified"]) for entry in entries))
     for radius in sorted(shared, key=parse_radius):
-        metric = Metric.certified(radius, ball_of(entries[0]))
+        metric = Metric.certified(radius, claim_of(entries[0]).symbol)
         found.append(Spread(metric.text, tuple(entry["certified"][radius] for entry in entries)))
     for key, text in (("acr", "ACR"), ("acr_grid", "ACR on the grid")):
         if all(entry.get(key) is not None for entry in entries):

@@ -1,25 +1,27 @@
-"""A certifier of one's own: the exact l2 distance to the decision boundary of a network that is linear in its input."""
-
-from typing import Any
+"""A custom certifier: the exact l2 distance to the decision boundary of a network that is linear in its input."""
 
 import torch
 
 from certtrain.certificates import Certificates
-from certtrain.certifiers.base import frozen
+from certtrain.certifiers import Certifier
+from certtrain.claim import Claim
 from certtrain.errors import UserError
-from certtrain.threat import parse_radii
+from certtrain.evaluation import frozen
+from certtrain.threat import ThreatModel, parse_radii
 
 
-class ExactLinear:
+class ExactLinear(Certifier):
     """`min_j (z_y - z_j) / ||grad (z_y - z_j)||_2`, which is exact where the logits are linear in the input."""
 
-    name, norm, certificate = "exact_linear", "l2", "deterministic"
+    name, fixed_norm = "exact_linear", "l2"
+    radii_are = rehearsed_radii_are = "continuous"
 
     def __init__(self, radii) -> None:
-        self.radii = parse_radii(radii)
+        self.radii, self.threat = parse_radii(radii), ThreatModel("l2")
 
-    def settings(self) -> dict[str, Any]:
-        return {"precision": "float64", "engine": "autograd"}
+    def claim(self) -> Claim:
+        proof, linear = "Proved by the distance to the nearest boundary.", "The network, which is linear in its input,"
+        return Claim.about(self.threat, "deterministic", closed=False, radii="continuous", subject=linear, proof=proof)
 
     def certify(self, network, batch) -> Certificates:
         with frozen(network), torch.enable_grad():

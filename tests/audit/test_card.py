@@ -10,13 +10,12 @@ import torch
 from torch import nn
 
 from certtrain.audit.card import audit_card, cards_of
-from certtrain.audit.findings import equal
 from certtrain.bounds import NativeEngine
-from certtrain.card_check import indices_sha256
+from certtrain.certificates.card_check import indices_sha256
+from certtrain.certificates.findings import equal
 from certtrain.certification import Examples, certify_examples
 from certtrain.certifiers import AnytimeCertifier, BoundCertifier, CascadeCertifier, SmoothingCertifier
-from certtrain.claims import smoothing_claim
-from certtrain.commands.card import claim
+from certtrain.certifiers.claims import smoothing_claim
 from certtrain.errors import UserError
 from certtrain.runs import RunDirectory, config_hash, sha256_file
 
@@ -55,7 +54,7 @@ def made(tmp_path_factory):
         if name == "budget":
             certifier.spread_over(20)
         log = run.certificates / f"{name}.tsv"
-        stated = {**card, "claim": claim(certifier)}
+        stated = {**card}
         test[name], _ = certify_examples(
             network, certifier, examples, log, stated, batch_size=20, device=torch.device("cpu")
         )
@@ -219,9 +218,8 @@ def test_other_words_of_the_settings(run, name, values, message):
 @pytest.mark.parametrize(
     ("name", "values", "message"),
     [
-        ("smoothing", {"norm": "linf"}, "norm of Gaussian noise"),
         ("smoothing", {"certifier": "anytime"}, "certifier of the settings"),
-        ("smoothing", {"claim": smoothing_claim(shared=True)}, "claim: stated"),
+        ("smoothing", {"claim": smoothing_claim(0.25, 0.001, "dataset", "continuous").to_dict()}, "claim: stated"),
         ("anytime", {"radii": ["0.05", "0.1"]}, "targets of the schedule"),
         ("bounds", {"indices": "all"}, "indices=all: without idx 1, 3, 5, 7, 9 and 14 more"),
         ("bounds", {"indices": "first_2"}, "indices=first_2: without idx 1, with idx 2, 4, 6, 8, 10 and 14 more"),
@@ -332,7 +330,7 @@ def test_a_torn_or_missing_log(run):
 def test_what_is_no_card(run, tmp_path):
     with pytest.raises(UserError, match="cannot read the card"):
         audit_card(tmp_path / "none.json")
-    with pytest.raises(UserError, match=r"is not a card: it has no certifier, norm, radii, settings"):
+    with pytest.raises(UserError, match=r"is not a card: it has no certifier, claim, radii, settings"):
         audit_card(run.result)
     with pytest.raises(UserError, match=r"has no certificates"):
         cards_of(tmp_path)

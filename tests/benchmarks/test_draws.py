@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from claims import SMOOTHED, STAGED
 
 from benchmarks.draws import main
 from certtrain.certificates import CertificateLog, Certificates, write_card
@@ -20,6 +21,7 @@ def write(folder, name, radius, draws, *, staged, **card):
         Certificates(np.arange(n), np.ones(n), predict, held, predict == 1, np.full(n, 0.5), columns)
     )
     common = {
+        "claim": (STAGED if staged else SMOOTHED).to_dict(),
         "checkpoint_sha256": "c",
         "indices_sha256": "i",
         "dataset": "mnist",

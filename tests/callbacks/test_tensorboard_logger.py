@@ -8,6 +8,7 @@ import sys
 import threading
 
 import pytest
+from claims import LINF
 
 from certtrain.callbacks.tensorboard_logger import TensorBoardMetrics
 from certtrain.errors import DiskFull, UserError
@@ -34,7 +35,7 @@ def events(folder):
 
 @pytest.fixture
 def entry():
-    found = {"norm": "linf", "clean": 0.75, "certified": {"2/255": 0.5}, "acr_grid": 0.25, "acr": None, "n": 10}
+    found = {"claim": LINF.to_dict(), "clean": 0.75, "certified": {"2/255": 0.5}, "acr_grid": 0.25, "n": 10}
     return {**found, "abstained": 0, "invalid": 0, "certifier": "ibp", "settings": {}, "indices_sha256": "0"}
 
 

@@ -26,7 +26,7 @@ class Unsound(BoundCertifier):
 def test_an_attack_that_beats_a_certificate_stops_training(digits, make_module, make_trainer, make_validation):
     validation = make_validation(radii=["0.01", "0.4"])
     validation.certifier.__class__ = Unsound
-    with pytest.raises(SoundnessError, match=r"certified at linf 0\.4 by ibp"):
+    with pytest.raises(SoundnessError, match=r"certified at l-inf 0\.4 by ibp"):
         make_trainer(validation, epochs=4).fit(make_module(), datamodule=digits)
 
 

@@ -3,6 +3,7 @@
 import time
 
 import pytest
+from claims import LINF
 
 from certtrain.callbacks.wandb_logger import has_key, make_wandb, run_id
 
@@ -43,7 +44,14 @@ def test_id_is_stable_and_tells_namesakes_apart(tmp_path):
 def test_offline_run_is_written(no_key, tmp_path):
     from certtrain.reporting.plots import certified_accuracy_plot
 
-    entry = {"norm": "linf", "clean": 0.9, "certified": {"2/255": 0.5}, "acr_grid": 0.004, "abstained": 0, "invalid": 0}
+    entry = {
+        "claim": LINF.to_dict(),
+        "clean": 0.9,
+        "certified": {"2/255": 0.5},
+        "acr_grid": 0.004,
+        "abstained": 0,
+        "invalid": 0,
+    }
     entry |= {"n": 10, "indices_sha256": "0", "certifier": "ibp", "settings": {}, "seconds": 1.0}
     figure = certified_accuracy_plot({"test-ibp": entry}, tmp_path / "curve.png")
     logger = make_wandb("certtrain-tests", "first", tmp_path / "run", config={"eps": 0.1, "method": {"name": "ibp"}})

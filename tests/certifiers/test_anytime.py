@@ -5,14 +5,15 @@ import json
 import numpy as np
 import pytest
 import torch
+from claims import SMOOTHED
 from torch import nn
 
 from certtrain.certificates import ABSTAIN, CertificateLog
+from certtrain.certificates.summary import summarise
 from certtrain.certifiers import AnytimeCertifier, SmoothingCertifier
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError
 from certtrain.smoothing.anytime import StageSchedule
-from certtrain.summary import summarise
 
 
 @pytest.fixture
@@ -49,10 +50,10 @@ def test_rows_replay_from_the_log(network, batch, tmp_path):
 def test_it_claims_no_average_radius(network, batch):
     certifier = AnytimeCertifier(0.25, [0.1], n=1000)
     rows = certifier.certify(network, batch)
-    summary = summarise(rows, certifier.radii, certifier.norm)
-    assert summary["acr"] is None
+    summary = summarise(rows, certifier.radii, certifier.claim())
+    assert "acr" not in summary
     assert summary["mean_draws"] == rows.columns["n"].mean()
-    fixed = summarise(SmoothingCertifier(0.25, [0.1]).certify(network, batch), certifier.radii, "l2")
+    fixed = summarise(SmoothingCertifier(0.25, [0.1]).certify(network, batch), certifier.radii, SMOOTHED)
     assert fixed["acr"] > 0
     assert "mean_draws" not in fixed
 

@@ -6,13 +6,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from claims import SMOOTHED
 from torch import nn
 
 from certtrain.certificates import ABSTAIN, CertificateLog
+from certtrain.certificates.summary import summarise
 from certtrain.certifiers.smoothing import SmoothingCertifier
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError
-from certtrain.metrics import summarise
 from certtrain.smoothing.confidence import radius_one_sided
 
 
@@ -49,7 +50,7 @@ def test_rows(network, batch, tmp_path):
     read = log.read()
     assert (read.radius == rows.radius).all()
     assert (read.columns["p_lower"] == rows.columns["p_lower"]).all()
-    summary = summarise(read, certifier.radii, certifier.norm)
+    summary = summarise(read, certifier.radii, certifier.claim())
     assert summary["acr"] > 0
     assert summary["near_ties"] == rows.columns["near_ties"].sum()
 
@@ -83,7 +84,7 @@ def test_an_invalid_example_is_counted_as_such(batch):
         rows = SmoothingCertifier(0.25, [0.1]).certify(Nan(), batch)
     assert rows.columns["status"][3] == "invalid"
     assert (rows.predict[3], rows.radius[3], rows.correct[3]) == (ABSTAIN, 0.0, False)
-    summary = summarise(rows, (), "l2")
+    summary = summarise(rows, (), SMOOTHED)
     assert (summary["invalid"], summary["abstained"]) == (1, 1)
 
 
@@ -91,7 +92,7 @@ def test_settings_are_plain_json():
     certifier = SmoothingCertifier(0.25, ["2/255", 0.1], purposes=["val_select", "val_estimate"])
     assert json.loads(json.dumps(certifier.settings())) == certifier.settings()
     assert certifier.settings()["purposes"] == ["val_select", "val_estimate"]
-    assert (certifier.name, certifier.norm, certifier.certificate) == ("smoothing", "l2", "probabilistic")
+    assert (certifier.name, certifier.threat.norm, certifier.claim().kind) == ("smoothing", "l2", "probabilistic")
 
 
 @pytest.mark.parametrize(

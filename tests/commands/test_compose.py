@@ -98,6 +98,13 @@ def test_one_name_for_several_jobs_is_refused_before_the_first(in_tmp, capsys, a
     assert list(in_tmp.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["8e067854", "007", "1_000", "true", "0x1f"])
+def test_a_name_is_what_was_typed_although_hydra_would_read_a_number(in_tmp, name):
+    """`8e067854` is infinite: two runs of such names shared the folder inf."""
+    assert main(["train", "data=digits", "model=mlp", "method=standard", "epochs=1", "val_size=0", f"name={name}"]) == 0
+    assert [folder.name for folder in (in_tmp / "runs").iterdir() if not folder.name.startswith(".")] == [name]
+
+
 def test_names_that_differ_from_job_to_job():
     for arguments in (
         *(["name=a", "seed=0"], ["name=a,b", "seed=0"], ["name=a-${eps}", "eps=0.1,0.2"], ["name=null", "eps=1,2"]),

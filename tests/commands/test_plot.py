@@ -69,7 +69,7 @@ def test_falsified_certificates_are_not_drawn(runs, capsys):
         (["log", "--norm", "l1"], "unknown norm 'l1'"),
         (["log", "log", "--compare", "--resamples", "5"], "--resamples 5"),
         (["log", "log", "--compare", "--seed", "-1"], "--seed -1"),
-        (["bounds.tsv"], "says the norm"),
+        (["bounds.tsv"], "says what its radii are of"),
         (["log", "--risk-coverage", "--compare"], "not allowed with"),
     ],
 )

@@ -13,7 +13,8 @@ import yaml
 from PIL import Image
 
 from certtrain.cli import main
-from certtrain.config import conf_dir, options
+from certtrain.config import options
+from certtrain.files import conf_dir
 
 DRAW = np.random.default_rng(0)
 TRAIN, TEST, CLASSES = 6, 2, 3

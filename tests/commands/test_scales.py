@@ -231,7 +231,7 @@ def test_rows_that_are_refused(here, capsys, row, message):
             "sizes per feature are those of a box, and the l2 ball is the same in all directions",
         ),
         (["certifier=smoothing", "sigma=0.1", "norm=l2", "radii=[0.5]"], "sizes per feature"),
-        (["certifier=smoothing", "sigma=0.1", "radii=[0.5]"], "Gaussian noise is the same in all directions"),
+        (["certifier=smoothing", "sigma=0.1", "radii=[0.5]"], "the same in all directions in all directions"),
         (["scales={units: {agee: 1}, others: 0}"], "there is no feature 'agee'"),
         (["scales={unit: {age: 1}}"], "scales has no key 'unit'"),
         (["scales={others: 1}"], "is one value of the column 'colour'"),
@@ -251,7 +251,7 @@ def test_what_is_refused_before_anything_is_computed(here, capsys, command, argu
     ("arguments", "message"),
     [
         (["data=digits", "scales={others: 1}"], "sizes of the named features of a table, and data=digits has none"),
-        (["data=breast_cancer", "scales={others: {spread: 1}}", "method=gaussian"], "Gaussian noise is the same"),
+        (["data=breast_cancer", "scales={others: {spread: 1}}", "method=gaussian"], "the same in all directions"),
         (["data=breast_cancer", "scales={others: {spread: 1}}", "norm=l2"], "sizes per feature are those of a box"),
         (["data=breast_cancer", "scales={others: 0}"], "every feature is immutable"),
         (["data=breast_cancer", "scales={units: {mean radios: 1}, others: 0}"], "did you mean mean radius"),

@@ -5,6 +5,7 @@ import json
 from fractions import Fraction
 
 import numpy as np
+from claims import L2_BOUNDS, LINF
 
 from certtrain.certificates import CertificateLog, Certificates
 from certtrain.export import read_claims
@@ -16,7 +17,7 @@ def write(folder, name, statuses, **card):
     columns |= {f"status@{radius}": np.array([status], dtype=object) for radius, status in statuses.items()}
     row = Certificates([7], [1], [1], [0.0], [True], [0.1], columns=columns)
     CertificateLog(folder / f"{name}.tsv").append(row)
-    about = {"checkpoint_sha256": "a", "dataset": "d", "split": "test", "norm": "linf"}
+    about = {"checkpoint_sha256": "a", "dataset": "d", "split": "test", "claim": LINF.to_dict()}
     (folder / f"{name}.json").write_text(json.dumps(about | card))
 
 
@@ -36,7 +37,7 @@ def test_the_status_at_the_radius_or_a_proof_at_a_larger_one(tmp_path):
 
 
 def test_logs_about_something_else_claim_nothing(tmp_path):
-    for key, value in {"checkpoint_sha256": "b", "dataset": "e", "split": "val", "norm": "l2"}.items():
+    for key, value in {"checkpoint_sha256": "b", "dataset": "e", "split": "val", "claim": L2_BOUNDS.to_dict()}.items():
         write(tmp_path, key, {"0.1": "verified"}, **{key: value})
     assert claims(tmp_path) == []
     (tmp_path / "bare.tsv").write_text("anything")  # without a card

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from claims import LINF, SMOOTHED
 
 PGD = {"2/255": 0.95, "0.1": 0.925, "0.3": 0.5}
 PROVED = {"crown": (0.9361, 0.86, 0.3), "ibp": (0.925, 0.8472, 0.1), "crown_ibp": (0.93, 0.85, 0.2)}
@@ -9,7 +10,7 @@ PROVED = {"crown": (0.9361, 0.86, 0.3), "ibp": (0.925, 0.8472, 0.1), "crown_ibp"
 
 @pytest.fixture
 def bounds():
-    common = {"norm": "linf", "clean": 0.9625, "acr_grid": 0.1, "abstained": 0, "invalid": 0, "n": 10_000}
+    common = {"claim": LINF.to_dict(), "clean": 0.9625, "acr_grid": 0.1, "abstained": 0, "invalid": 0, "n": 10_000}
     return {
         f"test_{name}": {
             **common,
@@ -37,7 +38,7 @@ def smoothing(radii):
     grid = ("0", "0.25", "0.5")
     return {
         "test_smoothing": {
-            "norm": "l2",
+            "claim": SMOOTHED.to_dict(),
             "clean": float((radii >= 0).mean()),
             "certified": {text: float((radii >= float(text)).mean()) for text in grid},
             "acr": 0.41239,

@@ -1,5 +1,6 @@
 """The short table: one line per row, ours with the published figure in brackets."""
 
+from claims import STAGED
 from paper_files import ENTRY, SMOOTHED, make_paper, make_run
 
 from certtrain.reporting.brief import brief
@@ -34,7 +35,7 @@ def test_smoothing_shows_the_published_radii_and_the_draws(tmp_path):
 def test_staged_draws_have_no_average_radius(tmp_path):
     row = {"data": "d", "network": "n", "norm": "l2", "sigma": 0.5, "verifier": "anytime"}
     paper = read_paper(make_paper(tmp_path / "p", {"s": row}, family="smoothing"))
-    staged = {**SMOOTHED, "certifier": "anytime", "acr": None, "mean_draws": 212.4}
+    staged = {**SMOOTHED, "certifier": "anytime", "claim": STAGED.to_dict(), "acr": None, "mean_draws": 212.4}
     make_run(tmp_path / "runs", "p/s", 0, {"anytime": staged})
     text = brief([(paper, compare(paper, collect([tmp_path / "runs"])))])
     assert "1: 50.00 | – | 212 | 4 | 1 |" in text

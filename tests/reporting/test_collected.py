@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from claims import LINF
 from paper_files import ENTRY, SMOOTHED, make_paper, make_run
 
 from certtrain.reporting.collected import Run, collect, groups_of
@@ -143,7 +144,8 @@ def test_results_over_sizes_of_features_stand_in_rows_that_name_them_and_in_no_o
 
     def over(sha):
         scales = {"name": "measured", "sha256": sha * 32, "features": {"x": "1"}, "whole": {}}
-        return {"ibp": {**ENTRY, "settings": {**ENTRY["settings"], "scales": scales}}}
+        claim = replace(LINF, threat=f"linf scaled by measured ({sha * 4})").to_dict()
+        return {"ibp": {**ENTRY, "claim": claim, "settings": {**ENTRY["settings"], "scales": scales}}}
 
     make_run(tmp_path, "p/small", 0)
     make_run(tmp_path, "p/small", 1, test=over("ab"), name="first")

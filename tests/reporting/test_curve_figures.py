@@ -1,7 +1,10 @@
 """Figures of logs: what is drawn is the data, formats, and what is refused or not overwritten."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from claims import L2_BOUNDS, LINF, SMOOTHED, STAGED
 from PIL import Image
 
 from certtrain.errors import UserError
@@ -19,11 +22,11 @@ from certtrain.reporting.curves import Outcomes
 from certtrain.reporting.palette import radius_axis
 
 
-def line(seed=0, **options):
+def line(seed=0, claim=SMOOTHED):
     rng = np.random.default_rng(seed)
     radius = np.where(rng.random(60) < 0.1, -1.0, rng.random(60))
     correct = (rng.random(60) < 0.9) & (radius >= 0)
-    return Line(f"log {seed}", Outcomes(np.arange(60), np.zeros(60, int), radius, correct), "l2", **options)
+    return Line(f"log {seed}", Outcomes(np.arange(60), np.zeros(60, int), radius, correct), claim)
 
 
 def test_the_curve_is_certified_accuracy():
@@ -33,13 +36,13 @@ def test_the_curve_is_certified_accuracy():
     for radius, value in zip(x[:-1], y[:-1]):
         assert value == pytest.approx(100 * np.mean(one.examples.held >= radius))
     assert y[-1] == 0
-    assert axes.get_xlabel() == radius_axis("l2")
+    assert axes.get_xlabel() == radius_axis(SMOOTHED)
     [text] = [text.get_text() for text in axes.get_legend().get_texts()]
     assert text.startswith("log 0\nn = 60, ACR 0.")
 
 
 def test_targets_and_grids_say_what_they_are_and_do_not_fall_to_zero():
-    figure = certified_figure([line(staged=True), line(1, deterministic=True)])
+    figure = certified_figure([line(claim=STAGED), line(1, L2_BOUNDS)])
     texts = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert texts == ["log 0\nn = 60, at target radii", "log 1\nn = 60, deterministic"]
     assert all(drawn.get_ydata()[-1] > 0 for drawn in figure.axes[0].lines)
@@ -47,11 +50,11 @@ def test_targets_and_grids_say_what_they_are_and_do_not_fall_to_zero():
 
 def test_norms_never_share_axes():
     other = line(1)
-    figure = certified_figure([line(), Line("b", other.examples, "linf", deterministic=True)])
-    assert [axes.get_xlabel() for axes in figure.axes] == [radius_axis("l2"), radius_axis("linf")]
+    figure = certified_figure([line(), Line("b", other.examples, LINF)])
+    assert [axes.get_xlabel() for axes in figure.axes] == [radius_axis(SMOOTHED), radius_axis(LINF)]
     assert [len(axes.lines) for axes in figure.axes] == [1, 1]
     with pytest.raises(UserError, match="two norms cannot share an axis"):
-        risk_coverage_figure([line(), Line("b", other.examples, "linf")])
+        risk_coverage_figure([line(), Line("b", other.examples, replace(SMOOTHED, threat="linf"))])
 
 
 def test_risk_coverage():
@@ -64,7 +67,7 @@ def test_risk_coverage():
     assert risk[at] == pytest.approx(100 * (1 - one.examples.correct[chosen].mean()))
     assert len(left.lines) == 2
     with pytest.raises(UserError, match="leaves no risk"):
-        risk_coverage_figure([line(deterministic=True)])
+        risk_coverage_figure([line(claim=L2_BOUNDS)])
 
 
 def test_difference():

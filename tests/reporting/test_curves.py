@@ -4,14 +4,15 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from claims import SMOOTHED
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from certtrain.certificates import Certificates
+from certtrain.certificates.summary import summarise
 from certtrain.errors import UserError
 from certtrain.reporting.curves import Outcomes, curves, outcomes, parse_grid, sensible_radii, steps
-from certtrain.summary import summarise
 from certtrain.threat import parse_radii
 
 
@@ -57,7 +58,7 @@ def test_agrees_with_the_summary():
     rows = Certificates(
         range(200), label, predict, radius, predict == label, np.zeros(200), {"count_top": np.ones(200, int)}
     )
-    stated = summarise(rows, parse_radii([0, 0.25, 0.5]), "l2")
+    stated = summarise(rows, parse_radii([0, 0.25, 0.5]), SMOOTHED)
     examples = outcomes(rows)
     assert curves(examples, [0, 0.25, 0.5]).certified.value.tolist() == list(stated["certified"].values())
     assert examples.acr == stated["acr"]

@@ -3,6 +3,7 @@
 from fractions import Fraction
 
 import pytest
+from claims import L2_BOUNDS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,13 +14,13 @@ def test_certifiers_are_grouped_by_examples_and_norm_and_sorted(bounds, smoothin
     [together, alone] = groups(bounds | smoothing)
     assert [entry["certifier"] for entry in together] == ["ibp", "crown_ibp", "crown"]
     assert alone == [smoothing["test_smoothing"]]
-    for key, value in (("indices_sha256", "c" * 64), ("norm", "l2"), ("n", 500)):
+    for key, value in (("indices_sha256", "c" * 64), ("claim", L2_BOUNDS.to_dict()), ("n", 500)):
         moved = {**bounds, "test_ibp": {**bounds["test_ibp"], key: value}}
         assert sorted(len(group) for group in groups(moved)) == [1, 2], key
 
 
 def test_acr_of_two_families_never_meets(bounds, smoothing):
-    same = {**smoothing["test_smoothing"], "norm": "linf", "n": 10_000, "indices_sha256": "a" * 64}
+    same = {**smoothing["test_smoothing"], "n": 10_000, "indices_sha256": "a" * 64}
     assert all(len({"acr" in entry for entry in group}) == 1 for group in groups({**bounds, "s": same}))
 
 

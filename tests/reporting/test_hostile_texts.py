@@ -3,11 +3,13 @@
 import csv
 import io
 import re
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
+from claims import LINF, SMOOTHED
 from hostile import steers, texts
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -90,7 +92,14 @@ def test_tables_of_papers(made):
         assert not {"html_block", "heading_open", "ordered_list_open", "fence"} & {token.type for token in tokens}
 
 
-ENTRY = {"norm": "linf", "clean": 0.9, "certified": {"0.1": 0.5}, "n": 20, "indices_sha256": "a", "seconds": 1.0}
+ENTRY = {
+    "claim": LINF.to_dict(),
+    "clean": 0.9,
+    "certified": {"0.1": 0.5},
+    "n": 20,
+    "indices_sha256": "a",
+    "seconds": 1.0,
+}
 
 
 @few
@@ -158,7 +167,9 @@ def labels(figure) -> list[str]:
 
 
 def log(name, norm="l2") -> curve_figures.Line:
-    return curve_figures.Line(name, Outcomes(np.arange(3), np.zeros(3), np.ones(3), np.ones(3, bool)), norm)
+    return curve_figures.Line(
+        name, Outcomes(np.arange(3), np.zeros(3), np.ones(3), np.ones(3, bool)), replace(SMOOTHED, symbol=norm)
+    )
 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

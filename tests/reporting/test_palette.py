@@ -1,13 +1,17 @@
 """The words on the axis, and colours that stay apart."""
 
+from dataclasses import replace
+
+from claims import LINF, SMOOTHED
+
 from certtrain.reporting import palette
 from certtrain.reporting.palette import radius_axis
 
 
 def test_axes_name_the_norm_and_the_range():
-    assert radius_axis("linf") == r"$\ell_\infty$ radius (inputs in [0, 1])"
-    assert radius_axis("l2") == r"$\ell_2$ radius (inputs in [0, 1])"
-    assert radius_axis("l1") == "l1 radius"
+    assert radius_axis(LINF) == r"$\ell_\infty$ radius (inputs in [0, 1])"
+    assert radius_axis(SMOOTHED) == r"$\ell_2$ radius (inputs in [0, 1])"
+    assert radius_axis(replace(LINF, symbol="edit distance", unit="bytes")) == "radius, in bytes"
 
 
 def test_no_two_colours_are_near():

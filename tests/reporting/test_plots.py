@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from claims import LINF, SMOOTHED, STAGED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
@@ -57,7 +58,7 @@ def test_bounds_panel(bounds, tmp_path, drawn):
     path = certified_accuracy_plot(bounds, tmp_path / "new" / "certified_accuracy.png")
     assert path.read_bytes()[:4] == b"\x89PNG"
     [axes] = drawn[0].axes
-    assert axes.get_xlabel() == radius_axis("linf")
+    assert axes.get_xlabel() == radius_axis(LINF)
     assert "n = 10,000" in axes.get_title()
     expected = ["certified by IBP", "certified by CROWN-IBP", "certified by CROWN", "clean"]
     assert legend(axes) == ["PGD (upper bound)", *expected]
@@ -102,7 +103,7 @@ def test_curves_that_coincide_are_all_seen(bounds, tmp_path, drawn):
 def test_smoothing_panel(smoothing, radii, tmp_path, drawn):
     certified_accuracy_plot(smoothing, tmp_path / "s.png", radii={"test_smoothing": radii})
     [axes] = drawn[0].axes
-    assert axes.get_xlabel() == radius_axis("l2")
+    assert axes.get_xlabel() == radius_axis(SMOOTHED)
     assert "n = 40 images, 10,000 draws" in axes.get_title()
     assert legend(axes) == ["smoothed, $\\sigma$ = 0.25, ACR 0.4123", "95 % interval over 40 images"]
     curve = axes.lines[0]
@@ -113,7 +114,7 @@ def test_smoothing_panel(smoothing, radii, tmp_path, drawn):
 
 
 def test_staged_draws_show_no_average_radius(smoothing, tmp_path, drawn):
-    smoothing["test_smoothing"] |= {"acr": None, "certifier": "anytime", "mean_draws": 412.5}
+    smoothing["test_smoothing"] |= {"claim": STAGED.to_dict(), "acr": None, "certifier": "anytime", "mean_draws": 412.5}
     radii = np.repeat([-1, 0, 0.25, 0.5], 10)
     certified_accuracy_plot(smoothing, tmp_path / "s.png", radii={"test_smoothing": radii})
     [axes] = drawn[0].axes

@@ -1,6 +1,7 @@
 """A cascade's statuses and stages, as they are printed."""
 
 import pytest
+from claims import LINF
 from rich.console import Console
 
 from certtrain.reporting.tables import result_tables
@@ -18,7 +19,13 @@ def lines(renderable, width=100):
 def entry():
     counts = {"8/255": (600, 9000, 100, 200, 60, 40), "0.1": (600, 8000, 1100, 200, 60, 40)}
     return {
-        **{"norm": "linf", "clean": 0.94, "certified": {"8/255": 0.9, "0.1": 0.8}, "acr_grid": 0.09, "n": 10000},
+        **{
+            "claim": LINF.to_dict(),
+            "clean": 0.94,
+            "certified": {"8/255": 0.9, "0.1": 0.8},
+            "acr_grid": 0.09,
+            "n": 10000,
+        },
         **{"abstained": 0, "invalid": 60, "error": 40, "pgd": {"8/255": 0.93, "0.1": 0.83}, "indices_sha256": "a"},
         **{"certifier": "cascade", "settings": {"bisect": "0.001"}, "seconds": 1234.5},
         "statuses": {radius: dict(zip(NAMES, values)) for radius, values in counts.items()},

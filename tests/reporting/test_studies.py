@@ -11,7 +11,7 @@ from certtrain.reporting import studies
 from certtrain.sweeps.metric import CLEAN, Metric
 from certtrain.sweeps.study import Row
 
-CERTIFIED = Metric("val/certified@2_255", "linf")
+CERTIFIED = Metric("val/certified@2_255", "l-inf")
 KEYS = ["method.kappa.start", "method.kappa.end", "method.beta.end", "schedule.warmup", "schedule.ramp"]
 KEYS += ["train_eps", "optimizer.lr", "method.l1"]
 

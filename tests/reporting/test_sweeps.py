@@ -1,5 +1,6 @@
 """The tables of many runs name their metric, fit 100 columns, and show what failed."""
 
+from claims import LINF
 from printing import printed as shown
 
 from certtrain.reporting.sweeps import multirun_tables, number, seeds_tables, setting_cells
@@ -7,7 +8,7 @@ from certtrain.sweeps.summary import Job
 
 
 def job(overrides: dict, certified: float = 0.5, state: str = "complete", test: dict | None = None, **more) -> Job:
-    entry = {"norm": "linf", "clean": 0.875, "certified": {"2/255": certified}, "n": 40, "indices_sha256": "a"}
+    entry = {"claim": LINF.to_dict(), "clean": 0.875, "certified": {"2/255": certified}, "n": 40, "indices_sha256": "a"}
     result = {"validation": entry, "seconds": 12.3, "test": test or {}}
     return Job(overrides, None, state, result=result, monitor="val/certified@2_255", **more)
 
@@ -38,7 +39,7 @@ def test_many_long_settings_fit():
 
 
 def test_seeds_show_validation_and_every_test_certificate_that_all_have():
-    ibp = {"certifier": "ibp", "norm": "linf", "clean": 0.5, "certified": {"2/255": 0.25}, "n": 360}
+    ibp = {"certifier": "ibp", "claim": LINF.to_dict(), "clean": 0.5, "certified": {"2/255": 0.25}, "n": 360}
     crown = {**ibp, "certifier": "crown"}
     jobs = [job({"seed": "0"}, 0.5, test={"ibp": ibp, "crown": crown}), job({"seed": "1"}, 0.7, test={"ibp": ibp})]
     text = shown(seeds_tables(jobs))
@@ -54,7 +55,7 @@ def test_seeds_show_validation_and_every_test_certificate_that_all_have():
 
 
 def test_seeds_with_falsified_certificates_have_no_mean():
-    ibp = {"certifier": "ibp", "norm": "linf", "clean": 0.5, "certified": {"2/255": 0.25}, "n": 360}
+    ibp = {"certifier": "ibp", "claim": LINF.to_dict(), "clean": 0.5, "certified": {"2/255": 0.25}, "n": 360}
     jobs = [job({"seed": "0"}, test={"ibp": ibp}), job({"seed": "1"}, test={"ibp": {**ibp, "falsified": True}})]
     text = shown(seeds_tables(jobs))
     assert "no mean, an attack broke certificates of seed=1" in text

@@ -1,8 +1,10 @@
 """Every table fits 100 columns and says what result.json says, failures included."""
 
 import re
+from dataclasses import replace
 
 import pytest
+from claims import LINF, SMOOTHED, STAGED
 from rich.console import Console
 
 from certtrain.reporting.tables import config_difference, config_tree, result_tables
@@ -73,7 +75,12 @@ def test_smoothing_table_shows_every_number(smoothing):
 
 
 def test_staged_draws_have_no_average_radius(smoothing):
-    entry = smoothing["test_smoothing"] | {"certifier": "anytime", "acr": None, "mean_draws": 412.5}
+    entry = smoothing["test_smoothing"] | {
+        "certifier": "anytime",
+        "claim": STAGED.to_dict(),
+        "acr": None,
+        "mean_draws": 412.5,
+    }
     printed = lines(result_tables({"anytime": entry}))
     text = " ".join("\n".join(printed).split())
     assert max(map(len, printed)) <= 100
@@ -88,7 +95,7 @@ def test_near_ties_are_reported(smoothing):
 
 
 def test_a_budget_of_the_data_set_is_said(smoothing):
-    smoothing["test_smoothing"]["settings"]["alpha_each"] = 0.001 / 40
+    smoothing["test_smoothing"]["claim"] = replace(SMOOTHED, budget="dataset").to_dict()
     assert "0.001 (any certificate is wrong" in " ".join("\n".join(lines(result_tables(smoothing))).split())
 
 
@@ -148,7 +155,14 @@ def test_falsified_certificates_show_no_figure(bounds, smoothing):
 
 
 def test_a_classifier_that_is_no_better_than_a_guess_is_named_below_its_table():
-    entry = {"certifier": "ibp", "norm": "linf", "clean": 0.1, "certified": {"0.1": 0.1}, "n": 40, "seconds": 1.0}
+    entry = {
+        "certifier": "ibp",
+        "claim": LINF.to_dict(),
+        "clean": 0.1,
+        "certified": {"0.1": 0.1},
+        "n": 40,
+        "seconds": 1.0,
+    }
     entry |= {"settings": {}, "indices_sha256": "a", "invalid": 0, "error": 0, "abstained": 0}
     guess = {**entry, "guessing": "it answers class 3 for every example"}
     assert "IBP: no better than a guess: it answers class 3" in "\n".join(lines(result_tables({"ibp": guess})))

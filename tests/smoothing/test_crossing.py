@@ -71,10 +71,9 @@ def test_spending_stays_below_its_limits_and_wastes_none_at_the_end(steps, p, al
     critical = spending_boundary(draws, spend, p)
     for look in range(1, len(draws) + 1):
         assert crossing_probability(draws[:look], critical[:look], p) <= spend[look - 1] + 1e-25
-    if critical[-1] <= draws[-1]:
-        assert crossing_probability(draws, (*critical[:-1], critical[-1] - 1), p) > alpha
-    else:
-        assert crossing_probability(draws, (*critical[:-1], draws[-1]), p) > alpha
+    # No count is reached at the last look above this one by paths that crossed no boundary before.
+    most = min([draws[-1], *(count - 1 + draws[-1] - draw for count, draw in zip(critical[:-1], draws[:-1]))])
+    assert crossing_probability(draws, (*critical[:-1], min(critical[-1] - 1, most)), p) > alpha
 
 
 @pytest.mark.parametrize("draws", [[], [0, 5], [5, 5], [7, 3]])

@@ -1,11 +1,12 @@
 """The metric that runs are compared by: its value in a validation entry, its text, and what several runs share."""
 
 import pytest
+from claims import LINF, SMOOTHED
 
 from certtrain.sweeps.metric import Metric, common_metric
 
-BOUNDS = {"norm": "linf", "clean": 0.9, "certified": {"2/255": 0.5, "0.1": 0.25}, "acr_grid": 0.03}
-NOISE = {"norm": "l2", "clean": 0.8, "certified": {"0.25": 0.6}, "acr": 0.4}
+BOUNDS = {"claim": LINF.to_dict(), "clean": 0.9, "certified": {"2/255": 0.5, "0.1": 0.25}, "acr_grid": 0.03}
+NOISE = {"claim": SMOOTHED.to_dict(), "clean": 0.8, "certified": {"0.25": 0.6}, "acr": 0.4}
 
 
 @pytest.mark.parametrize(
@@ -22,14 +23,14 @@ NOISE = {"norm": "l2", "clean": 0.8, "certified": {"0.25": 0.6}, "acr": 0.4}
     ],
 )
 def test_value_and_text(name, entry, value, text):
-    metric = Metric(name, "linf")
+    metric = Metric(name, "l-inf")
     assert metric.of(entry) == value
     assert metric.text == text
     assert metric.is_share == ("acr" not in name)
 
 
 def test_runs_that_watch_the_same_are_compared_by_it():
-    assert common_metric(["val/certified@2_255"] * 2, [BOUNDS, BOUNDS]) == Metric("val/certified@2_255", "linf")
+    assert common_metric(["val/certified@2_255"] * 2, [BOUNDS, BOUNDS]) == Metric("val/certified@2_255", "l-inf")
     assert common_metric(["val/acr"], [NOISE]).name == "val/acr"
 
 

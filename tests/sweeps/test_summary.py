@@ -4,6 +4,7 @@ import json
 import statistics
 
 import pytest
+from claims import L2_BOUNDS, LINF, SMOOTHED
 
 from certtrain.sweeps.summary import Spread, by_setting, comparisons, differing, read_job, spreads
 
@@ -12,7 +13,13 @@ EYE = "val/certified@0.1"
 
 def run(path, certified: float, *, status: str = "complete", clean: float = 0.9, **entry):
     path.mkdir()
-    validation = {"norm": "linf", "clean": clean, "certified": {"0.1": certified}, "n": 20, "indices_sha256": "a"}
+    validation = {
+        "claim": LINF.to_dict(),
+        "clean": clean,
+        "certified": {"0.1": certified},
+        "n": 20,
+        "indices_sha256": "a",
+    }
     result = {"status": status, "seconds": 1.5, "validation": validation | entry}
     (path / "result.json").write_text(json.dumps(result))
     return path
@@ -44,8 +51,8 @@ def test_a_torn_result_is_a_failure_with_its_reason(tmp_path):
 def test_smoothing_and_bounds_and_norms_and_examples_stand_apart(tmp_path):
     made = [
         run(tmp_path / "bounds", 0.5),
-        run(tmp_path / "noise", 0.5, acr=0.1, norm="l2"),
-        run(tmp_path / "l2", 0.5, norm="l2"),
+        run(tmp_path / "noise", 0.5, acr=0.1, claim=SMOOTHED.to_dict()),
+        run(tmp_path / "l2", 0.5, claim=L2_BOUNDS.to_dict()),
         run(tmp_path / "other", 0.5, indices_sha256="b"),
     ]
     found = comparisons([read_job([], path, None, EYE) for path in made])
@@ -67,8 +74,8 @@ def test_mean_and_sample_sd():
 
 
 def test_only_what_all_seeds_hold_is_averaged():
-    first = {"norm": "l2", "clean": 0.5, "certified": {"0.25": 0.5, "2/255": 0.6}, "acr": 0.1}
-    second = {"norm": "l2", "clean": 0.7, "certified": {"2/255": 0.4}, "acr": 0.2}
+    first = {"claim": SMOOTHED.to_dict(), "clean": 0.5, "certified": {"0.25": 0.5, "2/255": 0.6}, "acr": 0.1}
+    second = {"claim": SMOOTHED.to_dict(), "clean": 0.7, "certified": {"2/255": 0.4}, "acr": 0.2}
     found = {spread.name: spread.values for spread in spreads([first, second])}
     assert found == {"clean (%)": (0.5, 0.7), "certified at l2 2/255 (%)": (0.6, 0.4), "ACR": (0.1, 0.2)}
 

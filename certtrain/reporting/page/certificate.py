@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from certtrain.certificates import STATUSES
+from certtrain.certificates.summary import status_counts
 from certtrain.reporting.curves import curves, outcomes
 from certtrain.reporting.entries import LABELS, acr_text, floored, guess_note, percent
 from certtrain.reporting.page.allowed import allowed
@@ -19,8 +20,6 @@ from certtrain.reporting.page.figures import radii_of, share, stated
 from certtrain.reporting.page.gallery import Source, gallery
 from certtrain.reporting.page.markup import Markup, Node, definitions, details, join, section, table, tag
 from certtrain.reporting.page.meaning import meaning
-from certtrain.scales import ball_text
-from certtrain.summary import status_counts
 from certtrain.threat import radius_text
 
 WITHHELD = "withheld: an attack refuted these certificates"
@@ -72,10 +71,10 @@ def badges(certificate: Certified) -> Markup:
 
 
 def kinds(certificate: Certified) -> list[str]:
-    """The certifier, the norm, the kind of claim, and the split where it is not the test split."""
-    alpha = certificate.settings.get("alpha")
-    kind = "deterministic" if not certificate.smoothing else f"alpha {alpha}" if alpha else "with confidence"
-    told = [certificate.title, ball_text(certificate.ball), kind]
+    """The certifier, the threat model, the kind of claim, and the split where it is not the test split."""
+    claim, told = certificate.claim, [certificate.title]
+    if claim is not None:
+        told += [claim.symbol, claim.kind if claim.alpha is None else f"alpha {claim.alpha:g}"]
     told += [f"{certificate.split} split"] if certificate.split != "test" else []
     return [text for text in told if text]
 
@@ -123,9 +122,9 @@ def radius_table(certificate: Certified) -> Markup:
     header: list[Node] = ["radius", "certified (%)", "95 % interval"]
     attacked = entry.get("pgd") or {}
     header += ["attack's bound (%)"] * bool(attacked)
-    votes = certificate.smoothing and rows is not None
+    votes = certificate.probabilistic and rows is not None
     header += ["coverage (%)", "selective (%)"] if votes else []
-    bounds = not certificate.smoothing and rows is not None
+    bounds = not certificate.probabilistic and rows is not None
     header += list(STATUSES) if bounds else []
     found = curves(outcomes(rows), [float(r) for r in grid]) if rows is not None and votes else None
     lines: list[list[Node]] = []
@@ -153,7 +152,7 @@ def _amounts(certificate: Certified) -> str:
     told = []
     if entry.get("acr") is not None:
         told.append(f"Average certified radius (ACR) {acr_text(entry['acr'])}")
-    elif certificate.smoothing:
+    elif certificate.targets:
         told.append("No ACR: radii are targets")
     elif entry.get("acr_grid") is not None:
         told.append(f"mean radius on this grid (acr_grid) {floored(entry['acr_grid'], 4)}, not comparable with an ACR")

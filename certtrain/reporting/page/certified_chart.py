@@ -13,22 +13,21 @@ from certtrain.reporting.page.evidence import Certified
 from certtrain.reporting.page.figures import radii_of, stated
 from certtrain.reporting.page.markup import Markup, Node, tag
 from certtrain.reporting.plots import clopper_pearson
-from certtrain.scales import ball_text, multiples
 from certtrain.threat import parse_radius
 
 
 def certified_charts(certificates: Sequence[Certified]) -> Markup | None:
     """The charts of all certificates whose figures are shown; None when there are none."""
-    panels: dict[tuple[str, bool, str, str | None], list[Certified]] = {}
+    panels: dict[tuple[str, str, str, str | None], list[Certified]] = {}
     for certificate in certificates:
-        if certificate.shown and certificate.entry is not None:
+        if certificate.shown and certificate.entry is not None and certificate.claim is not None:
             # What an attack leaves standing bounds the certificates of the same examples only.
-            examples = None if certificate.smoothing else str(certificate.entry.get("indices_sha256"))
-            kind = (certificate.ball, certificate.smoothing, certificate.split, examples)
+            examples = None if certificate.probabilistic else str(certificate.entry.get("indices_sha256"))
+            kind = (certificate.claim.threat, certificate.claim.kind, certificate.split, examples)
             panels.setdefault(kind, []).append(certificate)
     if not panels:
         return None
-    charts = [_panel(*kind[:3], panel) for kind, panel in panels.items()]
+    charts = [_panel(panel) for panel in panels.values()]
     note = (
         "A certificate at a radius proves all smaller ones: steps. Shaded: 95 % intervals over images "
         "(Clopper-Pearson, at each radius by itself)."
@@ -36,7 +35,9 @@ def certified_charts(certificates: Sequence[Certified]) -> Markup | None:
     return tag("div", tag("div", charts, class_="charts few"), tag("p", note, class_="faint"))
 
 
-def _panel(ball: str, smoothing: bool, split: str, certificates: Sequence[Certified]) -> Node:
+def _panel(certificates: Sequence[Certified]) -> Node:
+    claim, split = certificates[0].claim, certificates[0].split
+    assert claim is not None
     lines = [_series(certificate) for certificate in certificates]
     bound = upper_bound([c.entry for c in certificates if c.entry is not None])
     if bound:
@@ -45,14 +46,12 @@ def _panel(ball: str, smoothing: bool, split: str, certificates: Sequence[Certif
         lines.append(
             Series("left standing by the attack: an upper bound", np.array(x), np.array(y), step="post", upper=True)
         )
-    kind = "smoothing" if smoothing else "deterministic"
-    named = ball_text(ball)
-    title = f"Certified accuracy, {named}, {kind}" + ("" if split == "test" else f", {split} split")
+    title = f"Certified accuracy, {claim.symbol}, {claim.kind}" + ("" if split == "test" else f", {split} split")
     told = "; ".join(f"{c.name}: " + ", ".join(_point(c, i) for i in range(len(radii_of(c)))) for c in certificates)
     return chart(
         lines,
         title=title,
-        x_label=multiples(ball) or f"{named} radius",
+        x_label=claim.axis,
         y_label="certified accuracy (%)",
         y_range=(0, 100),
         describe=told,
@@ -81,7 +80,7 @@ def _series(certificate: Certified) -> Series:
         by_radius = {0.0: entry["clean"]} | {float(r): stated(certificate, r) or 0.0 for r in radii_of(certificate)}
         at, value = np.array(grid), np.array([by_radius[radius] for radius in grid])
         low, high = clopper_pearson(np.round(value * entry["n"]).astype(np.int64), entry["n"])
-    if certificate.smoothing and not certificate.staged and certificate.rows is not None:
+    if certificate.claim is not None and certificate.claim.mean_radius == "acr" and certificate.rows is not None:
         at, value = np.append(at, at[-1]), np.append(value, 0.0)  # beyond the largest radius nothing is certified
         low, high = np.append(low, low[-1]), np.append(high, high[-1])
     return Series(label, at, 100 * value, 100 * low, 100 * high, step="pre")

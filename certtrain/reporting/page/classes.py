@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certtrain.certificates import ABSTAIN, Certificates
+from certtrain.certificates.summary import certified
 from certtrain.reporting.entries import percent
 from certtrain.reporting.page.evidence import Certified
 from certtrain.reporting.page.figures import held, radii_of, share
 from certtrain.reporting.page.markup import Markup, Node, captioned, details, table, tag
-from certtrain.summary import certified
 from certtrain.threat import radius_text
 
 MATRIX = 25  # classes up to which the matrix is shown; beyond it the most frequent confusions
@@ -39,8 +39,8 @@ def class_table(certificate: Certified, radius: Fraction, names: Sequence[str] |
     rows = certificate.rows
     assert rows is not None
     grid = sorted({*(r for r in radii_of(certificate) if r > 0), radius} - {Fraction(0)})
-    header: list[Node] = ["class", "n", "smoothed (%)" if certificate.smoothing else "clean (%)"]
-    header += ["abstained"] * certificate.smoothing
+    header: list[Node] = ["class", "n", "smoothed (%)" if certificate.probabilistic else "clean (%)"]
+    header += ["abstained"] * certificate.probabilistic
     for at in grid:
         header += [f"at {radius_text(at)} (%)"] + ["95 % interval"] * (at == radius)
     lines: list[list[Node]] = []
@@ -48,7 +48,7 @@ def class_table(certificate: Certified, radius: Fraction, names: Sequence[str] |
         part = rows.select(rows.label == label)
         n = len(part)
         line: list[Node] = [class_name(label, names), f"{n:,}", percent(int(certified(part, Fraction(0)).sum()) / n)]
-        line += [f"{int((part.predict == ABSTAIN).sum()):,}"] * certificate.smoothing
+        line += [f"{int((part.predict == ABSTAIN).sum()):,}"] * certificate.probabilistic
         for at in grid:
             value, interval = share(int(certified(part, at).sum()), n)
             line += [value] + [interval] * (at == radius)
@@ -76,7 +76,7 @@ def _confusion(certificate: Certified, radius: Fraction, names: Sequence[str] | 
     caption = (
         f"{certificate.name}: examples by true class (rows) and by the certified answer at radius {text} (columns)"
     )
-    if not certificate.smoothing and radius > 0:
+    if not certificate.probabilistic and radius > 0:
         caption += "; wrong answers are those of the network, which bounds do not certify"
     if len(classes) > MATRIX:
         return _pairs(counts, classes, names, caption)
@@ -106,11 +106,11 @@ def confusion_counts(certificate: Certified, radius: Fraction) -> tuple[NDArray[
     assert rows is not None
     classes = classes_of(rows)
     k = len(classes)
-    columns = ["not certified", "abstains"] if certificate.smoothing else ["not certified"]
+    columns = ["not certified", "abstains"] if certificate.probabilistic else ["not certified"]
     answers = np.searchsorted(classes, rows.predict)
-    given = held(rows, radius) if certificate.smoothing else certified(rows, radius) | (rows.predict != rows.label)
+    given = held(rows, radius) if certificate.probabilistic else certified(rows, radius) | (rows.predict != rows.label)
     answers = np.where(given, answers, k)
-    if certificate.smoothing:
+    if certificate.probabilistic:
         answers = np.where(rows.predict == ABSTAIN, k + 1, answers)
     counts = np.zeros((k, k + len(columns)), dtype=np.int64)
     np.add.at(counts, (np.searchsorted(classes, rows.label), answers), 1)

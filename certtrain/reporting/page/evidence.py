@@ -15,20 +15,20 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from certtrain.card_check import disagreement
 from certtrain.certificates import CertificateLog, Certificates, read_card
+from certtrain.certificates.card_check import disagreement
+from certtrain.certificates.summary import summarise
+from certtrain.claim import Claim, claim_of
 from certtrain.errors import UserError
 from certtrain.reporting import entries
 from certtrain.reporting.entries import Entry
 from certtrain.reporting.page.hits import Hit, read_hits
 from certtrain.runs import RunDirectory
-from certtrain.scales import ball_of
-from certtrain.summary import is_smoothing, is_staged, summarise
 from certtrain.threat import parse_radii
 
 T = TypeVar("T")
 # Figures that must follow from the rows: without them nothing of a certificate is shown as certified.
-FIGURES = ("norm", "clean", "certified", "acr", "acr_grid", "abstained", "invalid", "error", "n")
+FIGURES = ("claim", "clean", "certified", "acr", "acr_grid", "abstained", "invalid", "error", "n")
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Certified:
         if self.disagreement is not None:
             return f"its log {self.disagreement}"
         try:
-            found = summarise(self.rows, parse_radii(self.entry["certified"]), self.entry["norm"])
+            found = summarise(self.rows, parse_radii(self.entry["certified"]), claim_of(self.entry))
         except (KeyError, TypeError, ValueError, UserError) as error:
             return f"no figures follow from the log: {type(error).__name__}: {error}"
         for key in FIGURES:
@@ -92,26 +92,25 @@ class Certified:
         """Whether its figures may be shown as certified: complete, not refuted, and those of its rows."""
         return self.complete and not self.falsified and self.mismatch is None
 
+    @cached_property
+    def claim(self) -> Claim | None:
+        """What it claims, as its figures or its card say; None where neither can be read."""
+        for stated in (self.entry, self.card):
+            try:
+                return Claim.from_dict((stated or {}).get("claim"))
+            except ValueError:
+                continue
+        return None
+
     @property
-    def smoothing(self) -> bool:
+    def probabilistic(self) -> bool:
         """Whether it holds with a confidence rather than being deterministic."""
-        if self.entry is not None:
-            return entries.is_smoothing(self.entry)
-        return self.rows is not None and is_smoothing(self.rows)
+        return self.claim is not None and self.claim.probabilistic
 
     @property
-    def staged(self) -> bool:
-        """Whether radii are targets, so that there is no ACR."""
-        return self.rows is not None and is_staged(self.rows)
-
-    @property
-    def ball(self) -> str:
-        """Its norm, and the sizes of the features where there are any."""
-        return ball_of(self.entry or self.card)
-
-    @property
-    def norm(self) -> str:
-        return str((self.entry or self.card).get("norm", ""))
+    def targets(self) -> bool:
+        """Whether radii are targets, so that there is no mean radius."""
+        return self.claim is not None and self.claim.radii == "targets"
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -222,9 +221,13 @@ def _without_card(name: str, entry: object) -> Certified:
 def _figures(problems: list[str], entry: object) -> Entry | None:
     if entry is None:
         return None
-    wanted = {"norm": str, "clean": float | int, "certified": dict, "n": int, "certifier": str}
+    wanted = {"claim": dict, "clean": float | int, "certified": dict, "n": int, "certifier": str}
     if isinstance(entry, dict) and all(isinstance(entry.get(key), kind) for key, kind in wanted.items()):
-        return entry
+        try:
+            claim_of(entry)
+            return entry
+        except UserError as error:
+            problems.append(error.what)
     problems.append("its figures are not those of a certificate: they are left out")
     return None
 

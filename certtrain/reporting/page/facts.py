@@ -33,7 +33,7 @@ def configuration_section(evidence: Evidence) -> Markup:
     pairs = [(key.replace("_", " "), _text(result.get(key))) for key in RESULT]
     method = evidence.config.get("method")
     noisy = isinstance(method, Mapping) and "sigma" in method
-    noisy |= bool(evidence.certificates) and all(c.smoothing for c in evidence.certificates)
+    noisy |= bool(evidence.certificates) and all(c.probabilistic for c in evidence.certificates)
     others = BOUNDS if noisy else VOTES
     pairs += [(key, _text(evidence.config.get(key))) for key in CONFIG if key not in others]
     if isinstance(result.get("seconds"), (int, float)):

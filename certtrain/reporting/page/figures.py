@@ -55,4 +55,4 @@ def chosen_radius(certificate: Certified, trained_eps: object, asked: Fraction |
         trained = parse_radius(trained_eps)
     except UserError:
         trained = None
-    return trained if trained in grid and not certificate.smoothing else grid[(len(grid) - 1) // 2]
+    return trained if trained in grid and not certificate.probabilistic else grid[(len(grid) - 1) // 2]

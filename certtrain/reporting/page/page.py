@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from certtrain import __version__
+from certtrain.certificates.summary import certified
 from certtrain.errors import UserError
 from certtrain.files import refuse_foreign, write_text_atomic
 from certtrain.reporting.entries import acr_text, percent
@@ -20,7 +21,6 @@ from certtrain.reporting.page.gallery import Source
 from certtrain.reporting.page.markup import Markup, Node, join, section, table, tag
 from certtrain.reporting.page.style import STYLE
 from certtrain.reporting.page.training import training_section
-from certtrain.summary import certified
 from certtrain.threat import radius_text
 
 MARK = "certtrain report"  # the generator that pages of this module name; no other file is overwritten
@@ -57,8 +57,8 @@ def page(
     sections: list[Node] = [_glance(found, at)]
     seen: set[bool] = set()
     for i, certificate in enumerate(found):
-        first = certificate.smoothing not in seen
-        seen.add(certificate.smoothing)
+        first = certificate.probabilistic not in seen
+        seen.add(certificate.probabilistic)
         given = (audits or {}).get(certificate.name)
         shown: dict[str, Any] = {"source": source, "why": why, "most": most, "findings": given, "first": first}
         sections.append(certificate_section(certificate, at[certificate.name], identifier=_anchor(i), **shown))

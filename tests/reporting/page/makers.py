@@ -3,11 +3,12 @@
 import json
 
 import numpy as np
+from claims import LINF, SMOOTHED
 
 from certtrain.certificates import CertificateLog, Certificates, write_card
+from certtrain.certificates.summary import summarise
 from certtrain.falsification import Counterexample, Falsification, write_counterexamples
 from certtrain.reporting.page.evidence import Certified
-from certtrain.summary import summarise
 from certtrain.threat import parse_radii
 
 RADII = ("0.1", "2/255")
@@ -36,12 +37,20 @@ def vote_rows(n=12, classes=3, seed=0):
 
 
 def card_of(rows, name, **more):
-    norm = "l2" if "count_top" in rows.columns else "linf"
-    radii = ["0.1", "0.5"] if norm == "l2" else ["2/255", "0.1"]
-    settings = {"sigma": 0.5, "n": 100, "alpha": 0.001} if norm == "l2" else {"precision": "float64"}
-    entry = summarise(rows, parse_radii(radii), norm) | {"certifier": name, "settings": settings, "seconds": 6.0}
-    card = {"certifier": name, "norm": norm, "radii": radii, "settings": settings, "dataset": "toy", "split": "test"}
-    card |= {"status": "complete", "n": len(rows), "claim": "it holds", "warnings": [], "summary": entry}
+    votes = "count_top" in rows.columns
+    claim = SMOOTHED if votes else LINF
+    radii = ["0.1", "0.5"] if votes else ["2/255", "0.1"]
+    settings = {"sigma": 0.5, "n": 100, "alpha": 0.001} if votes else {"precision": "float64"}
+    entry = summarise(rows, parse_radii(radii), claim) | {"certifier": name, "settings": settings, "seconds": 6.0}
+    card = {
+        "certifier": name,
+        "claim": claim.to_dict(),
+        "radii": radii,
+        "settings": settings,
+        "dataset": "toy",
+        "split": "test",
+    }
+    card |= {"status": "complete", "n": len(rows), "warnings": [], "summary": entry}
     return card | more
 
 

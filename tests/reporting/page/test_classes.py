@@ -7,9 +7,9 @@ import pytest
 from html_reader import Reader
 from makers import bound_rows, certificate, vote_rows
 
+from certtrain.certificates.summary import certified
 from certtrain.reporting.page.classes import class_name, class_table, confusion, confusion_counts
 from certtrain.reporting.page.figures import chosen_radius
-from certtrain.summary import certified
 
 
 @pytest.mark.parametrize("make", [bound_rows, vote_rows])

@@ -22,7 +22,7 @@ def test_a_run_in_full(tmp_path):
     assert (found.name, found.status, found.overrides, found.problems) == ("run", "complete", ("eps=0.1",), ())
     assert [c.name for c in found.certificates] == ["v", "b"]  # as result.json has them
     v, b = found.certificates
-    assert (v.smoothing, b.smoothing, v.norm, b.norm) == (True, False, "l2", "linf")
+    assert (v.probabilistic, b.probabilistic, v.claim.threat, b.claim.threat) == (True, False, "l2", "linf")
     assert all(c.shown and c.complete and not c.falsified and c.mismatch is None for c in (v, b))
     assert [hit.index for hit in b.hits] == [1, 3]
     assert b.hits[0].x.shape == (1, 2, 2)

@@ -53,7 +53,7 @@ def test_figures_are_those_of_the_result(tmp_path):
         "certified accuracy (%) against l-inf radius",
         "certified accuracy (%) against l2 radius",
     ]
-    assert "it holds" in read.text
+    assert "classifies every input of the closed l-inf ball" in read.text
     assert "ACR" in read.text
 
 

@@ -6,21 +6,19 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from claims import LINF, SMOOTHED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from certtrain.certificates import ABSTAIN, STATUSES, Certificates
-from certtrain.metrics import (
+from certtrain.certificates import ABSTAIN, INVALID, STATUSES, Certificates
+from certtrain.certificates.metrics import (
     Abstained,
     AverageCertifiedRadius,
     CertifiedAccuracy,
-    Invalid,
-    certified,
-    status_counts,
-    summarise,
+    Failed,
 )
-from certtrain.summary import guessing
+from certtrain.certificates.summary import certified, guessing, status_counts, summarise
 from certtrain.threat import parse_radii
 
 
@@ -35,17 +33,17 @@ WORKED = make([0, 0, 1, 0, 0], [0.10, 0.25, 0.00, 0.40, 0.18], count_top=[1] * 5
 
 
 def test_worked_example_of_the_design():
-    found = summarise(WORKED, parse_radii([0, 0.1, 0.2, 0.4, 0.5]), "l2")
+    found = summarise(WORKED, parse_radii([0, 0.1, 0.2, 0.4, 0.5]), SMOOTHED)
     assert found["certified"] == {"0": 0.8, "0.1": 0.8, "0.2": 0.40, "0.4": 0.2, "0.5": 0.0}
     assert found["acr"] == pytest.approx((0.10 + 0.25 + 0.40 + 0.18) / 5, abs=1e-11)
     assert found["acr"] <= (0.10 + 0.25 + 0.40 + 0.18) / 5
     assert "acr_grid" not in found
-    assert (found["norm"], found["clean"], found["abstained"], found["invalid"], found["n"]) == ("l2", 0.8, 0, 0, 5)
+    assert (found["clean"], found["abstained"], found["invalid"], found["n"]) == (0.8, 0, 0, 5)
 
 
 def test_a_wrong_or_abstained_example_certifies_nothing_but_counts():
     rows = make([0, 1, ABSTAIN, 0], [0.3, 0.9, 0.0, 0.0], count_top=[1] * 4)
-    found = summarise(rows, parse_radii([0, 0.2]), "l2")
+    found = summarise(rows, parse_radii([0, 0.2]), SMOOTHED)
     assert found["certified"] == {"0": 0.5, "0.2": 0.25}
     assert found["acr"] == pytest.approx(0.3 / 4, abs=1e-11)
     assert found["abstained"] == 1
@@ -69,7 +67,7 @@ def test_bounds_have_a_grid_acr_and_statuses():
         [float(Fraction(2, 255)), 0, 0, 0, 0, 0],
         **{"status@2/255": ["verified", "falsified", "misclassified", "unknown", "invalid", "error"]},
     )
-    found = summarise(rows, parse_radii(["2/255"]), "linf")
+    found = summarise(rows, parse_radii(["2/255"]), LINF)
     assert found["certified"] == {"2/255": 1 / 6}
     assert found["acr_grid"] == pytest.approx(2 / 255 / 6)
     assert "acr" not in found
@@ -86,7 +84,7 @@ def test_statuses_of_smoothing_add_up():
     counts = status_counts(rows, Fraction(1, 4))
     expected = {"misclassified": 1, "verified": 1, "falsified": 0, "unknown": 2, "invalid": 1, "error": 0}
     assert counts == expected
-    assert Invalid()(rows) == pytest.approx(0.2)
+    assert Failed(INVALID)(rows) == pytest.approx(0.2)
 
 
 def test_an_unknown_status_is_an_error():
@@ -96,7 +94,7 @@ def test_an_unknown_status_is_an_error():
 
 def test_nothing_to_summarise():
     with pytest.raises(ValueError, match="no certificates"):
-        summarise(make([], []), (Fraction(1),), "l2")
+        summarise(make([], []), (Fraction(1),), SMOOTHED)
 
 
 RADII = parse_radii([0, 0.25, 0.5, 1])
@@ -110,7 +108,7 @@ def test_metrics_equal_the_summary_in_any_batching_order_and_number_of_processes
     whole = make(predict, np.where(predict == ABSTAIN, 0, radius), label, count_top=np.ones(len(rows), int))
     order = list(range(len(rows)))
     shuffle.shuffle(order)
-    expected = summarise(whole, RADII, "l2")
+    expected = summarise(whole, RADII, SMOOTHED)
     processes = [(CertifiedAccuracy(RADII), AverageCertifiedRadius(), Abstained()) for _ in range(2)]
     for i, start in enumerate(range(0, len(order), size)):
         for metric in processes[i % 2]:
@@ -139,8 +137,8 @@ BALANCED = np.arange(100) % 10
 def test_one_class_for_all_is_a_guess_however_robust():
     rows = make(np.full(100, 3), np.full(100, 0.5), BALANCED)
     assert guessing(rows) == "it answers class 3 for every example"
-    assert summarise(rows, parse_radii([0.1]), "linf")["guessing"] == guessing(rows)
-    assert summarise(rows, parse_radii([0.1]), "linf")["certified"] == {"0.1": 0.1}
+    assert summarise(rows, parse_radii([0.1]), LINF)["guessing"] == guessing(rows)
+    assert summarise(rows, parse_radii([0.1]), LINF)["certified"] == {"0.1": 0.1}
     abstaining = make(np.where(np.arange(100) < 90, 3, ABSTAIN), np.zeros(100), BALANCED)
     assert guessing(abstaining) == guessing(rows)
 
@@ -166,4 +164,4 @@ def test_too_few_examples_or_one_class_alone_tell_nothing():
     assert guessing(make(np.zeros(19), np.zeros(19), np.arange(19) % 10)) is None
     assert guessing(make(np.zeros(20), np.zeros(20), np.arange(20) % 10)) is not None
     assert guessing(make(np.zeros(50), np.zeros(50), np.zeros(50, int))) is None
-    assert "guessing" not in summarise(WORKED, parse_radii([0.1]), "l2")
+    assert "guessing" not in summarise(WORKED, parse_radii([0.1]), SMOOTHED)

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from certtrain.audit.rederive import UNNAMED, radii_from_counts, rederived
 from certtrain.certificates import Certificates
+from certtrain.certificates.rederive import UNNAMED, radii_from_counts, rederived
 from certtrain.errors import UserError
 from certtrain.smoothing.confidence import radius_two_sided
 

@@ -9,7 +9,7 @@ been proved at r.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -27,7 +27,8 @@ from certtrain.certificates import (
     VERIFIED,
     Certificates,
 )
-from certtrain.threat import Norm, radius_text
+from certtrain.claim import Claim
+from certtrain.threat import radius_text
 
 ACR_UNIT = 2**40  # an average certified radius is summed as integers of floor(R * 2^40)
 ATTACK = "attack"  # the stage of a cascade that falsifies
@@ -93,70 +94,73 @@ def guessing(certificates: Certificates) -> str | None:
     share p, would be so with a probability of more than 1 %: P(Bin(n, p) >= number correct) > 0.01. Certified accuracy
     of such a classifier says nothing: a constant one is robust at any radius.
     """
-    if len(certificates) < FEWEST:
+    answers = certificates.predict[~abstained(certificates)]
+    labels, answers = (dict(zip(*np.unique(x, return_counts=True))) for x in (certificates.label, answers))
+    return guess(labels, answers, int(certified(certificates, Fraction(0)).sum()))
+
+
+def guess(labels: Mapping[int, int], answers: Mapping[int, int], right: int) -> str | None:
+    """The same from counts.
+
+    Args:
+        labels: how many examples are of each class that occurs.
+        answers: how many predictions are of each, without those that abstain.
+        right: how many of them are right.
+    """
+    n = sum(labels.values())
+    if n < FEWEST or len(labels) < 2:  # of one class alone nobody can tell
         return None
-    counts = np.unique(certificates.label, return_counts=True)[1]
-    if len(counts) == 1:
-        return None  # of one class alone nobody can tell
-    right, n = int(certified(certificates, Fraction(0)).sum()), len(certificates)
-    answers = np.unique(certificates.predict[~abstained(certificates)])
     if len(answers) == 1:
-        return f"it answers class {answers[0]} for every example"
+        return f"it answers class {next(iter(answers))} for every example"
     from scipy.stats import binom
 
-    share = counts.max() / n
+    share = max(labels.values()) / n
     if binom.sf(right - 1, n, share) <= CHANCE:
         return None
     return f"it is right on {right / n:.1%}, always answering the most frequent class on {share:.1%}"
 
 
-def is_smoothing(certificates: Certificates) -> bool:
-    """Whether the rows come from votes under noise, so that their mean radius is an ACR and not one of a grid."""
-    return "count_top" in certificates.columns
-
-
-def is_staged(certificates: Certificates) -> bool:
-    """Whether drawing stopped once the target radii were decided: a radius is then a target, and there is no ACR."""
-    return "stage" in certificates.columns
-
-
-def _of_votes(certificates: Certificates) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    if is_staged(certificates):
-        found["mean_draws"] = float(certificates.columns["n"].mean())
-    if "near_ties" in certificates.columns:
-        found["near_ties"] = int(certificates.columns["near_ties"].sum())
-    return found
-
-
-def summarise(certificates: Certificates, radii: Iterable[Fraction], norm: Norm) -> dict[str, Any]:
-    """The numbers of `result.json`: `{norm, clean, certified, acr | acr_grid, abstained, invalid, error, n}`.
+def summarise(certificates: Certificates, radii: Iterable[Fraction], claim: Claim) -> dict[str, Any]:
+    """The numbers of `result.json`: `{claim, clean, certified, acr | acr_grid, abstained, invalid, error, n}`.
 
     `clean` is the accuracy of the certified classifier (certified accuracy at 0); `certified` maps each radius' text to
-    a fraction of all examples; `acr` is the mean of correct * radius, called `acr_grid` for bounds, whose radii are
-    those of a grid, and null for staged certificates, whose radii are targets (those have `mean_draws` too); the last
-    four are counts of examples. Smoothing has `near_ties`, the votes that another batch size might have changed. A
-    classifier that is no better than a guess has `guessing`, which says why.
+    a fraction of all examples; the mean of correct * radius is `acr` where radii are continuous, `acr_grid` where they
+    are those of a grid, and left out where they are targets; the last four are counts of examples. Where drawing
+    stopped at targets, there is `mean_draws`; where votes were counted, `near_ties`, those that another batch size
+    might have changed. A classifier that is no better than a guess has `guessing`, which says why.
 
     Raises:
         ValueError: no certificates.
     """
-    n = len(certificates)
+    n, columns = len(certificates), certificates.columns
     if n == 0:
         raise ValueError("there are no certificates to summarise")
-    acr = int(acr_units(certificates).sum()) / (n * ACR_UNIT)
+    mean = {} if claim.mean_radius is None else {claim.mean_radius: int(acr_units(certificates).sum()) / (n * ACR_UNIT)}
+    draws = {"mean_draws": float(columns["n"].mean())} if claim.radii == "targets" and "n" in columns else {}
     return {
-        "norm": norm,
+        "claim": claim.to_dict(),
         "clean": int(certified(certificates, Fraction(0)).sum()) / n,
         "certified": {radius_text(r): int(certified(certificates, r).sum()) / n for r in radii},
-        "acr" if is_smoothing(certificates) else "acr_grid": None if is_staged(certificates) else acr,
-        **_of_votes(certificates),
+        **mean,
+        **draws,
+        **({"near_ties": int(columns["near_ties"].sum())} if "near_ties" in columns else {}),
         "abstained": int(abstained(certificates).sum()),
         "invalid": int(failed(certificates, INVALID).sum()),
         "error": int(failed(certificates, ERROR).sum()),
         "n": n,
         **({} if (said := guessing(certificates)) is None else {GUESSING: said}),
     }
+
+
+def attacked_summary(certificates: Certificates, radii: Iterable[Fraction]) -> dict[str, Any]:
+    """`{"pgd": {radius: fraction}}`: correct and not falsified, an upper bound of what any verifier could certify.
+
+    Nothing of rows without a status at each radius.
+    """
+    columns = {text: certificates.columns.get(f"status@{text}") for text in map(radius_text, radii)}
+    n, fallen = len(certificates), (MISCLASSIFIED, FALSIFIED)
+    shares = {text: int((~np.isin(c, fallen)).sum()) / n for text, c in columns.items() if c is not None}
+    return {"pgd": shares} if len(shares) == len(columns) else {}
 
 
 def is_cascade(certificates: Certificates) -> bool:

@@ -4,11 +4,12 @@ import json
 
 import numpy as np
 import pytest
+from claims import LINF
 from paper_files import SMOOTHED, make_paper, make_run
 
 from certtrain.audit.sources import read_lines
-from certtrain.card_check import disagreement, indices_sha256, read_whole
 from certtrain.certificates import CertificateLog, Certificates, read_card, write_card
+from certtrain.certificates.card_check import disagreement, indices_sha256, read_whole
 from certtrain.errors import UserError
 from certtrain.export.claims import read_claims
 from certtrain.reporting.collected import collect
@@ -33,7 +34,7 @@ def write(folder, name="votes", columns=None, **more):
     folder.mkdir(parents=True, exist_ok=True)
     rows, log = certificates(columns or {"n": np.full(N, 100), "count_top": np.full(N, 99)}), folder / f"{name}.tsv"
     CertificateLog(log).append(rows)
-    card = {"status": "complete", "norm": "l2", "n": N, "indices_sha256": indices_sha256(range(N))}
+    card = {"status": "complete", "claim": SMOOTHED["claim"], "n": N, "indices_sha256": indices_sha256(range(N))}
     write_card(folder / f"{name}.json", card | {"log_sha256": CertificateLog(log).sha256(), "radii": ["0.5"]} | more)
     return log
 
@@ -114,7 +115,14 @@ def test_a_table_has_no_interval_of_it_and_says_why(tmp_path, change, words):
 @changes
 def test_a_page_shows_no_figure_of_it(tmp_path, change, words):
     log = write(tmp_path / "certificates")
-    entry = {"norm": "l2", "clean": 1.0, "certified": {"0.5": 1.0}, "acr": 0.5, "acr_grid": None, "abstained": 0}
+    entry = {
+        "claim": SMOOTHED["claim"],
+        "clean": 1.0,
+        "certified": {"0.5": 1.0},
+        "acr": 0.5,
+        "acr_grid": None,
+        "abstained": 0,
+    }
     entry |= {"invalid": 0, "error": 0, "n": N, "certifier": "smoothing", "indices_sha256": "x", "settings": {}}
     result = {"status": "complete", "test": {"votes": entry}}
     (tmp_path / "result.json").write_text(json.dumps(result))
@@ -130,7 +138,7 @@ def test_a_page_shows_no_figure_of_it(tmp_path, change, words):
 def test_no_property_is_exported_with_its_claims(tmp_path, change, words):
     about = {"checkpoint_sha256": "c", "dataset": "d", "split": "test"}
     status = {"status@0.5": ["verified"] * N}
-    log = write(tmp_path, "ibp", status, norm="linf", **about)
+    log = write(tmp_path, "ibp", status, claim=LINF.to_dict(), **about)
     assert len(read_claims(tmp_path, **about).logs) == 1
     change(log)
     if change is running:  # what is proved so far is proved

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
-from certtrain.audit.findings import Audit, rows_text
 from certtrain.certificates import ERROR, FALSIFIED, INVALID, MISCLASSIFIED, STATUSES, VERIFIED, Certificates
-from certtrain.threat import parse_radii, parse_radius, radius_text
+from certtrain.certificates.findings import Audit, rows_text
+from certtrain.certifiers.claims import bounds_claim
+from certtrain.claim import claim_of
+from certtrain.errors import UserError
+from certtrain.features import features_from_list
+from certtrain.scale_request import resolve_scales
+from certtrain.scales import Scales
+from certtrain.threat import NORMS, ThreatModel, parse_radii, parse_radius, radius_text
 
 ATTACK = "attack"  # decided what has no radius and was falsified
 
 
-def audit_bound_rows(audit: Audit, rows: Certificates, radii: Sequence[str], settings: dict[str, Any]) -> None:
-    """Check every row of a log with one status per radius.
+def audit_bound_rows(audit: Audit, rows: Certificates, card: Mapping[str, Any]) -> None:
+    """Check the claim, and every row of a log with one status per radius.
 
     Args:
         audit: takes the findings.
         rows: of the log.
-        radii: the card's grid.
-        settings: of the card; they name the bounds that may decide.
+        card: its radii are the grid; its settings name the bounds that may decide, and the set that is claimed.
     """
-    grid = parse_radii(radii)
+    settings, grid = card["settings"], parse_radii(card["radii"])
+    _audit_claim(audit, card, settings)
     names = [name for name in rows.columns if name.startswith("status@")]
     if not audit.compare("one status per radius of the card", sorted(map(_status, grid)), sorted(names)):
         return
@@ -73,3 +79,44 @@ def audit_bound_rows(audit: Audit, rows: Certificates, radii: Sequence[str], set
 
 def _status(radius: Fraction) -> str:
     return f"status@{radius_text(radius)}"
+
+
+def _audit_claim(audit: Audit, card: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """The claim is that of bounds over the set that the settings describe."""
+    norm = claim_of(card).threat.split(" ")[0]
+    if "input_range" in settings:
+        audit.compare("norm of the input range", norm, "l2" if settings["input_range"] is None else "linf")
+    scales = None
+    if (stated := settings.get("scales")) is not None:
+        try:
+            scales = Scales.from_dict(stated)
+        except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
+            audit.differs(f"scales: no sizes of features: {type(error).__name__}: {error}")
+            return
+        _audit_scales(audit, card, stated, scales)
+    try:
+        threat = ThreatModel(norm, scales=scales) if norm in NORMS else None  # type: ignore[arg-type]
+    except UserError as error:
+        audit.differs(f"threat model: {error.what}")
+        return
+    if threat is None:
+        audit.differs(f"threat model: {norm!r} is none that bounds are about")
+        return
+    audit.compare("claim", card["claim"], bounds_claim(threat, settings.get("precision", "float64")).to_dict())
+
+
+def _audit_scales(audit: Audit, card: Mapping[str, Any], stated: Mapping[str, Any], scales: Scales) -> None:
+    """The sizes are those that their hash is of, of the network's features, and follow from what was asked for."""
+    audit.compare("sha256 of the scales", stated.get("sha256"), scales.sha256)
+    listed = card.get("input_contract", {}).get("features")
+    if listed is None or "scales_asked" not in card:
+        audit.unchecked("scales: the card does not say the features' ranges, or what was asked for")
+        return
+    try:
+        features = features_from_list(listed)
+        audit.compare("features of the scales", list(scales.names), [feature.name for feature in features])
+        found = resolve_scales(card["scales_asked"], features)
+    except (TypeError, UserError) as error:
+        audit.differs(f"scales: they do not follow from scales_asked: {error}")
+        return
+    audit.expect(found == scales, "scales follow from scales_asked", "scales are not those of scales_asked")

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from certtrain.audit.findings import Audit, rows_text
-from certtrain.audit.rederive import UNNAMED, radii_from_counts
-from certtrain.audit.statements import budget_examples
 from certtrain.certificates import ABSTAIN, INVALID, Certificates
-from certtrain.claims import EACH
+from certtrain.certificates.findings import Audit, rows_text
+from certtrain.certificates.rederive import UNNAMED, radii_from_counts
+from certtrain.certifiers.claims import EACH, abstention_rule, shared_budget, smoothing_claim
+from certtrain.claim import Radii, claim_of
 from certtrain.smoothing.anytime import StageSchedule
+from certtrain.threat import parse_radii, radius_text
 
 # Between versions of SciPy quantiles differ by some 1e-14: relative, and absolute for radii next to 0.
 TOLERANCE, NEAR_ZERO = 1e-9, 1e-12
@@ -20,14 +22,17 @@ COMPUTED = 1e-6  # of a sum of many such
 NEEDED = ("n0", "n", "count_top", "count_runner_up", "classes", "p_lower", "status")
 
 
-def audit_smoothing_rows(audit: Audit, rows: Certificates, settings: dict[str, Any]) -> None:
-    """Check every row: its counts, its radius, bound and abstention from them, its class and status.
+def audit_smoothing_rows(audit: Audit, rows: Certificates, card: Mapping[str, Any], radii_are: Radii) -> None:
+    """Check the claim, and every row: its counts, its radius, bound and abstention from them, its class and status.
 
     Args:
         audit: takes the findings.
         rows: of the log.
-        settings: of the card: sigma, n0, n, alpha, two_sided, budget, and for stages the schedule.
+        card: its settings hold sigma, n0, n, alpha, two_sided, budget, and for stages the schedule.
+        radii_are: of the certifier that made it.
     """
+    settings = card["settings"]
+    _audit_claim(audit, card, settings, radii_are)
     missing = [name for name in NEEDED if name not in rows.columns]
     if missing:
         audit.differs(f"the log has no column {', '.join(missing)}")
@@ -35,7 +40,7 @@ def audit_smoothing_rows(audit: Audit, rows: Certificates, settings: dict[str, A
     try:
         alpha = alpha_of_each(audit, settings, len(rows))
         _common(audit, rows, settings)
-        if "schedule" in settings:
+        if radii_are == "targets":
             schedule = StageSchedule.from_dict(settings["schedule"])
             audit.compare("alpha of the schedule", schedule.alpha, alpha, tolerance=TOLERANCE)
             audit.compare("sigma of the schedule", schedule.sigma, settings["sigma"])
@@ -49,6 +54,41 @@ def audit_smoothing_rows(audit: Audit, rows: Certificates, settings: dict[str, A
             _fixed(audit, rows, settings, alpha)
     except (KeyError, TypeError, ValueError) as error:
         audit.differs(f"the rows cannot be derived from the card's settings: {type(error).__name__}: {error}")
+
+
+def _audit_claim(audit: Audit, card: Mapping[str, Any], settings: Mapping[str, Any], radii_are: Radii) -> None:
+    """The claim is that of the settings, and what they say of the draws agrees with itself."""
+    staged = radii_are == "targets"
+    audit.compare("certifier of the settings", card["certifier"], "anytime" if staged else "smoothing")
+    if (staged or "schedule" in settings) and staged != isinstance(settings.get("schedule"), dict):
+        audit.differs(f"settings: a schedule is for targets, and the radii are {radii_are}")
+    budget = "dataset" if "alpha_each" in settings else "example"
+    try:
+        expected = smoothing_claim(float(settings["sigma"]), settings["alpha"], budget, radii_are).to_dict()
+    except (KeyError, TypeError, ValueError) as error:
+        audit.differs(f"no claim follows from the settings: {type(error).__name__}: {error}")
+        return
+    audit.compare("claim", claim_of(card).to_dict(), expected)
+    if "abstain" in settings:
+        rule = abstention_rule(staged=staged, two_sided=bool(settings.get("two_sided")))
+        audit.compare("abstention rule", settings["abstain"], rule)
+    purposes = settings.get("purposes", ())
+    audit.expect(
+        len(set(purposes)) == len(purposes),
+        "selection and estimation are two streams of noise",
+        f"selection and estimation from one stream of noise: {purposes}",
+    )
+    if "noise_split" in settings and "split" in card:
+        audit.compare("split of the noise", settings["noise_split"], card["split"])
+    if staged and isinstance(settings.get("schedule"), dict):
+        targets = [radius_text(radius) for radius in parse_radii([0, *card["radii"]])]
+        audit.compare("targets of the schedule", settings["schedule"].get("targets"), targets)
+
+
+def budget_examples(budget: str) -> int | None:
+    """How many examples share alpha by the card's words; None: none do."""
+    numbers = [int(word) for word in budget.split() if word.isdigit()]
+    return numbers[0] if len(numbers) == 1 and budget == shared_budget(numbers[0]) else None
 
 
 def alpha_of_each(audit: Audit, settings: dict[str, Any], examples: int) -> float:
