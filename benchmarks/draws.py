@@ -24,7 +24,7 @@ from certtrain.certificates.summary import certified
 from certtrain.claim import claim_of
 from certtrain.errors import UserError
 from certtrain.files import write_json_atomic
-from certtrain.threat import parse_radii, radius_text
+from certtrain.radii import parse_radii, radius_text
 
 SAME = ("checkpoint_sha256", "indices_sha256", "dataset", "split")
 SAME_SETTINGS = ("sigma", "alpha", "budget", "n0", "seed")

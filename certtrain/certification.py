@@ -24,7 +24,7 @@ from certtrain.data.hashing import inputs_sha256
 from certtrain.data.split import Inputs
 from certtrain.errors import UserError, command_line
 from certtrain.parts import Place, collect, cut, done_anywhere, part_log, refuse_other, remove_parts
-from certtrain.threat import radius_text
+from certtrain.radii import radius_text
 from certtrain.work import watched
 
 

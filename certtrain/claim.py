@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 from certtrain.errors import UserError
-from certtrain.threat import ThreatModel
+from certtrain.threat import Threat
 
 Kind = Literal["deterministic", "probabilistic"]
 Radii = Literal["continuous", "grid", "targets", "count"]
@@ -64,7 +64,7 @@ class Claim:
             raise ValueError(f"alpha = {self.alpha!r} is not a probability between 0 and 1")
 
     @classmethod
-    def about(cls, threat: ThreatModel, kind: Kind, *, closed: bool = True, **parts: Any) -> Claim:
+    def about(cls, threat: Threat, kind: Kind, *, closed: bool = True, **parts: Any) -> Claim:
         """A claim about a threat model, which says itself what it is called and which set a radius stands for.
 
         Args:

@@ -10,18 +10,10 @@ from typing import Any
 from certtrain.errors import UserError, nearest
 from certtrain.files import conf_dir
 from certtrain.kinds import fixed_norm, of_nodes
+from certtrain.radii import exact_number, parse_radii, parse_radius, radius_key, radius_text
 from certtrain.scale_request import read_request
-from certtrain.scales import Scales
-from certtrain.threat import (
-    NORMS,
-    ThreatModel,
-    exact_number,
-    norm_text,
-    parse_radii,
-    parse_radius,
-    radius_key,
-    radius_text,
-)
+from certtrain.threat import norm_text, norms, threat_of
+from certtrain.threat.scales import Scales
 
 # The groups a user chooses from; `tuned` is chosen by Hydra from method and data.
 GROUPS = ("data", "model", "method", "optimizer", "bounds", "certifier", "trainer", "logger", "experiment", "sweep")
@@ -141,7 +133,7 @@ def check(config: Any) -> dict[str, Any]:
             raise UserError(
                 f"{key} = {value!r} is not a whole number >= {least}", where=f"configuration key {key}", fix=f"{key}=3"
             )
-    for key, allowed in (("norm", NORMS), ("checkpoint.use", ("last", "best"))):
+    for key, allowed in (("norm", tuple(norms())), ("checkpoint.use", ("last", "best"))):
         value = _at(resolved, key)
         if value not in allowed:
             raise UserError(
@@ -184,13 +176,10 @@ def check_units(resolved: dict[str, Any], dimensions: int | None = None) -> None
     sizes = [(key, parse_radius(resolved[key]), norm) for key in ("eps", "train_eps") if key in resolved]
     sizes += [("radii", radii, fixed_norm(kinds) or norm)]
     for key, size, ball in sizes:
-        if ball == "linf" and size > 1:
-            what = f"{key} = {radius_text(size)} is wider than the input range [0, 1]"
-        elif ball == "l2" and dimensions is not None and size**2 > dimensions:
-            longest = f"the diagonal {dimensions**0.5:.4g} of the input range [0, 1]^{dimensions}"
-            what = f"{key} = {radius_text(size)} is longer than {longest}"
-        else:
+        widest = norms()[ball]().widest(dimensions) if ball in norms() else None
+        if widest is None or size <= widest[0]:
             continue
+        what = f"{key} = {radius_text(size)} {widest[1]}"
         such_as = "[8/255]" if key == "radii" else "8/255"
         raise UserError(what, where=f"configuration key {key}", fix=f"{key}={such_as} for 8 of 255 grey levels")
 
@@ -205,7 +194,7 @@ def check_scales(resolved: dict[str, Any]) -> None:
     if asked is None:
         return
     if resolved["norm"] != "linf":
-        ThreatModel(resolved["norm"], scales=Scales(("x",), (Fraction(1),), (0,)))  # which says why not
+        threat_of(resolved["norm"], scales=Scales(("x",), (Fraction(1),), (0,)))  # which says why not
     for name, node in (resolved.get("certifier") or {}).items():
         if (norm := fixed_norm(of_nodes({name: node}))) not in (None, "linf"):
             raise UserError(

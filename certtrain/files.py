@@ -14,7 +14,7 @@ from io import FileIO
 from pathlib import Path
 
 from certtrain.errors import DiskFull, UserError, command_line
-from certtrain.threat import radius_text
+from certtrain.radii import radius_text
 
 # No room on the disk, in the user's quota, below the limit of one file's size.
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})

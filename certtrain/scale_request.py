@@ -22,8 +22,8 @@ from typing import Any
 
 from certtrain.errors import UserError, nearest
 from certtrain.features import Feature
-from certtrain.scales import Scales
-from certtrain.threat import exact_number
+from certtrain.radii import exact_number
+from certtrain.threat.scales import Scales
 
 KINDS = ("units", "spread", "range")
 LISTS = ("immutable", "integers", "categories")

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from certtrain.certifiers.claims import bounds_claim
 from certtrain.claim import Claim, claim_of
 from certtrain.errors import UserError
-from certtrain.scales import Scales
-from certtrain.threat import ThreatModel
+from certtrain.threat import threat_of
+from certtrain.threat.scales import Scales
 
 SCALES = Scales(("age", "sex", "a", "b"), (Fraction(1, 10), Fraction(0), Fraction(0), Fraction(0)), (20, 0, 0, 0), "s")
-ALL = [LINF, L2_BOUNDS, SMOOTHED, STAGED, bounds_claim(ThreatModel("linf", scales=SCALES), "float64")]
+ALL = [LINF, L2_BOUNDS, SMOOTHED, STAGED, bounds_claim(threat_of("linf", scales=SCALES), "float64")]
 
 
 @pytest.mark.parametrize("claim", ALL)

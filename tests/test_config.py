@@ -21,8 +21,8 @@ from certtrain.data import DataModule
 from certtrain.errors import UserError
 from certtrain.files import conf_dir
 from certtrain.models.contract import InputContract
-from certtrain.scales import Scales
-from certtrain.threat import parse_radius
+from certtrain.radii import parse_radius
+from certtrain.threat.scales import Scales
 
 EXPERIMENTS = [name for name in options("experiment") if "/" not in name]  # test_presets.py has the papers' rows
 MNIST, CIFAR = (1, 28, 28), (3, 32, 32)

@@ -11,8 +11,8 @@ from certtrain.certificates import CertificateLog
 from certtrain.certificates.summary import summarise
 from certtrain.claim import claim_of
 from certtrain.cli import main
+from certtrain.radii import parse_radii
 from certtrain.runs import RunDirectory, config_hash
-from certtrain.threat import parse_radii
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = sorted((ROOT / "experiments").glob("*/results/*/result.json"))

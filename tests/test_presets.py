@@ -17,8 +17,8 @@ from certtrain.commands.checks import radii_out_of_reach
 from certtrain.config import check, instantiate, options, plain
 from certtrain.files import conf_dir
 from certtrain.models.contract import InputContract
+from certtrain.radii import parse_radii, parse_radius, radius_text
 from certtrain.reporting.published import read_paper
-from certtrain.threat import parse_radii, parse_radius, radius_text
 
 PRESETS = [name for name in options("experiment") if "/" in name]
 PAPERS = sorted({name.split("/")[0] for name in PRESETS})

@@ -12,6 +12,8 @@ from together import TRAININGS, by_three, train
 from certtrain.errors import UserError
 from certtrain.ranks import Rank, joined
 
+pytestmark = pytest.mark.ops
+
 
 @pytest.fixture(scope="module")
 def three() -> dict:

@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from certtrain.attacks.ball import Ball
 from certtrain.attacks.losses import check_loss
 from certtrain.attacks.search import Attack, Search, attacking, check_budget, over_parts, per_example
-from certtrain.threat import ThreatModel
+from certtrain.threat import Threat
+from certtrain.threat.moves import Moves
 from certtrain.work import tell
 
 MOMENTUM = 0.75  # alpha of the paper: weight of the new step against the last move
@@ -21,7 +21,7 @@ def apgd_margins(
     network: nn.Module,
     x: Tensor,
     y: Tensor,
-    threat: ThreatModel,
+    threat: Threat,
     *,
     steps: int = 40,
     restarts: int = 2,
@@ -56,7 +56,7 @@ def apgd_margins(
     if several is not None:
         return several
     with attacking(network, x, y) as (x, y):
-        ball = Ball(x, threat)
+        ball = threat.moves(x)
         search = Search(network, x, y, loss, ball.admissible)
         if not (steps and restarts):
             search.look(x)
@@ -78,7 +78,7 @@ def checkpoints(steps: int) -> list[int]:
     return sorted(set(found))
 
 
-def _descend(ball: Ball, search: Search, point: Tensor, steps: int) -> None:
+def _descend(ball: Moves, search: Search, point: Tensor, steps: int) -> None:
     n, judged = len(point), set(checkpoints(steps))
     eta = 2 * ball.eps
     eta = eta.expand(n, *(eta.shape[1:] if eta.dim() else [1] * (point.dim() - 1))).clone()

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from certtrain.attacks.ball import Ball
 from certtrain.attacks.losses import check_loss
 from certtrain.attacks.search import Attack, Search, attacking, check_budget, over_parts
-from certtrain.threat import ThreatModel
+from certtrain.threat import Threat
 from certtrain.work import tell
 
 HALVE_EVERY = 10
@@ -17,7 +16,7 @@ def pgd_margins(
     network: nn.Module,
     x: Tensor,
     y: Tensor,
-    threat: ThreatModel,
+    threat: Threat,
     *,
     steps: int = 40,
     restarts: int = 2,
@@ -56,7 +55,7 @@ def pgd_margins(
     if several is not None:
         return several
     with attacking(network, x, y) as (x, y):
-        ball = Ball(x, threat)
+        ball = threat.moves(x)
         search = Search(network, x, y, loss, ball.admissible)
         for restart in range(max(restarts, 1)):
             tell(restart / max(restarts, 1))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from certtrain.attacks.losses import descended, margin
 from certtrain.errors import UserError
 from certtrain.evaluation import frozen
-from certtrain.threat import ThreatModel
+from certtrain.threat import Threat
 from certtrain.work import pause
 
 
@@ -87,9 +87,9 @@ def worse(best: Attack, found: Attack) -> Attack:
     return Attack(torch.where(improved, found.margin, best.margin), torch.where(rows, found.x, best.x))
 
 
-def over_parts(attack: Callable[[Tensor, ThreatModel], Attack], x: Tensor, threat: ThreatModel) -> Attack | None:
+def over_parts(attack: Callable[[Tensor, Threat], Attack], x: Tensor, threat: Threat) -> Attack | None:
     """The worst that an attack finds in the sets whose union the threat model is; None where it is a single one."""
-    if threat.scales is None or not threat.scales.groups:
+    if not threat.several:
         return None
     return functools.reduce(worse, (attack(part, one) for part, one in threat.parts(x)))
 

@@ -12,7 +12,7 @@ from certtrain.attacks.apgd import apgd_margins
 from certtrain.attacks.pgd import pgd_margins
 from certtrain.attacks.search import Attack, AttackFunction
 from certtrain.errors import UserError, nearest
-from certtrain.threat import ThreatModel
+from certtrain.threat import Threat
 from certtrain.work import part
 
 ATTACKS: dict[str, AttackFunction] = {
@@ -42,7 +42,7 @@ def strongest(
     network: nn.Module,
     x: Tensor,
     y: Tensor,
-    threat: ThreatModel,
+    threat: Threat,
     *,
     steps: int,
     restarts: int,

@@ -17,9 +17,9 @@ from certtrain.certificates.summary import GUESSING, attacked_summary, cascade_s
 from certtrain.certifiers.base import Certifier
 from certtrain.claim import claim_of
 from certtrain.errors import UserError, command_line
+from certtrain.radii import parse_radii
 from certtrain.runs import RunDirectory, config_differences, config_hash, sha256_file
 from certtrain.session_keys import SAME_WEIGHTS
-from certtrain.threat import parse_radii
 
 # Relative, of what is summed in floating point: the order of addition may differ. All else is exact.
 TOLERANCE, SUMMED = 1e-9, ("stages", "largest_eps", "mean_draws")

@@ -12,7 +12,7 @@ from certtrain.certificates.summary import summarise
 from certtrain.certifiers.claims import abstention_rule
 from certtrain.claim import claim_of
 from certtrain.errors import UserError
-from certtrain.threat import parse_radii
+from certtrain.radii import parse_radii
 
 DROPPED = ("start", "end", "last_run_seconds", "command")  # of the old card: they say how that was made
 

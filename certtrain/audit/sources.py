@@ -16,7 +16,7 @@ from certtrain.claim import Claim, claim_of
 from certtrain.errors import UserError
 from certtrain.reporting.curve_figures import Line
 from certtrain.reporting.curves import outcomes
-from certtrain.threat import NORMS, ThreatModel
+from certtrain.threat import norms, threat_of
 
 
 def read_lines(paths: Sequence[str | Path], norm: str | None = None) -> list[Line]:
@@ -26,8 +26,8 @@ def read_lines(paths: Sequence[str | Path], norm: str | None = None) -> list[Lin
         UserError: a path that is no run, card or log; a certificate that was falsified; a log that is not
             the one that its card is about; an unknown norm.
     """
-    if norm is not None and norm not in NORMS:
-        raise UserError(f"unknown norm {norm!r}", where="--norm", fix=f"one of {', '.join(NORMS)}")
+    if norm is not None and norm not in norms():
+        raise UserError(f"unknown norm {norm!r}", where="--norm", fix=f"one of {', '.join(norms())}")
     found: list[tuple[Path, Line]] = []
     for path in map(Path, paths):
         if path.is_dir():
@@ -73,7 +73,7 @@ def _of_log(path: Path, card: dict[str, Any], norm: str | None) -> Line:
     rows = read_whole(path, card)
     if not card and norm is None:
         raise UserError(
-            f"no card beside {path} says what its radii are of", where="--norm", fix=f"--norm {' or '.join(NORMS)}"
+            f"no card beside {path} says what its radii are of", where="--norm", fix=f"--norm {' or '.join(norms())}"
         )
     stem = path.name.removesuffix(".gz").removesuffix(".tsv")
     label = f"{card['run']}, {stem}" if "run" in card else stem
@@ -83,7 +83,7 @@ def _of_log(path: Path, card: dict[str, Any], norm: str | None) -> Line:
 def unstated(norm: str | None) -> Claim:
     """What is known of a log without a card: the norm that the user states, in the field's logs l2."""
     return Claim.about(
-        ThreatModel(norm or "l2"),  # type: ignore[arg-type]
+        threat_of(norm or "l2"),
         "probabilistic",
         closed=False,
         radii="continuous",

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
 from certtrain.bounds import lirpa_compat
-from certtrain.bounds.base import METHODS, Bounds, FusedLoss, PreActivation, margin_matrix
+from certtrain.bounds.base import METHODS, Bounds, FusedLoss, PreActivation, margin_matrix, unsupported_set
 from certtrain.bounds.graph import Graph
 from certtrain.bounds.lirpa_network import CleanInputs, Conversion, PrivateNetwork, unsupported
 from certtrain.bounds.loss_fusion import fused_upper_bound
 from certtrain.errors import UserError, nearest
-from certtrain.threat import ThreatModel
+from certtrain.threat import Box, L2Ball, Threat
 
 ALPHA_ITERATIONS = 20  # the library's default
 CACHED_SHAPES = 8
@@ -65,9 +65,7 @@ class AutoLirpaEngine:
         self._graph = Graph(network)
         self._copies: dict[tuple[Any, ...], _Copy] = {}
 
-    def bounds(
-        self, x: Tensor, y: Tensor, threat: ThreatModel, methods: tuple[str, ...] = ("ibp", "crown_ibp")
-    ) -> Bounds:
+    def bounds(self, x: Tensor, y: Tensor, threat: Threat, methods: tuple[str, ...] = ("ibp", "crown_ibp")) -> Bounds:
         """Lower bounds of the margins of class y over the threat model around x; see `BoundEngine.bounds`.
 
         One interval pass serves all methods. In training mode BatchNorm takes its statistics from the clean
@@ -82,7 +80,7 @@ class AutoLirpaEngine:
             margins = {"ibp": run.lower, **run.backward(run.functions, methods)}
             return Bounds(run.clean, {method: margins[method] for method in methods}, run.pre_activations())
 
-    def fused_loss(self, x: Tensor, y: Tensor, threat: ThreatModel, method: str = "crown_ibp") -> FusedLoss:
+    def fused_loss(self, x: Tensor, y: Tensor, threat: Threat, method: str = "crown_ibp") -> FusedLoss:
         """Upper bounds of the cross-entropy over the threat model around x; see `BoundEngine.fused_loss`.
 
         The library bounds the margins' intervals and the one linear function; the chords are `loss_fusion`'s. (Its own
@@ -107,18 +105,21 @@ class AutoLirpaEngine:
             )
 
     @contextlib.contextmanager
-    def _interval_pass(self, x: Tensor, y: Tensor, threat: ThreatModel) -> Iterator[_Run]:
+    def _interval_pass(self, x: Tensor, y: Tensor, threat: Threat) -> Iterator[_Run]:
         own = (_ordinary_tensors(), torch.autocast(x.device.type, enabled=False), _default_dtype(x.dtype))
         with own[0], own[1], own[2], lirpa_compat.deep_recursion():
             x = x.clone() if x.is_inference() else x
             clean, inputs = self._clean(x)
-            copy = self._copy(x, inputs)
-            with copy.loaded(inputs, threat.norm, clean, x):
+            copy, found = self._copy(x, inputs), threat.region(x.detach())
+            if not isinstance(found, (Box, L2Ball)):
+                raise unsupported_set(threat, self.name)
+            boxed = isinstance(found, Box)
+            with copy.loaded(inputs, boxed, clean, x):
                 functions = margin_matrix(y, clean.shape[1], clean.dtype)
-                perturbed = copy.perturbed(x, threat)
+                perturbed = copy.perturbed(found)
                 lower, upper = copy.bounded.compute_bounds(x=(perturbed,), C=functions, method=None, IBP=True)
                 boxes = [relu.inputs[0].interval for relu in copy.bounded.relus]
-                reload = functools.partial(copy.load, inputs, threat.norm, detach=True)
+                reload = functools.partial(copy.load, inputs, boxed, detach=True)
                 yield _Run(copy, clean, functions, perturbed, lower, upper, boxes, reload)
 
     def _clean(self, x: Tensor) -> tuple[Tensor, CleanInputs]:
@@ -220,14 +221,14 @@ class _Copy:
         self._placeholders = {name: node.buffer for name, node in self._slots.items()}
 
     @contextlib.contextmanager
-    def loaded(self, inputs: CleanInputs, norm: str, clean: Tensor, x: Tensor) -> Iterator[None]:
+    def loaded(self, inputs: CleanInputs, boxed: bool, clean: Tensor, x: Tensor) -> Iterator[None]:
         """With the network's present weights; afterwards as if never used."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the size of matrices, which we asked for
             try:
-                self.load(inputs, norm)
+                self.load(inputs, boxed)
                 if not self.checked:
-                    self._check(clean, x, norm)
+                    self._check(clean, x, boxed)
                     self.checked = True
                 yield
             finally:
@@ -237,11 +238,11 @@ class _Copy:
                 for name, node in self._slots.items():
                     node.buffer = self._placeholders[name]
 
-    def load(self, inputs: CleanInputs, norm: str, detach: bool = False) -> None:
+    def load(self, inputs: CleanInputs, boxed: bool, detach: bool = False) -> None:
         """Compute every weight from the network's parameters and buffers."""
-        std = self.uneven_std() if norm == "l2" else None
+        std = None if boxed else self.uneven_std()
         for index, step in enumerate(self.steps):
-            if index in self.first_layers and norm == "l2" and step.weights is None:
+            if index in self.first_layers and not boxed and step.weights is None:
                 raise unsupported(
                     f"{step.name} ({step.kind}) reads the input itself, whose l2 ball is no interval",
                     "a Conv2d or Linear first, norm=linf, or bounds=native",
@@ -264,18 +265,18 @@ class _Copy:
             return None
         return self.normalize.std
 
-    def normalized(self, x: Tensor, norm: str) -> tuple[Tensor, Tensor | float]:
+    def normalized(self, x: Tensor, boxed: bool) -> tuple[Tensor, Tensor | float]:
         """Where x is in the coordinates of the private network, and the factor that radii are divided by."""
         if self.normalize is None:
             return x, 1.0
-        if norm == "linf":
+        if boxed:
             return (x - self.normalize.mean) / self.normalize.std, 1.0
         if self.uneven_std() is not None:
             return x - self.normalize.mean, 1.0
         std = self.normalize.std.flatten()[0]
         return (x - self.normalize.mean) / std, std
 
-    def perturbed(self, x: Tensor, threat: ThreatModel) -> Tensor:
+    def perturbed(self, found: Box | L2Ball) -> Tensor:
         """x with its perturbation, for auto_LiRPA."""
         from auto_LiRPA import BoundedTensor, PerturbationLpNorm
 
@@ -284,19 +285,19 @@ class _Copy:
             with _disable_current_modes():
                 return BoundedTensor(centre, perturbation)
 
-        x = x.detach()
-        centre, scale = self.normalized(x, threat.norm)
-        if threat.norm == "linf":
-            lower, upper = (self.normalized(corner, "linf")[0] for corner in threat.box(x))
+        boxed = isinstance(found, Box)
+        centre, scale = self.normalized(found.x, boxed)
+        if isinstance(found, Box):
+            lower, upper = (self.normalized(corner, boxed)[0] for corner in (found.lower, found.upper))
             return bounded(centre, PerturbationLpNorm(norm=float("inf"), x_L=lower, x_U=upper))
         # (B, 1) broadcasts rightly wherever the library multiplies an l2 radius, which it takes for a number.
-        eps = (threat.eps_tensor(x).reshape(-1, 1) / scale).expand(len(x), 1)
+        eps = (found.eps.reshape(-1, 1) / scale).expand(len(found.x), 1)
         return bounded(centre, PerturbationLpNorm(norm=2, eps=eps))
 
-    def _check(self, clean: Tensor, x: Tensor, norm: str) -> None:
+    def _check(self, clean: Tensor, x: Tensor, boxed: bool) -> None:
         """The private network must compute what the network does."""
         with torch.no_grad():
-            ours = self.bounded(self.normalized(x.detach(), norm)[0])
+            ours = self.bounded(self.normalized(x.detach(), boxed)[0])
         scale = clean.detach().abs().max()
         tolerance = 1e-3 if clean.dtype == torch.float32 else 1e-8
         if torch.isfinite(scale) and not (ours - clean).abs().max() <= tolerance * scale.clamp_min(1e-6):

@@ -7,8 +7,9 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
+from certtrain.errors import UserError
 from certtrain.invariance import refuse_one_logit
-from certtrain.threat import ThreatModel
+from certtrain.threat import Threat
 
 METHODS: tuple[str, ...] = ("ibp", "crown_ibp", "crown", "alpha_crown")
 
@@ -53,6 +54,15 @@ class FusedLoss(Bounds):
     loss: Tensor
 
 
+def unsupported_set(threat: Threat, engine: str) -> UserError:
+    """What an engine raises about a set that it does not know: bounds over another one would be wrong, and silent."""
+    return UserError(
+        f"the bound engine {engine!r} has no bounds over the set of {threat.symbol}",
+        where="bounds and norm",
+        fix="norm=linf or norm=l2, or a certifier that supports this threat model",
+    )
+
+
 class BoundEngine(Protocol):
     """Bounds a network over a threat model. Differentiable; holds no state of a batch.
 
@@ -63,9 +73,7 @@ class BoundEngine(Protocol):
     version: str
     methods: tuple[str, ...]
 
-    def bounds(
-        self, x: Tensor, y: Tensor, threat: ThreatModel, methods: tuple[str, ...] = ("ibp", "crown_ibp")
-    ) -> Bounds:
+    def bounds(self, x: Tensor, y: Tensor, threat: Threat, methods: tuple[str, ...] = ("ibp", "crown_ibp")) -> Bounds:
         """Lower bounds of the margins of class y over the threat model around x.
 
         Args:
@@ -79,7 +87,7 @@ class BoundEngine(Protocol):
         """
         ...
 
-    def fused_loss(self, x: Tensor, y: Tensor, threat: ThreatModel, method: str = "crown_ibp") -> FusedLoss:
+    def fused_loss(self, x: Tensor, y: Tensor, threat: Threat, method: str = "crown_ibp") -> FusedLoss:
         """Upper bounds of the cross-entropy of class y over the threat model around x: loss fusion.
 
         `CE(x') = log g(x')`, `g = 1 + sum_{j != y} exp(-m_j)` with the margins `m_j = z_y - z_j`. Each exp is replaced

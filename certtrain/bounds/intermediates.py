@@ -13,7 +13,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from certtrain.threat import ThreatModel
+from certtrain.bounds.base import unsupported_set
+from certtrain.threat import Box as Set
+from certtrain.threat import L2Ball, Threat
 
 Box = tuple[Tensor, Tensor]
 Weights = tuple[tuple[int, int], ...]
@@ -41,13 +43,14 @@ class Intermediates:
     weights: Weights
 
     @classmethod
-    def of(
-        cls, x: Tensor, threat: ThreatModel, clean: Tensor, boxes: Mapping[int, Box], weights: Weights
-    ) -> Intermediates:
+    def of(cls, x: Tensor, threat: Threat, clean: Tensor, boxes: Mapping[int, Box], weights: Weights) -> Intermediates:
         """Bounds that were found over the threat model around x."""
-        if threat.norm == "linf":
-            return cls(x, threat.box(x), None, clean, boxes, weights)
-        return cls(x, None, _radii(x, threat), clean, boxes, weights)
+        found = threat.region(x)
+        if isinstance(found, Set):
+            return cls(x, (found.lower, found.upper), None, clean, boxes, weights)
+        if isinstance(found, L2Ball):
+            return cls(x, None, _radii(found), clean, boxes, weights)
+        raise unsupported_set(threat, "native")
 
     def unknown(self, x: Tensor, clean: Tensor) -> Intermediates:
         """Nothing, about other inputs of the same network, to `put` such bounds in."""
@@ -74,16 +77,17 @@ class Intermediates:
         boxes = {step: _rows(box, rows) for step, box in self.boxes.items()}
         return replace(self, x=self.x[rows], corners=corners, eps=eps, clean=self.clean[rows], boxes=boxes)
 
-    def holds(self, threat: ThreatModel) -> Tensor:
+    def holds(self, threat: Threat) -> Tensor:
         """(B,) whether the threat model's set around x lies in the one bounded; nothing lies in what is no number."""
-        if threat.norm == "linf" and self.corners is not None:
-            (low, high), (lowest, highest) = threat.box(self.x), self.corners
-            return ((lowest <= low) & (high <= highest)).flatten(1).all(1)
-        if threat.norm == "l2" and self.eps is not None:
-            return _radii(self.x, threat) <= self.eps
+        found = threat.region(self.x)
+        if isinstance(found, Set) and self.corners is not None:
+            lowest, highest = self.corners
+            return ((lowest <= found.lower) & (found.upper <= highest)).flatten(1).all(1)
+        if isinstance(found, L2Ball) and self.eps is not None:
+            return _radii(found) <= self.eps
         return torch.zeros(len(self.x), dtype=torch.bool, device=self.x.device)
 
-    def reaching(self, threat: ThreatModel) -> Intermediates:
+    def reaching(self, threat: Threat) -> Intermediates:
         """These, with nothing known of the examples whose set does not hold the threat model's."""
         rows = self.holds(threat).nonzero().flatten()
         if len(rows) == len(self.x):
@@ -92,7 +96,7 @@ class Intermediates:
         found.put(rows, self.at(rows))
         return found
 
-    def over(self, x: Tensor, threat: ThreatModel, clean: Tensor, weights: Weights) -> Mapping[int, Box]:
+    def over(self, x: Tensor, threat: Threat, clean: Tensor, weights: Weights) -> Mapping[int, Box]:
         """The boxes, for the threat model around x: the same inputs, and sets inside of those bounded.
 
         Raises:
@@ -130,8 +134,8 @@ def narrowed(box: Box, known: Box | None) -> Box:
     return torch.maximum(box[0], lower), torch.minimum(box[1], upper)
 
 
-def _radii(x: Tensor, threat: ThreatModel) -> Tensor:
-    return threat.eps_tensor(x).flatten().expand(len(x)).clone()
+def _radii(ball: L2Ball) -> Tensor:
+    return ball.eps.flatten().expand(len(ball.x)).clone()
 
 
 def _rows(box: Box, rows: Tensor) -> Box:

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from certtrain.bounds.affine import Affine
+from certtrain.bounds.base import unsupported_set
 from certtrain.bounds.nonlinear import Nonlinear
 from certtrain.kernels.relu import IntervalRelu, halves
-from certtrain.threat import ThreatModel
+from certtrain.threat import Box, L2Ball, Threat
 
 
 class Mixing(IntEnum):
@@ -140,13 +141,18 @@ class InputSet:
     eps: Tensor | None
 
     @classmethod
-    def of(cls, x: Tensor, threat: ThreatModel) -> InputSet:
-        """The set that the threat model allows around x; the l2 ball is not clipped to the range."""
-        if threat.norm == "linf":
-            lower, upper = threat.box(x)
-            return cls(x, (lower + upper) / 2, (upper - lower) / 2, None)
-        eps = threat.eps_tensor(x)
-        return cls(x, x, None, eps.flatten() if eps.dim() else eps)
+    def of(cls, x: Tensor, threat: Threat) -> InputSet:
+        """The set that the threat model allows around x.
+
+        Raises:
+            UserError: it is neither a box nor an l2 ball.
+        """
+        found = threat.region(x)
+        if isinstance(found, Box):
+            return cls(x, (found.lower + found.upper) / 2, (found.upper - found.lower) / 2, None)
+        if isinstance(found, L2Ball):
+            return cls(x, x, None, found.eps)
+        raise unsupported_set(threat, "native")
 
     def region(self, *, channels_last: bool = False) -> Region:
         """The set as a region, for the interval pass.

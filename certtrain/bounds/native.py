@@ -24,7 +24,7 @@ from certtrain.bounds.nonlinear import Activation
 from certtrain.bounds.rules import Relu
 from certtrain.errors import UserError, nearest
 from certtrain.invariance import refuse_one_logit
-from certtrain.threat import ThreatModel
+from certtrain.threat import Threat
 
 # Convolutions from which it pays to lay images out for them in an interval pass that no backward pass follows: IBP of 7
 # takes 0.94 of the time, of 5 wide ones 0.98; of 2 nothing is gained, and the backward pass copies bounds back.
@@ -62,9 +62,7 @@ class NativeEngine:
         """The operations that the engine can bound."""
         return rules.supported()
 
-    def bounds(
-        self, x: Tensor, y: Tensor, threat: ThreatModel, methods: tuple[str, ...] = ("ibp", "crown_ibp")
-    ) -> Bounds:
+    def bounds(self, x: Tensor, y: Tensor, threat: Threat, methods: tuple[str, ...] = ("ibp", "crown_ibp")) -> Bounds:
         """Lower bounds of the margins of class y over the threat model around x; see `BoundEngine.bounds`.
 
         One interval pass serves all methods. A last linear layer is merged with the specification. In training mode
@@ -81,7 +79,7 @@ class NativeEngine:
         self,
         x: Tensor,
         y: Tensor,
-        threat: ThreatModel,
+        threat: Threat,
         methods: tuple[str, ...] = ("crown",),
         outer: Intermediates | None = None,
     ) -> tuple[Bounds, Intermediates]:
@@ -104,7 +102,7 @@ class NativeEngine:
         found = output.bounds(methods)
         return found, Intermediates.of(x, threat, output.clean, output.refined.boxes, weights)
 
-    def fused_loss(self, x: Tensor, y: Tensor, threat: ThreatModel, method: str = "crown_ibp") -> FusedLoss:
+    def fused_loss(self, x: Tensor, y: Tensor, threat: Threat, method: str = "crown_ibp") -> FusedLoss:
         """Upper bounds of the cross-entropy over the threat model around x; see `BoundEngine.fused_loss`.
 
         Raises:
@@ -124,7 +122,7 @@ class NativeEngine:
                 fix=f"{nearest(method, self.methods)}; alpha_crown is in bounds=auto_lirpa",
             )
 
-    def _propagate(self, x: Tensor, y: Tensor, threat: ThreatModel, alone: bool = False) -> _Output:
+    def _propagate(self, x: Tensor, y: Tensor, threat: Threat, alone: bool = False) -> _Output:
         """The interval pass; `alone`: no backward pass follows it."""
         run = propagate(self.graph, InputSet.of(x, threat), channels_last=alone and self._several)
         region, step, layer = run.regions[-1], len(run.steps) - 1, None

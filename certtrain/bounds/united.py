@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from certtrain.bounds.base import BoundEngine, Bounds, FusedLoss
-from certtrain.threat import ThreatModel
+from certtrain.threat import Threat
 
 
 class United:
@@ -22,15 +22,13 @@ class United:
     def __init__(self, engine: BoundEngine) -> None:
         self.engine, self.name, self.version, self.methods = engine, engine.name, engine.version, engine.methods
 
-    def bounds(
-        self, x: Tensor, y: Tensor, threat: ThreatModel, methods: tuple[str, ...] = ("ibp", "crown_ibp")
-    ) -> Bounds:
+    def bounds(self, x: Tensor, y: Tensor, threat: Threat, methods: tuple[str, ...] = ("ibp", "crown_ibp")) -> Bounds:
         """The least lower bounds of the margins over all boxes; see `BoundEngine.bounds`. NaN where one has NaN."""
         found = [self.engine.bounds(part, y, box, methods) for part, box in threat.parts(x)]
         margins = {method: torch.stack([one.margins[method] for one in found]).amin(0) for method in methods}
         return Bounds(found[0].clean, margins, found[0].pre_activations)
 
-    def fused_loss(self, x: Tensor, y: Tensor, threat: ThreatModel, method: str = "crown_ibp") -> FusedLoss:
+    def fused_loss(self, x: Tensor, y: Tensor, threat: Threat, method: str = "crown_ibp") -> FusedLoss:
         """The largest upper bounds of the loss over all boxes; see `BoundEngine.fused_loss`."""
         found = [self.engine.fused_loss(part, y, box, method) for part, box in threat.parts(x)]
         margins = torch.stack([one.margins["ibp"] for one in found]).amin(0)
@@ -38,6 +36,6 @@ class United:
         return FusedLoss(found[0].clean, {"ibp": margins}, found[0].pre_activations, loss)
 
 
-def united(engine: BoundEngine, threat: ThreatModel) -> BoundEngine:
+def united(engine: BoundEngine, threat: Threat) -> BoundEngine:
     """The engine for a threat model: itself where that is one ball, else over the union."""
-    return United(engine) if threat.scales is not None and threat.scales.groups else engine
+    return United(engine) if threat.several else engine

@@ -10,9 +10,9 @@ from rich.console import Console
 
 from certtrain.callbacks.validation import CertifyValidation
 from certtrain.methods.module import CertifiedTraining
+from certtrain.radii import radius_text
 from certtrain.reporting.bar import Bar
 from certtrain.reporting.terminal import print_line
-from certtrain.threat import radius_text
 
 
 class TrainingProgress(L.Callback):

@@ -18,7 +18,7 @@ from certtrain.certifiers.base import Certifier, frozen
 from certtrain.collective import gather, processes, rank
 from certtrain.data.batch import Batch
 from certtrain.methods.module import CertifiedTraining
-from certtrain.threat import radius_key, radius_text
+from certtrain.radii import radius_key, radius_text
 
 
 class SoundnessError(RuntimeError):

@@ -16,7 +16,7 @@ from torch import Tensor
 from certtrain.certificates import ABSTAIN, ERROR, INVALID, Certificates
 from certtrain.certificates.summary import ACR_UNIT, GUESSING, abstained, acr_units, certified, failed, guess
 from certtrain.claim import Claim
-from certtrain.threat import parse_radii, radius_text
+from certtrain.radii import parse_radii, radius_text
 
 __all__ = ["Abstained", "Answers", "AverageCertifiedRadius", "CertifiedAccuracy", "Failed", "NearTies", "Summary"]
 

@@ -28,7 +28,7 @@ from certtrain.certificates import (
     Certificates,
 )
 from certtrain.claim import Claim
-from certtrain.threat import radius_text
+from certtrain.radii import radius_text
 
 ACR_UNIT = 2**40  # an average certified radius is summed as integers of floor(R * 2^40)
 ATTACK = "attack"  # the stage of a cascade that falsifies

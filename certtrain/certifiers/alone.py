@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from certtrain.attacks import inner, inside, margin
-from certtrain.attacks.ball import Ball
 from certtrain.bounds import BoundEngine, NativeEngine
 from certtrain.certifiers.base import frozen
 from certtrain.certifiers.bounds import BoundCertifier
 from certtrain.data.batch import Batch
 from certtrain.invariance import check_function
-from certtrain.scales import Scales
-from certtrain.threat import ThreatModel
+from certtrain.threat import threat_of
+from certtrain.threat.moves import BoxMoves
+from certtrain.threat.scales import Scales
 
 METHODS = ("ibp", "crown_ibp", "crown")
 STEPS = 200  # points on each side of an example's line that are tried
@@ -121,7 +121,8 @@ def _broken(own: nn.Module, x: Tensor, y: Tensor, scales: Scales, largest: Fract
     broken = np.full(len(x), np.inf)
     for step in range(STEPS, 0, -1):
         radius = largest * step / STEPS
-        ball = Ball(x, inner(ThreatModel(scales=scales), inside(radius)))
+        ball = inner(threat_of(scales=scales), inside(radius)).moves(x)
+        assert isinstance(ball, BoxMoves)
         for end in (ball.lower, ball.upper):
             point = end if ball.admissible is None else ball.admissible(end)
             with torch.no_grad():

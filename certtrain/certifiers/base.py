@@ -16,7 +16,7 @@ from certtrain.data.batch import Batch
 from certtrain.evaluation import frozen
 from certtrain.falsification import Falsification, Progress, silent
 from certtrain.invariance import check_function
-from certtrain.threat import ThreatModel
+from certtrain.threat import Threat
 
 if TYPE_CHECKING:
     from certtrain.certificates.findings import Audit
@@ -41,7 +41,7 @@ class Certifier(ABC):
 
     name: str
     radii: tuple[Fraction, ...]
-    threat: ThreatModel
+    threat: Threat
     rows_per_write: ClassVar[int] = 256
     fixed_norm: ClassVar[str | None] = None
     radii_are: ClassVar[Radii] = "grid"

@@ -14,9 +14,10 @@ from certtrain.certifiers.claims import bounds_claim
 from certtrain.claim import claim_of
 from certtrain.errors import UserError
 from certtrain.features import features_from_list
+from certtrain.radii import parse_radii, parse_radius, radius_text
 from certtrain.scale_request import resolve_scales
-from certtrain.scales import Scales
-from certtrain.threat import NORMS, ThreatModel, parse_radii, parse_radius, radius_text
+from certtrain.threat import Scaled, stated_threat
+from certtrain.threat.scales import Scales
 
 ATTACK = "attack"  # decided what has no radius and was falsified
 
@@ -83,26 +84,17 @@ def _status(radius: Fraction) -> str:
 
 def _audit_claim(audit: Audit, card: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """The claim is that of bounds over the set that the settings describe."""
-    norm = claim_of(card).threat.split(" ")[0]
-    if "input_range" in settings:
-        audit.compare("norm of the input range", norm, "l2" if settings["input_range"] is None else "linf")
-    scales = None
-    if (stated := settings.get("scales")) is not None:
-        try:
-            scales = Scales.from_dict(stated)
-        except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
-            audit.differs(f"scales: no sizes of features: {type(error).__name__}: {error}")
-            return
-        _audit_scales(audit, card, stated, scales)
+    claim = claim_of(card)
     try:
-        threat = ThreatModel(norm, scales=scales) if norm in NORMS else None  # type: ignore[arg-type]
+        threat = stated_threat(claim.threat, settings)
     except UserError as error:
         audit.differs(f"threat model: {error.what}")
         return
-    if threat is None:
-        audit.differs(f"threat model: {norm!r} is none that bounds are about")
-        return
-    audit.compare("claim", card["claim"], bounds_claim(threat, settings.get("precision", "float64")).to_dict())
+    if "input_range" in settings:
+        audit.compare("input range of the threat model", settings["input_range"], threat.settings()["input_range"])
+    if isinstance(threat, Scaled):
+        _audit_scales(audit, card, settings["scales"], threat.scales)
+    audit.compare("claim", claim.to_dict(), bounds_claim(threat, settings.get("precision", "float64")).to_dict())
 
 
 def _audit_scales(audit: Audit, card: Mapping[str, Any], stated: Mapping[str, Any], scales: Scales) -> None:

@@ -7,6 +7,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,8 +32,9 @@ from certtrain.data.batch import Batch
 from certtrain.errors import UserError, nearest
 from certtrain.falsification import Falsification, Progress, silent
 from certtrain.invariance import check_function, check_repeated
-from certtrain.scales import Scales
-from certtrain.threat import Norm, ThreatModel, parse_radii, radius_text
+from certtrain.radii import parse_radii, radius_text
+from certtrain.threat import Threat, threat_of
+from certtrain.threat.scales import Scales
 
 if TYPE_CHECKING:
     from certtrain.certificates.findings import Audit
@@ -50,7 +52,7 @@ class BoundCertifier(Certifier):
     Args:
         methods: bounds to try, cheapest first; an example is verified when any of them verifies it.
         radii: the grid.
-        norm: `linf` or `l2`.
+        norm: `linf`, `l2` or a threat model.
         engine: makes a bound engine of a network.
         precision: `float64` proves the real-arithmetic network with the given float32 weights over an outward-rounded
             box (final certificates); `float32` is for validation during training.
@@ -68,7 +70,7 @@ class BoundCertifier(Certifier):
         methods: Sequence[str],
         radii: Sequence[object],
         engine: Callable[[nn.Module], BoundEngine],
-        norm: Norm = "linf",
+        norm: str | Threat = "linf",
         precision: Precision = "float64",
         attack_steps: int = 40,
         attack_restarts: int = 1,
@@ -81,7 +83,7 @@ class BoundCertifier(Certifier):
         if precision not in ("float64", "float32"):
             raise UserError(f"unknown precision {precision!r}", where="certifier.precision", fix="float64 or float32")
         self.methods, self.radii = tuple(methods), parse_radii(radii, where="certifier.radii")
-        self.threat = ThreatModel(norm=norm, outward=precision == "float64", scales=scales)
+        self.threat = replace(threat_of(norm, scales=scales), outward=precision == "float64")
         self.make_engine, self.precision = engine, precision
         self.attack_steps, self.attack_restarts = attack_steps, attack_restarts
         self.sizes, self.attacked_at_once = Sizes(batch_size), batch_size or MOST
@@ -98,10 +100,8 @@ class BoundCertifier(Certifier):
 
     def rehearsal(self, options: Mapping[str, Any], seed: int) -> BoundCertifier:
         """Bounds in float32 by `options.methods`, without attacks: those of the validation callback do."""
-        kind, scales = self.threat.norm, self.threat.scales
-        return BoundCertifier(
-            options["methods"], self.radii, self.make_engine, kind, precision="float32", attack_steps=0, scales=scales
-        )
+        threat, methods = replace(self.threat, outward=False), options["methods"]
+        return BoundCertifier(methods, self.radii, self.make_engine, threat, precision="float32", attack_steps=0)
 
     def source(self) -> dict[str, Any]:
         """The bound engine."""
@@ -115,15 +115,13 @@ class BoundCertifier(Certifier):
 
     def settings(self) -> dict[str, Any]:
         """Plain values for the card: all that decides the outcome."""
-        scales = {} if self.threat.scales is None else {"scales": self.threat.scales.to_dict()}
         return {
             "methods": list(self.methods),
             "precision": self.precision,
             "box": "exact radius, rounded outward" if self.threat.outward else "nearest",
-            "input_range": [self.threat.lower, self.threat.upper] if self.threat.norm == "linf" else None,
+            **self.threat.settings(),
             "attack": {"name": "PGD on the margin", "steps": self.attack_steps, "restarts": self.attack_restarts},
             "engine": getattr(getattr(self.make_engine, "func", self.make_engine), "name", "unnamed"),
-            **scales,
         }
 
     def prepare(self, network: nn.Module) -> tuple[nn.Module, BoundEngine]:
@@ -210,7 +208,7 @@ class BoundCertifier(Certifier):
         for done, column in enumerate(reversed(range(len(self.radii)))):
             threat = self.threat.at(self.radii[column])
 
-            def margins(part: Tensor, threat: ThreatModel = threat) -> dict[str, Tensor]:
+            def margins(part: Tensor, threat: Threat = threat) -> dict[str, Tensor]:
                 with torch.no_grad():
                     bounds = reuse.bounds(part, y[part], threat, self.methods)
                 check_same(bounds.clean, logits[part])

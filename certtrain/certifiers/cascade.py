@@ -35,8 +35,9 @@ from certtrain.data.batch import Batch
 from certtrain.errors import UserError, nearest
 from certtrain.falsification import Falsification, Progress, silent
 from certtrain.invariance import check_function, check_repeated
-from certtrain.scales import Scales
-from certtrain.threat import Norm, ThreatModel, float_up, parse_radii, parse_radius, radius_text
+from certtrain.radii import float_up, parse_radii, parse_radius, radius_text
+from certtrain.threat import Threat, threat_of
+from certtrain.threat.scales import Scales
 
 if TYPE_CHECKING:
     from certtrain.certificates.findings import Audit
@@ -69,7 +70,7 @@ class CascadeCertifier(Certifier):
         radii: the grid.
         engine: makes the bound engine of a network.
         engines: the stages that have an engine of their own.
-        norm: `linf` or `l2`.
+        norm: `linf`, `l2` or a threat model.
         attacks: of `certtrain.attacks.ATTACKS`, in the order of trying; none gives no *falsified*.
         attack_steps: of each start; 0 attacks nothing.
         attack_restarts: random starts beside the one at the input itself, of the attacks that come last.
@@ -92,7 +93,7 @@ class CascadeCertifier(Certifier):
         radii: Sequence[object],
         engine: MakeEngine,
         engines: Mapping[str, MakeEngine] | None = None,
-        norm: Norm = "linf",
+        norm: str | Threat = "linf",
         attacks: Sequence[str] = ("pgd_margin", "pgd_ce", "apgd_ce", "apgd_dlr"),
         attack_steps: int = 40,
         attack_restarts: int = 4,
@@ -127,7 +128,7 @@ class CascadeCertifier(Certifier):
         for stage, make in self.engines.items():
             if hasattr(kind := getattr(make, "func", make), "methods"):  # a class that says so before it has a network
                 check_has(kind, stage)
-        self.threat = ThreatModel(norm, scales=scales)
+        self.threat = threat_of(norm, scales=scales)
         self.attacks = check_attacks(attacks, where="certifier.attacks") if attack_steps > 0 else ()
         self.attack_steps, self.attack_restarts = attack_steps, attack_restarts
         self.screen = screen
@@ -150,9 +151,7 @@ class CascadeCertifier(Certifier):
 
     def rehearsal(self, options: Mapping[str, Any], seed: int) -> BoundCertifier:
         """Bounds in float32 by `options.methods`, without attacks: those of the validation callback do."""
-        cheap = BoundCertifier(
-            options["methods"], self.radii, self.make_engine, self.threat.norm, scales=self.threat.scales
-        )
+        cheap = BoundCertifier(options["methods"], self.radii, self.make_engine, self.threat)
         return cheap.rehearsal(options, seed)
 
     def source(self) -> dict[str, Any]:
@@ -167,13 +166,12 @@ class CascadeCertifier(Certifier):
 
     def settings(self) -> dict[str, Any]:
         """Plain values for the card: all that decides the outcome."""
-        scales = {} if self.threat.scales is None else {"scales": self.threat.scales.to_dict()}
         return {
             "stages": [{"bound": stage, "engine": _engine_name(make)} for stage, make in self.engines.items()],
             "precision": "float64",
             "screen": "float32" if self.screen else None,
             "box": "exact radius, rounded outward",
-            "input_range": [self.threat.lower, self.threat.upper] if self.threat.norm == "linf" else None,
+            **self.threat.settings(),
             "attack": {
                 "name": "+".join(self.attacks),
                 "steps": self.attack_steps if self.attacks else 0,
@@ -183,7 +181,6 @@ class CascadeCertifier(Certifier):
             },
             "bisect": None if self.bisect is None else radius_text(self.bisect),
             "bisect_up_to": None if self.up_to is None else radius_text(self.up_to),
-            **scales,
         }
 
     def check_network(self, network: nn.Module, batch: Batch) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from certtrain.bounds.base import BoundEngine
 from certtrain.errors import UserError
-from certtrain.threat import ThreatModel
+from certtrain.threat import Threat
 
 
 def check_classes(y: Tensor, classes: int) -> None:
@@ -35,7 +35,7 @@ def engine_source(make: Callable[..., Any]) -> dict[str, Any]:
     return {"name": name, "package": "auto_LiRPA" if package == "certtrain" and "lirpa" in name else package}
 
 
-def try_engine(engine: BoundEngine, method: str, x: Tensor, y: Tensor, threat: ThreatModel) -> None:
+def try_engine(engine: BoundEngine, method: str, x: Tensor, y: Tensor, threat: Threat) -> None:
     """Have an engine bound one example, so that a network which it cannot bound is refused before any work is done.
 
     By intervals where it has them: what an engine refuses does not hang on the bound, and theirs cost next to nothing.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from certtrain.claim import Budget, Claim, Radii
-from certtrain.threat import ThreatModel
+from certtrain.threat import L2, Threat
 
 EACH = "alpha for each example"
 
@@ -20,7 +20,7 @@ def abstention_rule(*, staged: bool, two_sided: bool) -> str:
     return "p_lower < p_upper of the other classes" if two_sided else "p_lower < 1/2"
 
 
-def bounds_claim(threat: ThreatModel, precision: str) -> Claim:
+def bounds_claim(threat: Threat, precision: str) -> Claim:
     """The claim of bounds that were computed in a precision, at the radii of a grid."""
     return Claim.about(
         threat,
@@ -37,7 +37,7 @@ def smoothing_claim(sigma: float, alpha: float, budget: Budget, radii: Radii) ->
     """The claim of votes under Gaussian noise (Cohen et al. 2019)."""
     looks = {"continuous": "a number of draws that was fixed beforehand", "targets": "looks that were fixed beforehand"}
     return Claim.about(
-        ThreatModel("l2"),
+        L2(),
         "probabilistic",
         closed=False,
         radii=radii,

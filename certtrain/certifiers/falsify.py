@@ -6,7 +6,7 @@ import copy
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from certtrain import work
 from certtrain.attacks import ATTACKS, inner, inside, strongest
@@ -14,7 +14,7 @@ from certtrain.certificates import Certificates
 from certtrain.certifiers.base import frozen
 from certtrain.data.batch import Batch
 from certtrain.falsification import Counterexample, Falsification, Progress, silent
-from certtrain.threat import ThreatModel
+from certtrain.threat import Threat
 
 RESTARTS = 2  # per attack: from the input itself, and from a random point
 SEED = 1  # not the certifier's own attack once more
@@ -25,7 +25,7 @@ def falsify_bounds(
     batch: Batch,
     certificates: Certificates,
     *,
-    threat: ThreatModel,
+    threat: Threat,
     steps: int,
     batch_size: int,
     progress: Progress = silent,
@@ -67,7 +67,7 @@ def falsify_bounds(
             if bool(fallen.any()):
                 with torch.no_grad():
                     predict = own(worst.x).argmax(1)
-                distance = ball_distance(worst.x - x, threat)
+                distance = threat.distance(worst.x - x)
                 for i in fallen.nonzero().flatten().tolist():
                     point = worst.x[i].cpu().numpy()
                     label, index = int(y[i]), int(certificates.index[part[i]])
@@ -82,10 +82,3 @@ def falsify_bounds(
         "ball": "exact, at the certified radius",
     }
     return Falsification(len(rows), tuple(hits), 0, settings)
-
-
-def ball_distance(offset: Tensor, threat: ThreatModel) -> Tensor:
-    """(B,) the least radius whose ball holds each offset."""
-    if threat.scales is not None:
-        return threat.scales.distance(offset)
-    return offset.flatten(1).norm(p=2 if threat.norm == "l2" else float("inf"), dim=1)

@@ -12,7 +12,7 @@ from torch import Tensor
 from certtrain.certificates import ERROR, FALSIFIED, INVALID, MISCLASSIFIED, UNKNOWN, VERIFIED, Certificates
 from certtrain.certificates.summary import ATTACK, STAGE_SECONDS
 from certtrain.data.batch import Batch
-from certtrain.threat import radius_text
+from certtrain.radii import radius_text
 
 
 class Ledger:

@@ -18,7 +18,7 @@ from certtrain.certifiers.base import frozen
 from certtrain.certifiers.checks import check_same, try_engine
 from certtrain.certifiers.reuse import Reuse
 from certtrain.errors import UserError, nearest
-from certtrain.threat import ThreatModel
+from certtrain.threat import Threat
 
 MakeEngine = Callable[[nn.Module], BoundEngine]
 # A float32 margin that is below 0 by more than this share of the largest logit is not tried in float64.
@@ -52,7 +52,7 @@ class Prover:
         method: str,
         make_engine: MakeEngine,
         networks: Mapping[torch.dtype, nn.Module],
-        threat: ThreatModel,
+        threat: Threat,
         again: bool = False,
     ) -> None:
         self.method, self.threat = method, threat

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from certtrain.bounds.base import BoundEngine, Bounds
 from certtrain.bounds.intermediates import Intermediates
-from certtrain.threat import ThreatModel
+from certtrain.threat import Threat
 
 
 class Reuse:
@@ -27,7 +27,7 @@ class Reuse:
         self.engine, self.x, self.logits, self.again = engine, x, logits, again
         self._kept: Intermediates | None = None
 
-    def bounds(self, rows: Tensor, y: Tensor, threat: ThreatModel, methods: tuple[str, ...]) -> Bounds:
+    def bounds(self, rows: Tensor, y: Tensor, threat: Threat, methods: tuple[str, ...]) -> Bounds:
         """The engine's bounds of the examples `rows`, (N,), of classes y, (N,).
 
         Raises:

@@ -22,12 +22,13 @@ from certtrain.data.batch import Batch
 from certtrain.errors import UserError, nearest
 from certtrain.falsification import Falsification, Progress, silent
 from certtrain.invariance import count_logits
+from certtrain.radii import parse_radii
 from certtrain.smoothing.classifier import Certified, SmoothedClassifier
 from certtrain.smoothing.noise import PURPOSES, SPLITS, Purpose, Split
 from certtrain.smoothing.selftest import check_noise
 from certtrain.smoothing.staged import SELECT_AND_ESTIMATE, CertifiedTargets, check_draw_counts
 from certtrain.smoothing.votes import Precision, check_precision
-from certtrain.threat import ThreatModel, parse_radii
+from certtrain.threat import L2
 
 if TYPE_CHECKING:
     from certtrain.certificates.findings import Audit
@@ -90,7 +91,7 @@ class SmoothingCertifier(Certifier):
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise UserError(f"batch_size = {batch_size!r}", where="certifier.batch_size", fix="batch_size >= 1")
         self.name, self.sigma, self.radii = "smoothing", float(sigma), parse_radii(radii, where="certifier.radii")
-        self.threat = ThreatModel("l2")
+        self.threat = L2()
         self.n0, self.n, self.alpha, self.seed, self.split = n0, n, float(alpha), seed, _checked_split(split)
         self.two_sided, self.batch_size, self.purposes = two_sided, batch_size, (purposes[0], purposes[1])
         if budget not in BUDGETS:

@@ -13,8 +13,8 @@ from certtrain.certificates.findings import Audit, rows_text
 from certtrain.certificates.rederive import UNNAMED, radii_from_counts
 from certtrain.certifiers.claims import EACH, abstention_rule, shared_budget, smoothing_claim
 from certtrain.claim import Radii, claim_of
+from certtrain.radii import parse_radii, radius_text
 from certtrain.smoothing.anytime import StageSchedule
-from certtrain.threat import parse_radii, radius_text
 
 # Between versions of SciPy quantiles differ by some 1e-14: relative, and absolute for radii next to 0.
 TOLERANCE, NEAR_ZERO = 1e-9, 1e-12

@@ -25,7 +25,7 @@ from certtrain.methods.base import Method, Streams
 from certtrain.methods.compiled import Compiled
 from certtrain.models.contract import InputContract
 from certtrain.reporting.collected import hardware_text
-from certtrain.scales import Scales
+from certtrain.threat.scales import Scales
 from certtrain.training import TrainerSettings
 
 TIMED_STEPS, UNTIMED_STEPS = 20, 2

@@ -19,11 +19,11 @@ from certtrain.data import Batch, DataModule
 from certtrain.errors import UserError
 from certtrain.methods import LearningRate, Method, Ramp, Weight
 from certtrain.models.contract import InputContract
+from certtrain.radii import parse_radius
 from certtrain.runs import RunDirectory
 from certtrain.scale_request import resolve_scales
-from certtrain.scales import Scales
 from certtrain.signatures import parameter_names
-from certtrain.threat import parse_radius
+from certtrain.threat.scales import Scales
 
 
 def build_data(config: dict[str, Any]) -> DataModule:
@@ -211,7 +211,7 @@ def _taking(scales: Scales | None, partial: Any, key: str) -> dict[str, Any]:
         raise UserError(
             f"{target.__qualname__} has no argument scales: what it does would be about another threat model",
             where=f"configuration keys scales and {key}",
-            fix="scales=null, or a ThreatModel(scales=...) in it",
+            fix="scales=null, or a threat_of(scales=...) in it",
         )
     return {"scales": scales}
 

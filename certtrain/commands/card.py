@@ -7,8 +7,8 @@ from typing import Any
 
 from certtrain import __version__, environment
 from certtrain.certifiers.base import Certifier
-from certtrain.scales import Scales
-from certtrain.threat import parse_radius, radius_text
+from certtrain.radii import parse_radius, radius_text
+from certtrain.threat.scales import Scales
 
 FULL = "32-true"  # trainer.precision where nothing is reduced
 SHOWN = 3  # features that a warning names

@@ -19,9 +19,10 @@ from certtrain.config import check_scales, check_units, resolve_radii
 from certtrain.errors import UserError
 from certtrain.files import check_name
 from certtrain.kinds import fixed_norm, of_choice, of_nodes
+from certtrain.radii import parse_radii, radius_text
 from certtrain.runs import find_run
 from certtrain.scale_request import request_text
-from certtrain.threat import norm_text, parse_radii, radius_text
+from certtrain.threat import norm_text
 
 # What a run's configuration says and the certify command takes over unless it is given.
 INHERITED = ("radii", "norm", "scales", "sigma", "n0", "n", "alpha", "budget", "seed", "data_dir")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from certtrain.errors import UserError
 from certtrain.kinds import Kinds, fixed_norm
-from certtrain.threat import NORMS, parse_radii, radius_text
+from certtrain.radii import parse_radii, radius_text
+from certtrain.threat import norms
 
 if TYPE_CHECKING:
     import torch
@@ -65,8 +66,8 @@ def refuse_norm(given: Mapping[str, str], kinds: Kinds, certifier: object) -> No
     norm = given.get("norm")
     if norm is None:
         return
-    if norm not in NORMS:
-        fix = f"one of {', '.join(NORMS)}"
+    if norm not in norms():
+        fix = f"one of {', '.join(norms())}"
         raise UserError(f"norm={norm} is not a choice", where="configuration key norm", fix=fix)
     if (only := fixed_norm(kinds)) not in (None, norm):
         implied = "; an l2 radius r implies the l-inf radius r/sqrt(d) for d inputs, and nothing larger"

@@ -27,8 +27,8 @@ from certtrain.methods.module import CertifiedTraining
 from certtrain.models.contract import InputContract
 from certtrain.ranks import Rank
 from certtrain.runs import RunDirectory
-from certtrain.scales import Scales
 from certtrain.smoothing.staged import check_draw_counts
+from certtrain.threat.scales import Scales
 from certtrain.training import TrainerSettings, fit
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from certtrain.certificates import Certificates
     from certtrain.certifiers.alone import Alone
     from certtrain.runs import RunDirectory
-    from certtrain.scales import Scales
+    from certtrain.threat.scales import Scales
 
 
 def parser() -> Parser:
@@ -43,10 +43,10 @@ def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(list(arguments))
     from certtrain.certificates.card_check import read_whole
     from certtrain.files import write_json_atomic
+    from certtrain.radii import parse_radii, parse_radius, radius_text
     from certtrain.reporting import flips, terminal
     from certtrain.runs import find_run
-    from certtrain.scales import Scales
-    from certtrain.threat import parse_radii, parse_radius, radius_text
+    from certtrain.threat.scales import Scales
 
     run = find_run(options.run)
     name, card = chosen_card(run, options.certificate)

@@ -83,8 +83,8 @@ def content_index(x: Tensor) -> int:
 def describe(name: str, certifier: Any, found: Certificates, class_names: Sequence[str] | None = None) -> str:
     """The certificate in words."""
     from certtrain.escape import one_line
+    from certtrain.radii import radius_text
     from certtrain.reporting.entries import floored
-    from certtrain.threat import radius_text
 
     if int(found.predict[0]) < 0:
         return f"{name}: abstains; more draws (n=...) may decide"

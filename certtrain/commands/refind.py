@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from certtrain.errors import UserError
-from certtrain.scales import Scales
-from certtrain.threat import NORMS
+from certtrain.threat import Threat, stated_threat
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,7 +37,7 @@ class Refinder:
     def __init__(self, run: RunDirectory, data: DataModule, trust: Sequence[str] = ()) -> None:
         self.run, self.data, self.trust = run, data, trust
         self._found: dict[tuple[str, str, str, int, Fraction], Hit | None] = {}
-        self._scales: dict[str, Scales | None] = {}
+        self._threats: dict[str, Threat] = {}
 
     def __call__(self, certificate: Certified, index: NDArray[np.int64], radii: Sequence[Fraction]) -> dict[int, Hit]:
         """By index the inputs found within each example's radius; those that resist now are left out."""
@@ -46,15 +45,14 @@ class Refinder:
 
         path = self.run.checkpoints / Path(str(certificate.card.get("checkpoint", "last.ckpt"))).name
         claim = certificate.claim
-        if claim is None or claim.threat.split(" ")[0] not in NORMS or not path.exists():
+        if claim is None or not path.exists():
             return {}
         sha = sha256_file(path)
         if sha != certificate.card.get("checkpoint_sha256"):
             return {}
-        stated = certificate.settings.get("scales")
         try:
-            self._scales[claim.threat] = None if stated is None else Scales.from_dict(stated)
-        except (KeyError, TypeError, ValueError, UserError):  # a card that does not say what it is about
+            self._threats[claim.threat] = stated_threat(claim.threat, certificate.settings)
+        except UserError:  # a threat model of somebody else's, or a card that does not say what it is about
             return {}
         keys = [(sha, claim.threat, certificate.split, i, r) for i, r in zip(index.tolist(), radii)]
         new = [key for key in keys if key not in self._found]
@@ -70,15 +68,13 @@ class Refinder:
         import torch
 
         from certtrain.attacks import ATTACKS, inner, inside, strongest
-        from certtrain.certifiers.falsify import ball_distance
         from certtrain.commands.loading import load_run
         from certtrain.evaluation import frozen
         from certtrain.reporting.page.hits import Hit
-        from certtrain.threat import ThreatModel
 
         network = load_run(self.run.path, path.stem, trust=self.trust).network.double()
         ball, split = keys[0][1], getattr(self.data, keys[0][2])
-        threat = ThreatModel(ball.split(" ")[0], scales=self._scales[ball])  # type: ignore[arg-type]
+        threat = self._threats[ball]
         where = torch.tensor([key[3] for key in keys])
         x, y = split.x[where].double(), split.y[where]
         eps = torch.tensor([inside(key[4]) for key in keys], dtype=torch.float64)
@@ -87,7 +83,7 @@ class Refinder:
             worst = strongest(tuple(ATTACKS), network, x, y, inner(threat, eps), **options)
             with torch.no_grad():
                 predict = network(worst.x).argmax(1)
-        distance = ball_distance(worst.x - x, threat)
+        distance = threat.distance(worst.x - x)
         for i, key in enumerate(keys):
             if predict[i] != y[i] and distance[i] <= float(key[4]):
                 facts = (int(y[i]), int(predict[i]), float(key[4]), float(distance[i]))

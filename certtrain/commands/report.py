@@ -46,10 +46,10 @@ def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(list(arguments))
     if options.images < 0:
         raise UserError(f"--images {options.images}", where="--images", fix="a whole number >= 0")
+    from certtrain.radii import parse_radius
     from certtrain.reporting.page.evidence import read_evidence
     from certtrain.reporting.page.page import check_output, page, write_page
     from certtrain.runs import find_run
-    from certtrain.threat import parse_radius
 
     radius = None if options.radius is None else parse_radius(options.radius, where="--radius")
     run = find_run(options.run)

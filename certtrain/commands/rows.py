@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from certtrain.errors import UserError, nearest
 from certtrain.features import Feature
-from certtrain.scales import Scales
+from certtrain.threat.scales import Scales
 
 if TYPE_CHECKING:
     from torch import Tensor

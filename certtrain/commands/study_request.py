@@ -19,7 +19,7 @@ from certtrain.session_keys import EXTENDS, MAY_DIFFER
 from certtrain.sweeps.metric import CLEAN, Metric
 from certtrain.sweeps.space import Parameter, read_space
 from certtrain.sweeps.study import Settings
-from certtrain.threat import NORMS, ThreatModel
+from certtrain.threat import norms, threat_of
 
 # Keys of `sweep` that may change between two sessions of a study.
 FREE = ("n_trials", "max_failed", "certify", "pruner", "pruner_startup", "startup", "sampler")
@@ -130,7 +130,7 @@ def _space(sweep: Mapping[str, Any], resolved: Mapping[str, Any], hydra: Any) ->
 
 def _metrics(sweep: Mapping[str, Any], resolved: dict[str, Any]) -> tuple[Metric, ...]:
     norm = fixed_norm(of_nodes(resolved["certifier"])) or resolved["norm"]
-    symbol = ThreatModel(norm).symbol if norm in NORMS else norm
+    symbol = threat_of(norm).symbol if norm in norms() else norm
     name = sweep["metric"] or resolved["checkpoint"]["monitor"] or default_monitor(resolved)
     certified = Metric(name, symbol)
     known = ["val/acr" if rehearsed(resolved) == "continuous" else "val/acr_grid", CLEAN]

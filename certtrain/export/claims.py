@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from certtrain.certificates import VERIFIED, CertificateLog, Certificates, read_card
 from certtrain.certificates.card_check import read_whole
 from certtrain.claim import claim_of
-from certtrain.scales import Scales
-from certtrain.threat import parse_radius, radius_text
+from certtrain.radii import parse_radius, radius_text
+from certtrain.threat.scales import Scales
 
 
 @dataclass(frozen=True)

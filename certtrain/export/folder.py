@@ -20,8 +20,8 @@ from certtrain.export.claims import Claims
 from certtrain.export.onnx import INPUT, OPSET, OUTPUT, onnx_bytes
 from certtrain.export.vnnlib import PLACES, decimal_boxes, property_text
 from certtrain.files import unwritable, write_bytes_atomic, write_json_atomic, write_text_atomic
-from certtrain.scales import Scales
-from certtrain.threat import radius_key, radius_text
+from certtrain.radii import radius_key, radius_text
+from certtrain.threat.scales import Scales
 
 SCALED = (
     "The ball is a box of another size for each feature: radius times its size in properties.json, scales.features.",

@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING
 
 from certtrain.escape import one_line
 from certtrain.export.onnx import INPUT, OUTPUT
-from certtrain.threat import OUTWARD, ThreatModel, radius_text
+from certtrain.radii import radius_text
+from certtrain.threat import threat_of
+from certtrain.threat.linf import OUTWARD
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from certtrain.scales import Scales
+    from certtrain.threat.scales import Scales
 
 # Numbers in [0, 1] read as float32 move by at most 2^-25: wider by that, a box still holds the whole ball when a
-# verifier reads it in single precision. It is half of what `ThreatModel(outward=True)` adds: our proofs cover the box.
+# verifier reads it in single precision. It is half of what an outward box adds: our proofs cover the box.
 WIDENING = Fraction(OUTWARD) / 2
 PLACES = 12
 
@@ -29,7 +31,7 @@ def decimal_box(x: Tensor, radius: Fraction, *, scales: Scales | None = None) ->
     With scales `|x'_i - x_i| <= radius w_i`; where w_i = 0 both ends are the value itself, in full. Columns that may
     take any category make several boxes: see `decimal_boxes`.
 
-    With B the exact ball and P the box that `ThreatModel(outward=True)` proves over: B ⊆ box ⊆ P. Hence `unsat` of any
+    With B the exact ball and P the box that `threat_of(outward=True)` proves over: B ⊆ box ⊆ P. Hence `unsat` of any
     verifier implies the claim about B, and a certificate of ours implies `unsat`.
 
     Args:
@@ -60,11 +62,11 @@ def decimal_box(x: Tensor, radius: Fraction, *, scales: Scales | None = None) ->
 def decimal_boxes(x: Tensor, radius: Fraction, *, scales: Scales | None = None) -> list[Box]:
     """The boxes whose union is the set of admissible inputs, each once; the first is around x itself.
 
-    Those of `ThreatModel.parts`: one for each combination of the categories that columns may take, and one for a value
+    Those of `Threat.parts`: one for each combination of the categories that columns may take, and one for a value
     of x that is none of them. Arguments and rounding are those of `decimal_box`.
     """
     fixed = None if scales is None else scales.fixed()
-    parts = (part[0] for part, _ in ThreatModel(eps=radius, scales=scales).parts(x[None]))
+    parts = (part[0] for part, _ in threat_of(eps=radius, scales=scales).parts(x[None]))
     boxes = [decimal_box(part, radius, scales=fixed) for part in parts]
     return [box for place, box in enumerate(boxes) if box not in boxes[:place]]
 

@@ -6,9 +6,9 @@ from fractions import Fraction
 
 from certtrain.methods.ibp import IBP, Init, Regulariser
 from certtrain.methods.mixture import Mixture
-from certtrain.scales import Scales
 from certtrain.schedules import Ramp, Weight, as_weight
-from certtrain.threat import Norm
+from certtrain.threat import Threat
+from certtrain.threat.scales import Scales
 
 KAPPA, BETA = Weight(1.0, 0.5, "eps"), Weight(1.0, 0.0, "eps")
 
@@ -33,7 +33,7 @@ class CrownIBP(IBP):
         self,
         train_eps: Fraction | float | str,
         ramp: Ramp,
-        norm: Norm = "linf",
+        norm: str | Threat = "linf",
         kappa: Weight = KAPPA,
         beta: Weight = BETA,
         l1: float = 0.0,

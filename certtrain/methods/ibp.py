@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from fractions import Fraction
 from typing import ClassVar, Literal, NamedTuple, get_args
 
@@ -20,9 +21,10 @@ from certtrain.methods.mixture import Mixture
 from certtrain.methods.regularisers import MIN_EPS, ShiRegulariser, normalised_radius
 from certtrain.methods.standard import natural_objective
 from certtrain.methods.statistics import unstable_share
-from certtrain.scales import Scales
+from certtrain.radii import parse_radius
 from certtrain.schedules import Ramp, Weight, as_weight
-from certtrain.threat import Norm, ThreatModel, parse_radius
+from certtrain.threat import Linf, Threat, threat_of
+from certtrain.threat.scales import Scales
 
 Init = Literal["default", "ibp"]
 Regulariser = ShiRegulariser | float | Literal["auto"] | None
@@ -59,7 +61,7 @@ class IBP(Method):
     Args:
         train_eps: the radius at the ramp's end, a number or a fraction such as `2/255`.
         ramp: the rise of eps.
-        norm: `linf` or `l2`.
+        norm: `linf`, `l2` or a threat model.
         kappa: weight of the clean loss. Gowal et al.: from 1 to 0.5 by step; Shi et al.: 0 throughout.
         l1: weight of the sum of |w| over linear and convolution weights.
         regulariser: those of Shi et al., for l-inf only; a number is their weight lambda, 0 for none, and `auto` 0.5
@@ -79,7 +81,7 @@ class IBP(Method):
         self,
         train_eps: Fraction | float | str,
         ramp: Ramp,
-        norm: Norm = "linf",
+        norm: str | Threat = "linf",
         kappa: Weight = KAPPA,
         l1: float = 0.0,
         regulariser: Regulariser = None,
@@ -90,19 +92,20 @@ class IBP(Method):
     ) -> None:
         if init not in get_args(Init):
             raise UserError(f"unknown init {init!r}", where="method.init", fix=nearest(str(init), get_args(Init)))
+        self.train_eps = float(parse_radius(train_eps, where="train_eps"))
+        self.threat = replace(threat_of(norm, scales=scales), eps=self.train_eps, lower=lower, upper=upper)
+        boxed = isinstance(self.threat, Linf)
         if regulariser == "auto":
-            regulariser = SHI_WEIGHT if norm == "linf" and not (scales is not None and scales.groups) else None
+            regulariser = SHI_WEIGHT if boxed and not self.threat.several else None
         if not isinstance(regulariser, ShiRegulariser):
             regulariser = ShiRegulariser(weight=regulariser) if regulariser else None
         self.kappa = as_weight(kappa, "method.kappa")
-        if regulariser is not None and norm != "linf":
+        if regulariser is not None and not boxed:
             raise UserError(
-                f"the regularisers of Shi et al. are defined for boxes, not for {norm}",
+                f"the regularisers of Shi et al. are defined for boxes, not for {self.threat.symbol}",
                 where="method.regulariser",
                 fix="method.regulariser=0 or norm=linf",
             )
-        self.train_eps = float(parse_radius(train_eps, where="train_eps"))
-        self.threat = ThreatModel(norm=norm, eps=self.train_eps, lower=lower, upper=upper, scales=scales)
         self.ramp, self.regulariser, self.init = ramp, regulariser, init
         self.l1 = non_negative(l1, "method.l1")
         self.mixture = Mixture()

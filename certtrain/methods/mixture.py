@@ -11,7 +11,7 @@ from certtrain.bounds.base import BoundEngine, Bounds, FusedLoss
 from certtrain.methods.base import Value
 from certtrain.methods.losses import proved_share, robust_cross_entropy
 from certtrain.schedules import Ramp, Weight
-from certtrain.threat import ThreatModel
+from certtrain.threat import Threat
 
 NEGLIGIBLE_BETA = 1e-5  # below it the CROWN pass costs much and moves nothing
 
@@ -51,9 +51,7 @@ class Mixture:
             return ("ibp",)
         return ("ibp", "crown_ibp") if beta < 1 else ("crown_ibp",)
 
-    def bounds(
-        self, engine: BoundEngine, x: Tensor, y: Tensor, threat: ThreatModel, methods: tuple[str, ...]
-    ) -> Bounds:
+    def bounds(self, engine: BoundEngine, x: Tensor, y: Tensor, threat: Threat, methods: tuple[str, ...]) -> Bounds:
         """What `loss` needs: the bounds of the methods, or the fused loss, which has IBP's with it."""
         if self.loss_fusion and "crown_ibp" in methods:
             return engine.fused_loss(x, y, threat, "crown_ibp")

@@ -15,7 +15,7 @@ from certtrain.errors import UserError
 from certtrain.kernels.moments import Moments, mean_centre
 from certtrain.methods.base import non_negative
 from certtrain.models.normalize import Normalize
-from certtrain.threat import ThreatModel
+from certtrain.threat import Threat
 
 MIN_EPS = 1e-6  # during the natural warm-up the boxes are this wide, so that their growth can be measured
 SMALLEST = 1e-12
@@ -120,7 +120,7 @@ def _at_most_one(ratio: Tensor) -> Tensor:
     return torch.minimum(ratio, 1 / ratio.clamp_min(SMALLEST))
 
 
-def normalised_radius(network: nn.Module, x: Tensor, threat: ThreatModel) -> Tensor:
+def normalised_radius(network: nn.Module, x: Tensor, threat: Threat) -> Tensor:
     """The mean radius of the l-inf input box as the first layer after the normalisation sees it: a scalar.
 
     The published implementation normalises in the data loader, so that its delta0 is in those units.

@@ -13,11 +13,11 @@ from certtrain.certificates import read_card
 from certtrain.certificates.card_check import read_whole
 from certtrain.claim import claim_of
 from certtrain.errors import UserError
+from certtrain.radii import parse_radius
 from certtrain.reporting.collected import Collection, Group, groups_of
 from certtrain.reporting.entries import LABELS, Entry, guessing, smoothed_accuracy
 from certtrain.reporting.plots import clopper_pearson
 from certtrain.reporting.published import Paper, Row
-from certtrain.threat import parse_radius
 
 GUESSED = "! no better than a guess (one class for all, or chance level)"
 WITHIN, SHORT, NOT_RUN, NO_TARGET, RECALLED = "within", "short", "not run", "no target", "recalled"

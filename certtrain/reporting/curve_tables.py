@@ -9,11 +9,11 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
+from certtrain.radii import radius_text
 from certtrain.reporting.bootstrap import Difference
 from certtrain.reporting.curves import Curves, Outcomes, Share, curves
 from certtrain.reporting.entries import acr_text, percent
 from certtrain.reporting.plots import CONFIDENCE, interval_text
-from certtrain.threat import radius_text
 
 
 def curve_table(examples: Outcomes, radii: Sequence[Fraction], *, selective: bool, acr: str | None = None) -> Table:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from certtrain.certificates import ABSTAIN, Certificates
 from certtrain.certificates.summary import ACR_UNIT, held_radii
+from certtrain.radii import parse_radius
 from certtrain.reporting.plots import clopper_pearson
-from certtrain.threat import parse_radius
 
 Floats = NDArray[np.float64]
 MOST = 10

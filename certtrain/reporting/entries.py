@@ -9,7 +9,7 @@ from typing import Any
 
 from certtrain import escape
 from certtrain.claim import claim_of
-from certtrain.threat import parse_radius
+from certtrain.radii import parse_radius
 
 Entry = Mapping[str, Any]
 

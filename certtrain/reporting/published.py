@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import yaml
 
 from certtrain.errors import UserError, nearest
-from certtrain.threat import parse_radius, radius_text
+from certtrain.radii import parse_radius, radius_text
 
 Family = Literal["bounds", "smoothing"]
 # Where a figure was read. `recalled` ones may stand in a file, marked; no verdict is given against them.

@@ -7,8 +7,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from certtrain.radii import parse_radius
 from certtrain.reporting.entries import LABELS, Entry, falsified, label
-from certtrain.threat import parse_radius
 
 
 def status_tables(entry: Entry) -> RenderableType:

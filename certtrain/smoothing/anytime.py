@@ -27,8 +27,8 @@ from scipy.special import ndtr
 from scipy.stats import binom
 
 from certtrain.errors import UserError
+from certtrain.radii import float_up, parse_radii, parse_radius, radius_text
 from certtrain.smoothing.crossing import check_looks, crossing_probability, spending_boundary
-from certtrain.threat import float_up, parse_radii, parse_radius, radius_text
 
 # None of these touches the guarantee. The looks are a factor apart; before the last look a share of alpha is spent, in
 # equal parts; a target is given up where one that the last look could confirm would look so bad with this probability.

@@ -65,7 +65,7 @@ def common_metric(monitors: list[str], entries: list[Mapping[str, Any]]) -> Metr
         monitors: name of the metric that each run watched.
         entries: their validation entries.
     """
-    from certtrain.threat import parse_radius
+    from certtrain.radii import parse_radius
 
     symbol = claim_of(entries[0]).symbol
     if len(set(monitors)) == 1 and all(Metric(monitors[0]).of(entry) is not None for entry in entries):

@@ -11,9 +11,9 @@ from typing import Any
 from certtrain.certificates.summary import GUESSING
 from certtrain.claim import claim_of
 from certtrain.errors import UserError
+from certtrain.radii import parse_radius
 from certtrain.runs import RunDirectory
 from certtrain.sweeps.metric import Metric, common_metric
-from certtrain.threat import parse_radius
 
 NOT_A_SETTING = ("seed", "seeds", "name", "runs_dir", "data_dir", "resume")
 

@@ -7,7 +7,8 @@ from certtrain.certifiers import Certifier
 from certtrain.claim import Claim
 from certtrain.errors import UserError
 from certtrain.evaluation import frozen
-from certtrain.threat import ThreatModel, parse_radii
+from certtrain.radii import parse_radii
+from certtrain.threat import threat_of
 
 
 class ExactLinear(Certifier):
@@ -17,7 +18,7 @@ class ExactLinear(Certifier):
     radii_are = rehearsed_radii_are = "continuous"
 
     def __init__(self, radii) -> None:
-        self.radii, self.threat = parse_radii(radii), ThreatModel("l2")
+        self.radii, self.threat = parse_radii(radii), threat_of("l2")
 
     def claim(self) -> Claim:
         proof, linear = "Proved by the distance to the nearest boundary.", "The network, which is linear in its input,"

@@ -11,7 +11,7 @@ from torch import nn
 from certtrain.attacks import apgd_margins, margin, pgd_margins
 from certtrain.attacks.apgd import checkpoints
 from certtrain.errors import UserError
-from certtrain.threat import ThreatModel
+from certtrain.threat import threat_of
 
 
 def network(dtype=torch.float32, width=20, classes=3):
@@ -39,7 +39,7 @@ def test_stays_in_the_ball_exactly_and_reports_the_margin_of_its_point(norm, dty
     net = network(dtype)
     torch.manual_seed(3)
     x, y = torch.rand(4, 2, 5, 5, dtype=dtype), torch.randint(3, (4,))
-    threat = ThreatModel(norm, eps * torch.tensor([1.0, 0.5, 0.0, 2.0], dtype=torch.float64))
+    threat = threat_of(norm, eps * torch.tensor([1.0, 0.5, 0.0, 2.0], dtype=torch.float64))
     found = apgd_margins(net, x, y, threat, steps=steps, restarts=restarts, loss=loss)
     if norm == "linf":
         lower, upper = threat.box(x)
@@ -63,11 +63,11 @@ def test_finds_the_worst_case_of_a_linear_classifier(norm):
     w = (net[0].weight[y] - net[0].weight[1 - y]).detach()
     clean = margin(net(x), y).detach()
     if norm == "linf":
-        threat = ThreatModel("linf", torch.linspace(0, 0.7, 8))
+        threat = threat_of("linf", torch.linspace(0, 0.7, 8))
         lower, upper = threat.box(x)
         exact = clean + torch.minimum(w * (lower - x), w * (upper - x)).sum(1)
     else:
-        threat = ThreatModel("l2", 0.4, lower=None, upper=None)
+        threat = threat_of("l2", 0.4, lower=None, upper=None)
         exact = clean - 0.4 * w.norm(dim=1)
     for loss in ("cross_entropy", "dlr"):
         assert torch.allclose(apgd_margins(net, x, y, threat, steps=20, restarts=1, loss=loss).margin, exact, atol=1e-9)
@@ -96,7 +96,7 @@ def digits():
 @pytest.mark.parametrize("loss", ["cross_entropy", "dlr"])
 def test_at_least_as_strong_as_pgd_of_as_many_steps_on_average(digits, norm, eps, loss):
     net, x, y = digits
-    threat = ThreatModel(norm, eps)
+    threat = threat_of(norm, eps)
     auto = apgd_margins(net, x, y, threat, steps=30, restarts=1, loss=loss).margin
     plain = pgd_margins(net, x, y, threat, steps=30, restarts=1, loss=loss).margin
     assert 0.1 < (auto > 0).double().mean() < 0.9
@@ -108,7 +108,7 @@ def test_at_least_as_strong_as_pgd_of_as_many_steps_on_average(digits, norm, eps
 def test_depends_on_its_own_seed_only_and_leaves_everything_as_it_was():
     net = network().train()
     net[1].weight.grad = torch.ones_like(net[1].weight)
-    x, y, threat = torch.rand(4, 2, 5, 5), torch.tensor([0, 1, 2, 0]), ThreatModel("linf", 0.1)
+    x, y, threat = torch.rand(4, 2, 5, 5), torch.tensor([0, 1, 2, 0]), threat_of("linf", 0.1)
     state = torch.get_rng_state()
     with torch.inference_mode():
         first = apgd_margins(net, x, y, threat, steps=5, restarts=3)
@@ -122,4 +122,4 @@ def test_depends_on_its_own_seed_only_and_leaves_everything_as_it_was():
 @pytest.mark.parametrize("wrong", [{"steps": -1}, {"restarts": -1}])
 def test_refuses_what_is_no_attack(wrong):
     with pytest.raises(UserError, match="use at least 0"):
-        apgd_margins(network(), torch.rand(1, 50), torch.tensor([0]), ThreatModel("linf", 0.1), **wrong)
+        apgd_margins(network(), torch.rand(1, 50), torch.tensor([0]), threat_of("linf", 0.1), **wrong)

@@ -47,8 +47,8 @@ def test_cross_entropy_is_ascended():
 
 def test_an_unknown_loss_is_refused():
     from certtrain.attacks import apgd_margins
-    from certtrain.threat import ThreatModel
+    from certtrain.threat import threat_of
 
     with pytest.raises(UserError, match="unknown loss 'margn' of an attack") as error:
-        apgd_margins(torch.nn.Linear(2, 2), torch.ones(1, 2), torch.zeros(1).long(), ThreatModel(), loss="margn")
+        apgd_margins(torch.nn.Linear(2, 2), torch.ones(1, 2), torch.zeros(1).long(), threat_of(), loss="margn")
     assert "did you mean margin?" in str(error.value)

@@ -8,7 +8,7 @@ from torch import nn
 
 from certtrain.attacks import margin, pgd_margins
 from certtrain.errors import UserError
-from certtrain.threat import ThreatModel
+from certtrain.threat import threat_of
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_stays_in_the_ball_and_reports_the_margin_of_its_point(norm, dtype, eps,
     network = nn.Sequential(nn.Flatten(), nn.Linear(50, 20), nn.ReLU(), nn.Linear(20, 3)).to(dtype)
     x, y = torch.rand(4, 2, 5, 5, dtype=dtype), torch.randint(3, (4,))
     radius = eps * torch.tensor([1.0, 0.5, 0.0, 2.0], dtype=torch.float64) if per_example else eps
-    threat = ThreatModel(norm, radius)
+    threat = threat_of(norm, radius)
     found = pgd_margins(network, x, y, threat, steps=steps, restarts=2, loss=loss, step_size=step_size)
     assert inside(x, found.x, threat)
     with torch.no_grad():
@@ -69,13 +69,13 @@ def test_finds_the_worst_case_of_a_linear_classifier(dtype):
     x, y = torch.rand(8, 30, dtype=dtype), torch.randint(2, (8,))
     w = (network[0].weight[y] - network[0].weight[1 - y]).detach()
     clean = margin(network(x), y).detach()
-    threat = ThreatModel("linf", torch.linspace(0, 0.7, 8))
+    threat = threat_of("linf", torch.linspace(0, 0.7, 8))
     lower, upper = threat.box(x)
     exact = clean + torch.minimum(w * (lower - x), w * (upper - x)).sum(1)
     tolerance = 1e-5 if dtype == torch.float32 else 1e-12
     assert torch.allclose(pgd_margins(network, x, y, threat, steps=10, restarts=1).margin, exact, atol=tolerance)
 
-    threat = ThreatModel("l2", 0.4, lower=None, upper=None)
+    threat = threat_of("l2", 0.4, lower=None, upper=None)
     exact = clean - 0.4 * w.norm(dim=1)
     assert torch.allclose(pgd_margins(network, x, y, threat, steps=10, restarts=1).margin, exact, atol=tolerance)
 
@@ -87,7 +87,7 @@ def test_random_starts_reach_what_the_first_cannot():
             return torch.cat([torch.ones_like(far), 20 * far], 1)
 
     x, y = torch.full((4, 4), 0.5), torch.zeros(4, dtype=torch.long)
-    threat = ThreatModel("linf", 0.2)
+    threat = threat_of("linf", 0.2)
     assert (pgd_margins(Plateau(), x, y, threat, restarts=1).margin == 1).all()
     assert (pgd_margins(Plateau(), x, y, threat, restarts=9).margin < 0).all()
 
@@ -95,7 +95,7 @@ def test_random_starts_reach_what_the_first_cannot():
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_more_steps_and_restarts_never_find_less(network, batch, norm):
     x, y = batch
-    threat = ThreatModel(norm, 0.3)
+    threat = threat_of(norm, 0.3)
     network.eval()
     clean = margin(network(x), y).detach()
     before = pgd_margins(network, x, y, threat, steps=0, restarts=1).margin
@@ -118,7 +118,7 @@ def test_leaves_everything_as_it_was(network, batch, mode):
     rng = torch.get_rng_state()
     with mode():
         x, y = (tensor.clone() for tensor in batch)
-        found = pgd_margins(network, x, y, ThreatModel("linf", 0.1), steps=3)
+        found = pgd_margins(network, x, y, threat_of("linf", 0.1), steps=3)
     assert torch.equal(torch.get_rng_state(), rng)
     assert [module.training for module in network.modules()] == modes
     assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
@@ -130,7 +130,7 @@ def test_leaves_everything_as_it_was(network, batch, mode):
 def test_depends_on_its_own_seed_only(network, batch):
     x, y = batch
     attack = {"steps": 2, "restarts": 3, "step_size": 0.01}
-    threat = ThreatModel("l2", 0.5)
+    threat = threat_of("l2", 0.5)
     first = pgd_margins(network, x, y, threat, **attack)
     torch.manual_seed(99)
     assert torch.equal(pgd_margins(network, x, y, threat, **attack).x, first.x)
@@ -142,19 +142,19 @@ def test_nan_is_not_robust(batch):
         def forward(self, x):
             return x.flatten(1)[:, :4] * math.nan
 
-    assert not (pgd_margins(Nan(), *batch, ThreatModel("linf", 0.1), steps=2).margin > 0).any()
+    assert not (pgd_margins(Nan(), *batch, threat_of("linf", 0.1), steps=2).margin > 0).any()
 
 
 @pytest.mark.parametrize("wrong", [{"loss": "margn"}, {"steps": -1}, {"restarts": -1}])
 def test_refuses_what_is_no_attack(network, batch, wrong):
     with pytest.raises(UserError):
-        pgd_margins(network, *batch, ThreatModel("linf", 0.1), **wrong)
+        pgd_margins(network, *batch, threat_of("linf", 0.1), **wrong)
 
 
 def test_an_l2_point_lies_in_the_ball_after_rounding():
     torch.manual_seed(4)
     network = nn.Sequential(nn.Linear(2000, 2))
-    x, threat = torch.rand(16, 2000), ThreatModel("l2", 0.01)
+    x, threat = torch.rand(16, 2000), threat_of("l2", 0.01)
     found = pgd_margins(network, x, torch.randint(2, (16,)), threat, steps=20)
     assert inside(x, found.x, threat)
     assert ((found.x.double() - x.double()).norm(dim=1) > 0.0099).all()

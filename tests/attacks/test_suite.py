@@ -7,7 +7,7 @@ from torch import nn
 from certtrain.attacks import ATTACKS, check_attacks, margin, strongest
 from certtrain.attacks import suite as module
 from certtrain.errors import UserError
-from certtrain.threat import ThreatModel
+from certtrain.threat import threat_of
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_each_attack_sees_only_what_still_stands(problem, monkeypatch):
 
     monkeypatch.setattr(module, "ATTACKS", {name: watched(name, attack) for name, attack in ATTACKS.items()})
     eps = torch.linspace(0, 0.6, 40)
-    found = strongest(tuple(ATTACKS), net, x, y, ThreatModel("linf", eps), steps=10, restarts=1)
+    found = strongest(tuple(ATTACKS), net, x, y, threat_of("linf", eps), steps=10, restarts=1)
     assert [name for name, _ in seen] == list(ATTACKS)
     assert seen[0][1] == 40 > seen[1][1] > 0
     assert 0 < int((found.margin <= 0).sum()) < 40
@@ -43,7 +43,7 @@ def test_each_attack_sees_only_what_still_stands(problem, monkeypatch):
 
 def test_together_they_are_as_strong_as_the_strongest(problem):
     net, x, y = problem
-    threat, options = ThreatModel("linf", 0.2), {"steps": 10, "restarts": 1}
+    threat, options = threat_of("linf", 0.2), {"steps": 10, "restarts": 1}
     found = strongest(tuple(ATTACKS), net, x, y, threat, **options).margin
     for attack in ATTACKS.values():
         alone = attack(net, x, y, threat, **options).margin
@@ -52,7 +52,7 @@ def test_together_they_are_as_strong_as_the_strongest(problem):
 
 def test_nothing_to_attack_with_finds_nothing(problem):
     net, x, y = problem
-    found = strongest((), net, x, y, ThreatModel("linf", 0.2), steps=10, restarts=1)
+    found = strongest((), net, x, y, threat_of("linf", 0.2), steps=10, restarts=1)
     assert bool(found.margin.isposinf().all())
     assert torch.equal(found.x, x)
 

@@ -205,7 +205,7 @@ def test_other_values_of_the_card(run, values, message):
         ("smoothing", {"noise_split": "train"}, "split of the noise"),
         ("smoothing", {"abstain": "never"}, "abstention rule"),
         ("bounds", {"methods": ["ibp", "crown", "crown_ibp"]}, "certifier of the settings"),
-        ("bounds", {"input_range": None}, "norm of the input range"),
+        ("bounds", {"input_range": None}, "input range of the threat model"),
         ("bounds", {"precision": "float32"}, "claim: stated"),
     ],
 )

@@ -12,7 +12,7 @@ from certtrain.bounds import NativeEngine
 from certtrain.bounds.activations import Elu, Gelu, LeakyRelu, Sigmoid, Silu, SmoothPlus, Softplus, Tanh, TanhGelu
 from certtrain.bounds.nonlinear import LinePairs
 from certtrain.errors import UserError
-from certtrain.threat import ThreatModel
+from certtrain.threat import threat_of
 
 CURVES = {"sigmoid": Sigmoid(), "tanh": Tanh(), "gelu": Gelu(), "tanh gelu": TanhGelu(), "silu": Silu()}
 CURVES |= {"elu": Elu(1.0, 1.0), "elu 0.4": Elu(0.4, 1.0), "celu 3": Elu(3.0, 1 / 3), "celu 0.5": Elu(0.5, 2.0)}
@@ -69,7 +69,7 @@ def test_gradients_reach_the_weights(method, norm):
     with torch.no_grad():
         for parameter in net.parameters():
             parameter *= 2
-    x, y, threat = torch.rand(5, 4).double(), torch.tensor([0, 1, 2, 0, 1]), ThreatModel(norm, 0.3)
+    x, y, threat = torch.rand(5, 4).double(), torch.tensor([0, 1, 2, 0, 1]), threat_of(norm, 0.3)
 
     def loss():
         return NativeEngine(net).bounds(x, y, threat, (method,)).margins[method].sum()
@@ -133,7 +133,7 @@ def test_modules_and_functions_have_bounds(of):
 
     torch.manual_seed(0)
     net, x, y = Net().double(), torch.rand(5, 4).double(), torch.arange(5) % 3
-    bounds = NativeEngine(net).bounds(x, y, ThreatModel(eps=0.1), ("ibp", "crown_ibp", "crown"))
+    bounds = NativeEngine(net).bounds(x, y, threat_of(eps=0.1), ("ibp", "crown_ibp", "crown"))
     torch.testing.assert_close(bounds.clean, net(x))
     clean = net(x).gather(1, y[:, None]) - net(x)
     for margins in bounds.margins.values():

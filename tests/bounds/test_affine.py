@@ -8,7 +8,7 @@ from certtrain.bounds.forward import propagate
 from certtrain.bounds.graph import Graph
 from certtrain.bounds.interval import InputSet
 from certtrain.models import Normalize
-from certtrain.threat import ThreatModel
+from certtrain.threat import threat_of
 
 IMAGE = (4, 7, 6)
 
@@ -93,7 +93,7 @@ def test_operation_is_the_layers_matrix(case):
     make, shape = LAYERS[case]
     layer = make().double().eval()
     x = torch.rand(3, *shape, dtype=torch.float64)
-    run = propagate(Graph(layer), InputSet.of(x, ThreatModel("linf", 0.1)))
+    run = propagate(Graph(layer), InputSet.of(x, threat_of("linf", 0.1)))
     op = run.steps[-1].op
     out = layer(x[:1]).shape[1:]
 
@@ -113,6 +113,6 @@ def test_norms_of_zero_rows_have_finite_gradients():
     layer = nn.Linear(3, 2, bias=False)
     nn.init.zeros_(layer.weight)
     x = torch.rand(2, 3)
-    run = propagate(Graph(layer), InputSet.of(x, ThreatModel("l2", 0.1)))
+    run = propagate(Graph(layer), InputSet.of(x, threat_of("l2", 0.1)))
     run.regions[-1].radius.sum().backward()
     assert layer.weight.grad.isfinite().all()

@@ -13,7 +13,7 @@ from certtrain.bounds.auto_lirpa import AutoLirpaEngine
 from certtrain.bounds.auto_lirpa import _default_dtype as lirpa_default_dtype
 from certtrain.bounds.native import NativeEngine
 from certtrain.models.normalize import Normalize
-from certtrain.threat import ThreatModel
+from certtrain.threat import threat_of
 
 BOTH = ("ibp", "crown_ibp", "crown")
 # auto_LiRPA has two ways through convolutions, for square images and kernels and for others.
@@ -104,7 +104,7 @@ def prepare(name, dtype, image=IMAGES[0]):
 
 
 # A radius per example, from none to a large one.
-THREATS = (ThreatModel("linf", torch.linspace(0, 0.1, 5)), ThreatModel("l2", torch.linspace(0, 0.5, 5)))
+THREATS = (threat_of("linf", torch.linspace(0, 0.1, 5)), threat_of("l2", torch.linspace(0, 0.5, 5)))
 
 
 def assert_agree(ours, theirs, tolerance):
@@ -162,7 +162,7 @@ def test_no_attack_beats_a_bound(name, image):
 @pytest.mark.parametrize("name", ["mlp", "strided", "pooled", "residual", "normalized_mlp"])
 def test_optimised_slopes_tighten_crown(name):
     network, x, y = prepare(name, torch.float64)
-    for threat in (ThreatModel("linf", 0.08), ThreatModel("l2", 0.6)):
+    for threat in (threat_of("linf", 0.08), threat_of("l2", 0.6)):
         margins = AutoLirpaEngine(network).bounds(x, y, threat, ("crown", "alpha_crown")).margins
         assert (margins["alpha_crown"] >= margins["crown"] - 1e-9).all()
         assert (margins["alpha_crown"] - margins["crown"]).mean() > 1e-4
@@ -188,7 +188,7 @@ def test_loss_and_gradients_agree(name, method):
     found = {}
     for engine in (NativeEngine(network), AutoLirpaEngine(network)):
         network.load_state_dict(state)
-        for threat in (ThreatModel("linf", 0.02), ThreatModel("l2", 0.1)):
+        for threat in (threat_of("linf", 0.02), threat_of("l2", 0.1)):
             loss = robust_loss(engine, x, y, threat, method)
             gradients = torch.autograd.grad(loss, list(network.parameters()))
             found.setdefault(threat.norm, []).append((loss, *gradients))
@@ -200,7 +200,7 @@ def test_loss_and_gradients_agree(name, method):
 
 def test_loss_and_gradients_agree_in_float32():
     network, x, y = prepare("strided", torch.float32)
-    threat = ThreatModel("linf", 0.02)
+    threat = threat_of("linf", 0.02)
     gradients = []
     for engine in (NativeEngine(network), AutoLirpaEngine(network)):
         loss = robust_loss(engine, x, y, threat, "crown_ibp")
@@ -231,7 +231,7 @@ def test_fused_losses_agree(name, dtype):
 
 def test_optimised_slopes_tighten_the_fused_loss():
     network, x, y = prepare("mlp", torch.float64)
-    engine, threat = AutoLirpaEngine(network), ThreatModel("linf", 0.08)
+    engine, threat = AutoLirpaEngine(network), threat_of("linf", 0.08)
     crown, alpha = (engine.fused_loss(x, y, threat, method).loss for method in ("crown", "alpha_crown"))
     assert (alpha <= crown + 1e-9).all()
     assert (crown - alpha).mean() > 1e-4
@@ -262,7 +262,7 @@ def test_the_library_bounds_its_own_exp_alike(name):
     if name == "strided":  # normalisation fails there in CROWN
         network = network[1:]
     model = LossOfLogits(network, F.one_hot(y, 5).double())
-    threat = ThreatModel("linf", 0.03)
+    threat = threat_of("linf", 0.03)
     with lirpa_default_dtype(torch.float64):
         bounded = lirpa_compat.bounded_module_class()(model, x, {"conv_mode": "matrix"})
         lower, upper = threat.box(x)
@@ -282,6 +282,6 @@ def test_the_library_bounds_its_own_exp_alike(name):
 
 def test_margin_of_the_attack_is_that_of_the_bounds():
     network, x, y = prepare("mlp", torch.float64)
-    bounds = AutoLirpaEngine(network).bounds(x, y, ThreatModel("linf", 0.0), BOTH)
+    bounds = AutoLirpaEngine(network).bounds(x, y, threat_of("linf", 0.0), BOTH)
     for margins in bounds.margins.values():
         torch.testing.assert_close(margins.min(1).values, margin(network(x), y))

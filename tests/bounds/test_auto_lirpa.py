@@ -15,9 +15,9 @@ from certtrain.bounds.auto_lirpa import CACHED_SHAPES, AutoLirpaEngine
 from certtrain.bounds.base import METHODS
 from certtrain.errors import UserError
 from certtrain.models.normalize import Normalize
-from certtrain.threat import ThreatModel
+from certtrain.threat import threat_of
 
-LINF = ThreatModel("linf", 0.02)
+LINF = threat_of("linf", 0.02)
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_hand_case():
         torch.tensor([0, 0.5]).double(),
     )
     x = torch.tensor([[0.5, 0.3]], dtype=torch.float64)
-    threat = ThreatModel("linf", 0.5, lower=None, upper=None)
+    threat = threat_of("linf", 0.5, lower=None, upper=None)
     bounds = AutoLirpaEngine(net).bounds(x, torch.tensor([0]), threat, METHODS)
     assert bounds.margins["ibp"].item() == pytest.approx(-1.7)
     assert bounds.margins["crown_ibp"].item() == bounds.margins["crown"].item() == pytest.approx(-1.5)
@@ -64,9 +64,9 @@ def test_under_a_dispatch_mode_the_bounds_are_the_same(network, norm):
             return func(*args, **(kwargs or {}))
 
     x, y = batch()
-    expected = AutoLirpaEngine(network).bounds(x, y, ThreatModel(norm, 0.02), METHODS).margins
+    expected = AutoLirpaEngine(network).bounds(x, y, threat_of(norm, 0.02), METHODS).margins
     with Mode():
-        found = AutoLirpaEngine(network).bounds(x, y, ThreatModel(norm, 0.02), METHODS).margins
+        found = AutoLirpaEngine(network).bounds(x, y, threat_of(norm, 0.02), METHODS).margins
     for method in METHODS:
         assert torch.equal(found[method], expected[method])
 
@@ -74,7 +74,7 @@ def test_under_a_dispatch_mode_the_bounds_are_the_same(network, norm):
 def test_batch_sizes_and_examples_do_not_mix(network):
     engine = AutoLirpaEngine(network)
     x, y = batch(7)
-    for threat in (LINF, ThreatModel("l2", 0.1)):
+    for threat in (LINF, threat_of("l2", 0.1)):
         whole = engine.bounds(x, y, threat, ("ibp", "crown_ibp", "crown"))
         for part in (slice(0, 1), slice(2, 7), slice(0, 3)):
             some = engine.bounds(x[part], y[part], threat, ("crown", "ibp", "crown_ibp"))
@@ -228,7 +228,7 @@ def test_refuses_an_l2_ball_that_meets_a_relu_before_a_layer():
     network = nn.Sequential(nn.Flatten(), nn.ReLU(), nn.Linear(72, 3))
     AutoLirpaEngine(network).bounds(*batch(), LINF)
     with pytest.raises(UserError, match="1 \\(relu\\)"):
-        AutoLirpaEngine(network).bounds(*batch(), ThreatModel("l2", 0.1))
+        AutoLirpaEngine(network).bounds(*batch(), threat_of("l2", 0.1))
 
 
 def test_notices_what_torch_fx_does_not_see():

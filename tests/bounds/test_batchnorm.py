@@ -9,7 +9,7 @@ from torch import nn
 from certtrain.bounds import NativeEngine
 from certtrain.bounds.batchnorm import batch_norm
 from certtrain.errors import UserError
-from certtrain.threat import ThreatModel
+from certtrain.threat import threat_of
 
 
 @pytest.mark.parametrize("momentum", [0.1, None])
@@ -49,7 +49,7 @@ def test_running_statistics_are_updated_once_whatever_the_methods():
     net = network()
     peer = copy.deepcopy(net)
     x, y = torch.rand(6, 1, 5, 5), torch.randint(0, 3, (6,))
-    NativeEngine(net).bounds(x, y, ThreatModel("linf", 0.1), ("ibp", "crown_ibp", "crown"))
+    NativeEngine(net).bounds(x, y, threat_of("linf", 0.1), ("ibp", "crown_ibp", "crown"))
     peer(x)
     assert net[1].num_batches_tracked == 1
     torch.testing.assert_close(net[1].running_mean, peer[1].running_mean)
@@ -63,7 +63,7 @@ def test_the_same_engine_serves_both_modes():
     x, y = torch.rand(6, 1, 5, 5), torch.randint(0, 3, (6,))
     for training in (True, False, True):
         net.train(training)
-        clean = engine.bounds(x, y, ThreatModel("linf", 0.1), ("ibp",)).clean
+        clean = engine.bounds(x, y, threat_of("linf", 0.1), ("ibp",)).clean
         torch.testing.assert_close(clean, net(x))
 
 

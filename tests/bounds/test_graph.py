@@ -14,7 +14,7 @@ from certtrain.bounds.graph import Graph
 from certtrain.bounds.lirpa_network import SUPPORTED
 from certtrain.errors import UserError
 from certtrain.models import Normalize
-from certtrain.threat import ThreatModel
+from certtrain.threat import threat_of
 
 
 class Net(nn.Module):
@@ -40,14 +40,14 @@ class Block(nn.Module):
 
 def bound(net, training=False):
     net.train(training)
-    return NativeEngine(net).bounds(torch.rand(3, 4), torch.tensor([0, 1, 2]), ThreatModel("linf", 0.1))
+    return NativeEngine(net).bounds(torch.rand(3, 4), torch.tensor([0, 1, 2]), threat_of("linf", 0.1))
 
 
 def test_nodes_are_named_by_path_and_a_reused_module_is_two_nodes():
     net = nn.Sequential(nn.Linear(4, 4), nn.Sequential(Block()))
     net.append(nn.Linear(4, 4))
     engine = NativeEngine(net)
-    bounds = engine.bounds(torch.rand(3, 4), torch.tensor([0, 1, 2]), ThreatModel("linf", 0.1))
+    bounds = engine.bounds(torch.rand(3, 4), torch.tensor([0, 1, 2]), threat_of("linf", 0.1))
     assert [box.name for box in bounds.pre_activations] == ["1.0.relu", "1.0.relu#2"]
     reused = bound(Net(lambda n, x: n.relu(n.block.fc(n.relu(n.block.fc(x))))))
     assert [box.name for box in reused.pre_activations] == ["relu", "relu#2"]
@@ -101,7 +101,7 @@ def test_what_the_other_engine_bounds_is_bounded_here(norm):
         net = nn.Sequential(make(), nn.Flatten(), nn.LazyLinear(3)).eval()
         x = torch.rand(2, 2, 4, 4)
         net(x)
-        found = NativeEngine(net).bounds(x, torch.tensor([0, 1]), ThreatModel(norm, 0.1), ("ibp", "crown"))
+        found = NativeEngine(net).bounds(x, torch.tensor([0, 1]), threat_of(norm, 0.1), ("ibp", "crown"))
         assert all(margins.isfinite().all() for margins in found.margins.values())
 
 
@@ -216,7 +216,7 @@ def test_calls_whose_live_form_has_no_bound_are_refused(net, message):
 def test_in_place_where_nobody_else_looks_is_fine():
     net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True), nn.Linear(4, 3))
     x = torch.rand(3, 4)
-    bounds = NativeEngine(net).bounds(x, torch.tensor([0, 1, 2]), ThreatModel("linf", 0.1))
+    bounds = NativeEngine(net).bounds(x, torch.tensor([0, 1, 2]), threat_of("linf", 0.1))
     torch.testing.assert_close(bounds.clean, net(x))
 
 
@@ -225,7 +225,7 @@ def test_the_network_is_neither_owned_nor_changed():
     before, modules = copy.deepcopy(net.state_dict()), list(net.modules())
     engine = NativeEngine(net)
     net.engine = engine
-    engine.bounds(torch.rand(3, 4), torch.tensor([0, 1, 2]), ThreatModel("linf", 0.1))
+    engine.bounds(torch.rand(3, 4), torch.tensor([0, 1, 2]), threat_of("linf", 0.1))
     assert list(net.modules()) == modules
     assert list(net.state_dict()) == list(before)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
@@ -240,7 +240,7 @@ def test_the_network_is_neither_owned_nor_changed():
 def test_parameters_are_read_live_and_parametrised_layers_work():
     net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3))
     engine = NativeEngine(net)
-    x, y, threat = torch.rand(3, 4), torch.tensor([0, 1, 2]), ThreatModel("linf", 0.1)
+    x, y, threat = torch.rand(3, 4), torch.tensor([0, 1, 2]), threat_of("linf", 0.1)
     engine.bounds(x, y, threat)
     with torch.no_grad():
         net[0].weight.mul_(-1)
@@ -303,7 +303,7 @@ def test_what_is_bounded_is_what_the_network_computes(forward):
     net.register_buffer("scale", torch.ones(4))
     engine = NativeEngine(net.eval())
     net.scale.mul_(-3)  # not frozen while tracing
-    clean = engine.bounds(x, torch.tensor([0, 1, 2]), ThreatModel("linf", 0.1)).clean
+    clean = engine.bounds(x, torch.tensor([0, 1, 2]), threat_of("linf", 0.1)).clean
     torch.testing.assert_close(clean, net(x))
 
 

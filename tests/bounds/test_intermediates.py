@@ -10,10 +10,15 @@ from torch import nn
 
 from certtrain.bounds import NativeEngine
 from certtrain.bounds.intermediates import narrowed
-from certtrain.scales import Scales
-from certtrain.threat import ThreatModel, float_up
+from certtrain.radii import float_up
+from certtrain.threat import Scaled, threat_of
+from certtrain.threat.scales import Scales
 
 DOUBLE = torch.float64
+
+
+def with_sizes(threat, scales):
+    return Scaled(eps=threat.eps, lower=threat.lower, upper=threat.upper, outward=threat.outward, scales=scales)
 
 
 def conv_net(seed=0):
@@ -75,7 +80,7 @@ def test_reused_bounds_are_sound_and_settle_as_much(name, norm, seed):
     net, engine, x, y = given(name, seed=seed)
     outer = None
     for radius in ["0.05", "0.04", "0.01"] if norm == "linf" else ["0.2", "0.17", "0.05"]:
-        threat = ThreatModel(norm, Fraction(radius), outward=True)
+        threat = threat_of(norm, Fraction(radius), outward=True)
         plain, alone = inside(engine, x, y, threat)
         found, known = inside(engine, x, y, threat, outer)
         assert torch.equal(plain.clean, found.clean)
@@ -108,8 +113,8 @@ def test_what_a_larger_ball_settles_is_not_bounded_again(monkeypatch):
         return refined(run, lines, source, lower, upper, unsettled)
 
     monkeypatch.setattr(crown, "_refined", counting)
-    smaller = ThreatModel(eps=0.049)
-    _, outer = inside(engine, x, y, ThreatModel(eps=0.05))
+    smaller = threat_of(eps=0.049)
+    _, outer = inside(engine, x, y, threat_of(eps=0.05))
     bounded.clear()
     inside(engine, x, y, smaller)
     alone, bounded[:] = sum(bounded), []
@@ -117,7 +122,7 @@ def test_what_a_larger_ball_settles_is_not_bounded_again(monkeypatch):
     assert 0 < sum(bounded) < alone
 
 
-LARGE = ThreatModel("linf", Fraction(1, 10), outward=True)
+LARGE = threat_of("linf", Fraction(1, 10), outward=True)
 REACHES_OUT = {
     "a larger radius": LARGE.at(Fraction(11, 100)),
     "a radius larger by one unit in the last place": LARGE.at(
@@ -127,7 +132,7 @@ REACHES_OUT = {
     "a radius that is no number": LARGE.at(torch.tensor([0.1, 0.1, float("nan"), 0.1, 0.1, 0.1], dtype=DOUBLE)),
     "a wider input range": replace(LARGE, lower=-1.0),
     "no input range": replace(LARGE, lower=None, upper=None),
-    "the other norm, also of a small radius": ThreatModel("l2", Fraction(1, 1000)),
+    "the other norm, also of a small radius": threat_of("l2", Fraction(1, 1000)),
 }
 
 
@@ -159,7 +164,7 @@ def test_going_up_is_refused_and_going_down_is_not():
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_each_example_has_a_radius_of_its_own(norm):
     _, engine, x, y = given()
-    threat = ThreatModel(norm)
+    threat = threat_of(norm)
     large = torch.linspace(0.02, 0.1, 6, dtype=DOUBLE)
     _, outer = inside(engine, x, y, threat.at(large))
     inside(engine, x, y, threat.at(large * 0.9), outer)
@@ -178,17 +183,17 @@ def scaled(*values):
 
 def test_other_scales_are_refused_where_one_feature_reaches_out():
     _, engine, x, y = given("mixed")
-    threat = replace(LARGE, scales=scaled("1", "0.5", "0", "0.1", "1"))
+    threat = with_sizes(LARGE, scaled("1", "0.5", "0", "0.1", "1"))
     _, outer = inside(engine, x, y, threat)
     inside(engine, x, y, threat.at(Fraction("0.099999999")), outer)
-    inside(engine, x, y, replace(threat, scales=scaled("1", "0.4", "0", "0", "0.9")), outer)
+    inside(engine, x, y, with_sizes(threat, scaled("1", "0.4", "0", "0", "0.9")), outer)
     for wrong in (
         ("1", "0.5", "0.000001", "0.1", "1"),
         ("1", "0.500001", "0", "0.1", "1"),
         ("0.1", "1", "0", "0", "0"),
     ):
         with pytest.raises(ValueError, match="smaller sets only"):
-            inside(engine, x, y, replace(threat, scales=scaled(*wrong)), outer)
+            inside(engine, x, y, with_sizes(threat, scaled(*wrong)), outer)
     for without in (LARGE, LARGE.at(Fraction("0.0999"))):
         with pytest.raises(ValueError, match="smaller sets only"):
             inside(engine, x, y, without, outer)
@@ -197,7 +202,7 @@ def test_other_scales_are_refused_where_one_feature_reaches_out():
 def test_what_counts_is_the_set_that_was_bounded_not_the_radius_that_it_is_near():
     """The same radius as an exact fraction and as a float, whose box may be larger by a rounding of its own."""
     _, engine, x, y = given("mixed")
-    threat = replace(LARGE, scales=scaled("1", "0.7", "0.3", "0.1", "1"))
+    threat = with_sizes(LARGE, scaled("1", "0.7", "0.3", "0.1", "1"))
     as_float = threat.at(torch.full((6,), float_up(Fraction(1, 10)), dtype=DOUBLE))
     assert any((a != b).any() for a, b in zip(threat.box(x), as_float.box(x)))
     _, outer = inside(engine, x, y, threat)
@@ -218,11 +223,11 @@ def test_other_inputs_are_refused_however_near():
 def test_other_precisions_are_refused():
     net, _, x, y = given()
     small = copy.deepcopy(net).float()
-    _, outer = inside(engine := NativeEngine(small), x.float(), y, ThreatModel(eps=0.1))
+    _, outer = inside(engine := NativeEngine(small), x.float(), y, threat_of(eps=0.1))
     small.double()  # even in the very same network
-    outer = replace(outer, weights=inside(engine, x, y, ThreatModel(eps=0.1))[1].weights)
+    outer = replace(outer, weights=inside(engine, x, y, threat_of(eps=0.1))[1].weights)
     with pytest.raises(ValueError, match=r"float32 prove nothing in torch\.float64"):
-        inside(engine, x, y, ThreatModel(eps=0.01), outer)
+        inside(engine, x, y, threat_of(eps=0.01), outer)
 
 
 def test_a_network_that_changed_is_refused():

@@ -20,7 +20,7 @@ from torch import nn
 
 from certtrain.attacks import pgd_margins
 from certtrain.bounds import NativeEngine, lirpa_compat, margin_matrix
-from certtrain.threat import ThreatModel
+from certtrain.threat import threat_of
 
 ACTIVATIONS = {"leaky": lambda: nn.LeakyReLU(0.1), "sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "silu": nn.SiLU}
 
@@ -42,7 +42,7 @@ def network(name):
 @pytest.mark.parametrize("name", [*ACTIVATIONS, "max pool"])
 def test_neither_is_broken_and_ours_is_not_looser(name, eps):
     net, x, y = network(name), torch.rand(4, 1, 8, 8), torch.arange(4)
-    threat = ThreatModel("linf", eps, lower=None, upper=None)
+    threat = threat_of("linf", eps, lower=None, upper=None)
     lirpa = lirpa_compat.load()
     bounded = lirpa_compat.bounded_module_class()(net, x, {"conv_mode": "matrix"})
     ball = lirpa.BoundedTensor(x, lirpa.PerturbationLpNorm(norm=float("inf"), eps=eps))

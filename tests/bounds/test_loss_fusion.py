@@ -14,13 +14,13 @@ from certtrain.bounds import FusedLoss, NativeEngine
 from certtrain.bounds.loss_fusion import SERIES_BELOW, _mean_decay, fused_upper_bound
 from certtrain.errors import UserError
 from certtrain.models import Normalize
-from certtrain.threat import ThreatModel
+from certtrain.threat import threat_of
 
 ALL = ("ibp", "crown_ibp", "crown")
 
 
 def free(eps, norm="linf"):
-    return ThreatModel(norm, eps, lower=None, upper=None)
+    return threat_of(norm, eps, lower=None, upper=None)
 
 
 def layer(weight, bias):
@@ -52,7 +52,7 @@ def test_two_neurons_by_hand():
     """
     network = nn.Sequential(layer([[1.0], [1.0]], [-0.5, 0.0]), nn.ReLU(), layer([[-1.0, 2.0], [0.0, 0.0]], [0.0, 0.0]))
     x, y = torch.full((1, 1), 0.5, dtype=torch.float64), torch.tensor([0])
-    fused = NativeEngine(network).fused_loss(x, y, ThreatModel(eps=0.25))
+    fused = NativeEngine(network).fused_loss(x, y, threat_of(eps=0.25))
     slope = (math.exp(-0.25) - math.exp(-1.5)) / 1.25
     assert fused.loss.item() == pytest.approx(math.log(1 + math.exp(-1.5) + slope), abs=1e-12)
     assert fused.loss.item() == pytest.approx(0.511425, abs=1e-6)
@@ -175,7 +175,7 @@ def test_no_perturbation_gives_the_clean_loss_and_its_gradient(batch, norm, trai
     expected = F.cross_entropy(network(x), y, reduction="none")
     wanted = torch.autograd.grad(expected.sum(), parameters)
     for method in ALL:
-        loss = NativeEngine(network).fused_loss(x, y, ThreatModel(norm, 0.0), method).loss
+        loss = NativeEngine(network).fused_loss(x, y, threat_of(norm, 0.0), method).loss
         torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
         for found, grad in zip(torch.autograd.grad(loss.sum(), parameters), wanted):
             torch.testing.assert_close(found, grad, rtol=1e-3, atol=1e-4)
@@ -187,10 +187,10 @@ def test_eps_per_example_and_examples_apart(batch, norm):
     network = conv_net().eval()
     engine, eps = NativeEngine(network), torch.linspace(0, 0.2, len(x))
     for method in ALL:
-        together = engine.fused_loss(x, y, ThreatModel(norm, eps), method).loss
+        together = engine.fused_loss(x, y, threat_of(norm, eps), method).loss
         assert (together[1:] > F.cross_entropy(network(x), y, reduction="none")[1:]).all()
         for i, e in enumerate(eps.tolist()):
-            alone = engine.fused_loss(x[i : i + 1], y[i : i + 1], ThreatModel(norm, e), method).loss
+            alone = engine.fused_loss(x[i : i + 1], y[i : i + 1], threat_of(norm, e), method).loss
             torch.testing.assert_close(together[i], alone[0], atol=1e-5, rtol=1e-5)
 
 
@@ -199,10 +199,10 @@ def test_with_ibp_it_is_at_most_the_loss_of_the_ibp_margins(batch, norm):
     x, y = batch
     network = conv_net().double().eval()
     for eps in (0.001, 0.05, 0.5):
-        fused = NativeEngine(network).fused_loss(x.double(), y, ThreatModel(norm, eps), "ibp")
+        fused = NativeEngine(network).fused_loss(x.double(), y, threat_of(norm, eps), "ibp")
         assert (fused.loss <= robust_loss(fused.margins["ibp"]) + 1e-9).all()
         assert (fused.loss < robust_loss(fused.margins["ibp"]) - 1e-6).any()
-        bounds = NativeEngine(network).bounds(x.double(), y, ThreatModel(norm, eps), ("ibp",))
+        bounds = NativeEngine(network).bounds(x.double(), y, threat_of(norm, eps), ("ibp",))
         torch.testing.assert_close(fused.margins["ibp"], bounds.margins["ibp"])
 
 
@@ -211,7 +211,7 @@ def test_a_network_that_does_not_end_in_a_linear_layer(batch):
     x, y = batch
     body = conv_net().double().eval()
     apart_network = nn.Sequential(body, nn.Identity())
-    threat = ThreatModel("linf", 0.1)
+    threat = threat_of("linf", 0.1)
     merged = NativeEngine(body).fused_loss(x.double(), y, threat)
     apart = NativeEngine(apart_network).fused_loss(x.double(), y, threat)
     assert (apart.margins["ibp"] <= merged.margins["ibp"] + 1e-9).all()
@@ -228,7 +228,7 @@ def test_huge_logits_neither_overflow_nor_lose_the_gradient(batch, scale):
     network = nn.Sequential(nn.Flatten(), nn.Linear(72, 8), nn.ReLU(), nn.Linear(8, 5))
     network[3].weight.data *= scale
     for eps in (0.0, 0.05):
-        fused = NativeEngine(network).fused_loss(x, y, ThreatModel(eps=eps))
+        fused = NativeEngine(network).fused_loss(x, y, threat_of(eps=eps))
         clean = F.cross_entropy(network(x), y, reduction="none")
         assert fused.loss.isfinite().all()
         assert (fused.loss >= clean * (1 - 1e-5) - 1e-3).all()
@@ -242,7 +242,7 @@ def test_what_overflows_or_is_nan_is_no_small_loss(batch):
     for value in (math.nan, math.inf):
         network = nn.Sequential(nn.Flatten(), nn.Linear(72, 8), nn.ReLU(), nn.Linear(8, 5))
         network[3].weight.data[1, 2] = value
-        loss = NativeEngine(network).fused_loss(x, y, ThreatModel(eps=0.1)).loss
+        loss = NativeEngine(network).fused_loss(x, y, threat_of(eps=0.1)).loss
         assert (loss.isnan() | loss.isposinf()).all()
 
 
@@ -255,7 +255,7 @@ class Holder(nn.Module):
         self.engine = NativeEngine(network)
 
     def forward(self, x, eps):
-        return self.engine.fused_loss(x, self.y, ThreatModel(self.norm, eps), self.method).loss
+        return self.engine.fused_loss(x, self.y, threat_of(self.norm, eps), self.method).loss
 
 
 @pytest.mark.parametrize(
@@ -283,7 +283,7 @@ def test_one_logit_has_no_loss_and_an_unknown_method_is_named():
     network = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 1))
     engine, x, y = NativeEngine(network), torch.rand(2, 3), torch.zeros(2, dtype=torch.int64)
     with pytest.raises(UserError, match="K = 1 logits"):
-        engine.fused_loss(x, y, ThreatModel(eps=0.1))
+        engine.fused_loss(x, y, threat_of(eps=0.1))
     with pytest.raises(UserError, match="no method 'crown-ibp'") as caught:
-        engine.fused_loss(x, y, ThreatModel(eps=0.1), "crown-ibp")
+        engine.fused_loss(x, y, threat_of(eps=0.1), "crown-ibp")
     assert "crown_ibp" in caught.value.fix

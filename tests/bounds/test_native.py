@@ -11,10 +11,10 @@ from torch import nn
 from certtrain.bounds import NativeEngine, margin_matrix
 from certtrain.errors import UserError
 from certtrain.models import Normalize
-from certtrain.threat import ThreatModel
+from certtrain.threat import threat_of
 
 ALL = ("ibp", "crown_ibp", "crown")
-FREE = ThreatModel("linf", 0.5, lower=None, upper=None)
+FREE = threat_of("linf", 0.5, lower=None, upper=None)
 
 
 def linear(weight, bias):
@@ -40,8 +40,8 @@ def paper():
         # margin >= 1.4 x1 + 2.6 x2 - .98 >= .5 - .5 * 4.
         (FREE, [[-0.2, 1.8], [-0.8, 1.2]], -1.7, -1.5),
         # Clipped, x in [0, 1] x [0, .8]: z1 in [0, 1.8], z2 in [-.8, 1]; relu(z2) <= (z2 + .8)/1.8; minimum at (0, 0).
-        (ThreatModel("linf", 0.5), [[0, 1.8], [-0.8, 1.0]], -1.5, -0.8 / 1.8 - 0.5),
-        (ThreatModel("linf", 0.0), [[0.8, 0.8], [0.2, 0.2]], 0.9, 0.9),
+        (threat_of("linf", 0.5), [[0, 1.8], [-0.8, 1.0]], -1.5, -0.8 / 1.8 - 0.5),
+        (threat_of("linf", 0.0), [[0.8, 0.8], [0.2, 0.2]], 0.9, 0.9),
     ],
 )
 def test_hand_case_linf(paper, threat, box, ibp, crown):
@@ -55,7 +55,7 @@ def test_hand_case_linf(paper, threat, box, ibp, crown):
 
 def test_hand_case_l2(paper):
     engine, x, y, _ = paper
-    bounds = engine.bounds(x, y, ThreatModel("l2", 0.5), ALL)
+    bounds = engine.bounds(x, y, threat_of("l2", 0.5), ALL)
     r = 0.5 * math.sqrt(2)
     (pre,) = bounds.pre_activations
     torch.testing.assert_close(pre.lower, torch.tensor([[0.8 - r, 0.2 - r]], dtype=torch.float64))
@@ -107,7 +107,7 @@ def batch():
 def test_no_perturbation_no_slack(batch, norm, training):
     x, y = batch
     net = conv_net().train(training)
-    bounds = NativeEngine(net).bounds(x, y, ThreatModel(norm, 0.0), ALL)
+    bounds = NativeEngine(net).bounds(x, y, threat_of(norm, 0.0), ALL)
     margins = (margin_matrix(y, 5) @ bounds.clean[:, :, None]).squeeze(2)
     for method in ALL:
         torch.testing.assert_close(bounds.margins[method], margins, atol=1e-5, rtol=1e-4)
@@ -117,9 +117,9 @@ def test_no_perturbation_no_slack(batch, norm, training):
 def test_float64_agrees_with_float32(batch, norm):
     x, y = batch
     net = conv_net().eval()
-    single = NativeEngine(net).bounds(x, y, ThreatModel(norm, 0.05), ALL)
+    single = NativeEngine(net).bounds(x, y, threat_of(norm, 0.05), ALL)
     wide = copy.deepcopy(net).double()  # the engine does not keep it alive
-    double = NativeEngine(wide).bounds(x.double(), y, ThreatModel(norm, 0.05), ALL)
+    double = NativeEngine(wide).bounds(x.double(), y, threat_of(norm, 0.05), ALL)
     for method in ALL:
         assert double.margins[method].dtype == torch.float64
         torch.testing.assert_close(single.margins[method].double(), double.margins[method], atol=1e-5, rtol=1e-4)
@@ -131,9 +131,9 @@ def test_eps_per_example_is_each_eps_alone(batch, norm):
     eps = torch.linspace(0, 0.2, len(x))
     net = conv_net().eval()
     engine = NativeEngine(net)
-    together = engine.bounds(x, y, ThreatModel(norm, eps), ALL)
+    together = engine.bounds(x, y, threat_of(norm, eps), ALL)
     for i, e in enumerate(eps.tolist()):
-        alone = engine.bounds(x[i : i + 1], y[i : i + 1], ThreatModel(norm, e), ALL)
+        alone = engine.bounds(x[i : i + 1], y[i : i + 1], threat_of(norm, e), ALL)
         for method in ALL:
             torch.testing.assert_close(together.margins[method][i], alone.margins[method][0], atol=1e-5, rtol=1e-4)
 
@@ -142,10 +142,10 @@ def test_eps_per_example_is_each_eps_alone(batch, norm):
 def test_crown_is_crown_ibp_with_one_hidden_layer_and_no_looser_intervals_with_more(batch, norm):
     x, y = batch
     shallow = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(192, 5))
-    bounds = NativeEngine(shallow).bounds(x, y, ThreatModel(norm, 0.1), ALL)
+    bounds = NativeEngine(shallow).bounds(x, y, threat_of(norm, 0.1), ALL)
     torch.testing.assert_close(bounds.margins["crown"], bounds.margins["crown_ibp"])
     net = conv_net().eval()
-    deep = NativeEngine(net).bounds(x, y, ThreatModel(norm, 0.2), ALL)
+    deep = NativeEngine(net).bounds(x, y, threat_of(norm, 0.2), ALL)
     assert (deep.margins["crown"] - deep.margins["crown_ibp"]).mean() > 0.01
 
 
@@ -153,11 +153,9 @@ def test_crown_in_small_chunks_is_crown(batch, monkeypatch):
     x, y = batch
     net = conv_net().double().eval()
     engine = NativeEngine(net)
-    whole = engine.bounds(x.double(), y, ThreatModel("linf", 0.1), ("crown",)).margins["crown"]
+    whole = engine.bounds(x.double(), y, threat_of("linf", 0.1), ("crown",)).margins["crown"]
     monkeypatch.setattr("certtrain.bounds.crown.CHUNK_ELEMENTS", 500)
-    torch.testing.assert_close(
-        engine.bounds(x.double(), y, ThreatModel("linf", 0.1), ("crown",)).margins["crown"], whole
-    )
+    torch.testing.assert_close(engine.bounds(x.double(), y, threat_of("linf", 0.1), ("crown",)).margins["crown"], whole)
 
 
 class Forked(nn.Module):
@@ -181,7 +179,7 @@ def test_backward_bounds_are_exact_on_affine_networks(batch, norm):
     x, y = batch[0].double(), batch[1]
     torch.manual_seed(0)
     net = Forked().double().eval()
-    threat = ThreatModel(norm, 0.1)
+    threat = threat_of(norm, 0.1)
     bounds = NativeEngine(net).bounds(x, y, threat, ALL)
     matrix = torch.autograd.functional.jacobian(lambda z: net(z[None])[0], x[0]).flatten(1)
     functions = margin_matrix(y, 5, torch.float64) @ matrix
@@ -210,7 +208,7 @@ def test_l2_bounds_of_the_first_layer_are_attained_at_the_border_too(prefix):
     x = torch.rand(2, 2, 5, 6).double()
     shape = head(x).shape[1:]
     net = nn.Sequential(head, nn.ReLU(), nn.Flatten(), nn.Linear(shape.numel(), 2).double())
-    (pre,) = NativeEngine(net).bounds(x, torch.tensor([0, 1]), ThreatModel("l2", 0.7), ("ibp",)).pre_activations
+    (pre,) = NativeEngine(net).bounds(x, torch.tensor([0, 1]), threat_of("l2", 0.7), ("ibp",)).pre_activations
     matrix = torch.autograd.functional.jacobian(lambda z: head(z[None])[0], x[0]).reshape(-1, x[0].numel())
     worst = 0.7 * matrix / matrix.norm(dim=1, keepdim=True)
     for i in range(len(x)):
@@ -229,7 +227,7 @@ class Early(nn.Module):
 @pytest.mark.parametrize("eps", [0.5, 2.0])
 def test_an_l2_ball_becomes_a_box_where_coordinates_meet_before_a_linear_layer(eps):
     net, x = nn.Sequential(Early(), nn.Linear(3, 2)).double(), torch.rand(2, 3).double()
-    bounds = NativeEngine(net).bounds(x, torch.tensor([0, 1]), ThreatModel("l2", eps), ("ibp",))
+    bounds = NativeEngine(net).bounds(x, torch.tensor([0, 1]), threat_of("l2", eps), ("ibp",))
     for box, centre, radius in zip(bounds.pre_activations, (2.5 * x, x), (3.5 * eps, eps)):
         torch.testing.assert_close(box.lower, centre - radius)
         torch.testing.assert_close(box.upper, centre + radius)
@@ -244,7 +242,7 @@ class Holder(nn.Module):
         self.engine = NativeEngine(net)
 
     def forward(self, x, eps):
-        return tuple(self.engine.bounds(x, self.y, ThreatModel(self.norm, eps), ALL).margins.values())
+        return tuple(self.engine.bounds(x, self.y, threat_of(self.norm, eps), ALL).margins.values())
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -277,9 +275,9 @@ def test_reshapes_and_reuse_change_nothing(batch):
     x, y = batch
     net = conv_net().eval()
     engine = NativeEngine(net)
-    first = engine.bounds(x, y, ThreatModel("linf", 0.1))
-    engine.bounds(x[:2], y[:2], ThreatModel("l2", 0.3), ALL)
-    again = engine.bounds(x, y, ThreatModel("linf", 0.1), ("crown_ibp",))
+    first = engine.bounds(x, y, threat_of("linf", 0.1))
+    engine.bounds(x[:2], y[:2], threat_of("l2", 0.3), ALL)
+    again = engine.bounds(x, y, threat_of("linf", 0.1), ("crown_ibp",))
     assert torch.equal(first.margins["crown_ibp"], again.margins["crown_ibp"])
     assert list(again.margins) == ["crown_ibp"]
     assert first.margins["ibp"].shape == (6, 4)
@@ -290,8 +288,8 @@ def test_a_network_that_does_not_end_in_a_linear_layer(batch):
     x, y = batch
     body = conv_net().double().eval()
     split = nn.Sequential(body, nn.Identity())
-    merged = NativeEngine(body).bounds(x.double(), y, ThreatModel("linf", 0.1), ALL).margins
-    apart = NativeEngine(split).bounds(x.double(), y, ThreatModel("linf", 0.1), ALL).margins
+    merged = NativeEngine(body).bounds(x.double(), y, threat_of("linf", 0.1), ALL).margins
+    apart = NativeEngine(split).bounds(x.double(), y, threat_of("linf", 0.1), ALL).margins
     torch.testing.assert_close(apart["crown"], merged["crown"])
     assert (apart["ibp"] <= merged["ibp"] + 1e-9).all()
     assert (merged["ibp"] - apart["ibp"]).mean() > 0.001
@@ -304,13 +302,13 @@ def test_nan_and_degenerate_intervals(batch):
     with torch.no_grad():
         net[7].weight.zero_()
         net[7].bias.zero_()
-    bounds = engine.bounds(x, y, ThreatModel("linf", 0.1), ALL)
+    bounds = engine.bounds(x, y, threat_of("linf", 0.1), ALL)
     expected = (margin_matrix(y, 5) @ net[9].bias[:, None]).squeeze(2)
     for method in ALL:
         torch.testing.assert_close(bounds.margins[method], expected, atol=1e-6, rtol=0)
     with torch.no_grad():
         net[4].weight[0, 0, 0, 0] = math.nan
-    for margins in engine.bounds(x, y, ThreatModel("linf", 0.1), ALL).margins.values():
+    for margins in engine.bounds(x, y, threat_of("linf", 0.1), ALL).margins.values():
         assert margins.isnan().all()
 
 
@@ -339,7 +337,7 @@ def test_joined_tensors_may_depend_on_the_same_coordinate(norm, least):
     """Taken for coordinates of their own, four of norm eps would only reach -2 eps."""
     net = Twice()
     x, y = torch.zeros(1, 2, dtype=torch.float64), torch.tensor([0])
-    margins = NativeEngine(net).bounds(x, y, ThreatModel(norm, 0.1, lower=None, upper=None), ALL).margins
+    margins = NativeEngine(net).bounds(x, y, threat_of(norm, 0.1, lower=None, upper=None), ALL).margins
     assert margins["crown"].item() == pytest.approx(least)
     assert margins["crown_ibp"].item() == pytest.approx(least)
     assert margins["ibp"].item() <= least + 1e-12

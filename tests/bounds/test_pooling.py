@@ -12,7 +12,7 @@ from certtrain.bounds import NativeEngine
 from certtrain.bounds.pooling import MaxPool
 from certtrain.errors import UserError
 from certtrain.models import lenet
-from certtrain.threat import ThreatModel
+from certtrain.threat import threat_of
 
 SHAPE = (2, 7, 6)
 # kernel, stride, padding, dilation, ceil_mode
@@ -140,11 +140,11 @@ def test_the_lenet_of_the_smoothing_literature_has_bounds():
     net = lenet((1, 16, 16), 10, [0.0], [1.0]).double().eval()
     x = torch.rand(2, 1, 16, 16, dtype=torch.float64)
     y = net(x).argmax(1)
-    margins = NativeEngine(net).bounds(x, y, ThreatModel("linf", 0.0005), ("ibp", "crown_ibp", "crown")).margins
+    margins = NativeEngine(net).bounds(x, y, threat_of("linf", 0.0005), ("ibp", "crown_ibp", "crown")).margins
     assert (margins["crown"] > 0).all()
     assert (margins["crown"] - margins["crown_ibp"]).mean() > 0
     assert (margins["crown_ibp"] - margins["ibp"]).mean() > 0
-    exact = NativeEngine(net).bounds(x, y, ThreatModel("linf", 0.0), ("crown",))
+    exact = NativeEngine(net).bounds(x, y, threat_of("linf", 0.0), ("crown",))
     others = torch.ones(2, 10, dtype=torch.bool).scatter(1, y[:, None], False)
     clean = (exact.clean.gather(1, y[:, None]) - exact.clean)[others].view(2, 9)
     torch.testing.assert_close(exact.margins["crown"], clean)
@@ -155,4 +155,4 @@ def test_the_lenet_of_the_smoothing_literature_has_bounds():
 def test_indices_are_refused():
     net = nn.Sequential(nn.MaxPool2d(2, return_indices=True))
     with pytest.raises(UserError, match=r"0 pools \(1, 4, 4\) or returns indices"):
-        NativeEngine(net).bounds(torch.rand(1, 1, 4, 4), torch.tensor([0]), ThreatModel("linf", 0.1))
+        NativeEngine(net).bounds(torch.rand(1, 1, 4, 4), torch.tensor([0]), threat_of("linf", 0.1))

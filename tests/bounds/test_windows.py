@@ -12,7 +12,7 @@ from certtrain.bounds.graph import Graph
 from certtrain.bounds.interval import InputSet
 from certtrain.bounds.windows import Plan, plan
 from certtrain.models import Normalize
-from certtrain.threat import ThreatModel
+from certtrain.threat import threat_of
 
 
 class Skip(nn.Module):
@@ -56,7 +56,7 @@ def net(seed=0, activation=nn.ReLU):
 def test_windows_equal_the_dense_pass(norm, training, activation, monkeypatch):
     network = net(activation=activation).train(training)
     x, y = torch.rand(3, 2, 13, 12, dtype=torch.float64), torch.tensor([0, 1, 3])
-    threat = ThreatModel(norm, torch.tensor([0.05, 0.1, 0.02], dtype=torch.float64))
+    threat = threat_of(norm, torch.tensor([0.05, 0.1, 0.02], dtype=torch.float64))
     monkeypatch.setattr(crown, "CHUNK_ELEMENTS", 20_000)
     peer = copy.deepcopy(network)
     found = NativeEngine(network).bounds(x, y, threat, ("crown",)).margins["crown"]
@@ -71,7 +71,7 @@ def test_windows_equal_the_dense_pass(norm, training, activation, monkeypatch):
 
 def test_windows_reach_the_input_or_stop_where_they_must():
     network = net()
-    run = propagate(Graph(network), InputSet.of(torch.rand(1, 2, 13, 12).double(), ThreatModel("linf", 0.1)))
+    run = propagate(Graph(network), InputSet.of(torch.rand(1, 2, 13, 12).double(), threat_of("linf", 0.1)))
     named = {step.name: index for index, step in enumerate(run.steps)}
     assert plan(run, named["4"]).end == 0  # through two convolutions, BatchNorm and normalisation
     assert plan(run, named["8.add"]).steps == []

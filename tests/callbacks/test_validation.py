@@ -11,7 +11,7 @@ from certtrain.callbacks.validation import CertifyValidation, SoundnessError
 from certtrain.certificates import Certificates
 from certtrain.certifiers import BoundCertifier, SmoothingCertifier
 from certtrain.data import Batch
-from certtrain.threat import ThreatModel
+from certtrain.threat import threat_of
 
 
 class Unsound(BoundCertifier):
@@ -44,7 +44,7 @@ def test_certified_implies_robust_implies_correct(digits, make_module, make_trai
     found, batch = validation.certificates, validation.batch
     network = module.network.eval()
     for radius in validation.certifier.radii:
-        threat = ThreatModel(eps=radius)
+        threat = threat_of(eps=radius)
         margin = pgd_margins(network, batch.x, batch.y, threat, steps=10, restarts=1).margin
         certified = torch.as_tensor(found.correct & (found.radius >= float(radius)))
         assert bool((margin[certified] > 0).all())

@@ -19,7 +19,7 @@ from certtrain.certificates.metrics import (
     Failed,
 )
 from certtrain.certificates.summary import certified, guessing, status_counts, summarise
-from certtrain.threat import parse_radii
+from certtrain.radii import parse_radii
 
 
 def make(predict, radius, label=None, **columns):

@@ -10,7 +10,7 @@ from torch import nn
 
 from certtrain.certifiers.alone import _any_category, each_alone
 from certtrain.data import Batch
-from certtrain.scales import Scales
+from certtrain.threat.scales import Scales
 
 RADII = tuple(Fraction(k, 10) for k in range(1, 11))
 

@@ -15,7 +15,7 @@ from certtrain.bounds import Bounds, NativeEngine
 from certtrain.certifiers import BoundCertifier
 from certtrain.data import Batch
 from certtrain.errors import UserError
-from certtrain.threat import ThreatModel
+from certtrain.threat import threat_of
 
 
 class Answers:
@@ -169,7 +169,7 @@ def test_no_attack_breaks_a_certificate_and_falsified_is_falsified(norm, seed):
         assert (found.radius[status == "verified"] >= float(radius)).all()
         if proved.any():
             x, y = data.x.double()[proved], data.y[proved]
-            attack = pgd_margins(net.double(), x, y, ThreatModel(norm, radius), steps=50, restarts=5)
+            attack = pgd_margins(net.double(), x, y, threat_of(norm, radius), steps=50, restarts=5)
             assert bool((attack.margin > 0).all())
             net.float()
     assert {"verified", "falsified"} <= seen
@@ -215,7 +215,7 @@ def test_float64_proves_no_more_than_the_exact_minimum_of_a_linear_classifier():
     data = Batch(x, torch.tensor([0]), torch.tensor([0]))
     below, above = Fraction(3, 7) - Fraction(1, 10**6), Fraction(3, 7) + Fraction(1, 10**6)
     certifier = BoundCertifier(["ibp"], [below, above], NativeEngine, attack_steps=10)
-    certifier.threat = ThreatModel(lower=None, upper=None, outward=True)
+    certifier.threat = threat_of(lower=None, upper=None, outward=True)
     found = certifier.certify(net, data)
     assert found.radius.tolist() == [float(below)]
 

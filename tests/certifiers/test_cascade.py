@@ -18,7 +18,7 @@ from certtrain.certifiers import BoundCertifier, CascadeCertifier, Certifier
 from certtrain.certifiers import cascade as module
 from certtrain.data import Batch
 from certtrain.errors import UserError
-from certtrain.threat import ThreatModel
+from certtrain.threat import threat_of
 
 
 class Sign(nn.Module):
@@ -294,7 +294,7 @@ def test_proves_the_union_of_its_bounds_and_no_attack_breaks_it(norm, seed):
         assert (found.columns[f"status@{larger}"][fell] == "falsified").all()
     for radius in cascade.radii:
         fell = torch.from_numpy(found.columns[f"status@{float(radius):g}"] == "falsified")
-        again = pgd_margins(net.double(), data.x.double()[fell], data.y[fell], ThreatModel(norm, radius), restarts=8)
+        again = pgd_margins(net.double(), data.x.double()[fell], data.y[fell], threat_of(norm, radius), restarts=8)
         net.float()
         assert int((again.margin <= 0).sum()) >= 0.9 * int(fell.sum())
 

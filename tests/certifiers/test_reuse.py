@@ -11,7 +11,7 @@ from certtrain.bounds import NativeEngine, crown
 from certtrain.certifiers import BoundCertifier, CascadeCertifier
 from certtrain.certifiers.reuse import Reuse, takes_intermediates
 from certtrain.data import Batch
-from certtrain.threat import ThreatModel
+from certtrain.threat import threat_of
 
 RADII = ["0.02", "0.025", "0.03", "0.035", "0.04"]
 
@@ -91,7 +91,7 @@ def test_one_radius_keeps_nothing():
     net = network().double()
     data, engine = examples(net.float()), NativeEngine(net.double())
     reuse = Reuse(engine, data.x.double(), net(data.x.double()), again=False)
-    reuse.bounds(torch.arange(3), data.y[:3], ThreatModel(eps=0.1), ("crown",))
+    reuse.bounds(torch.arange(3), data.y[:3], threat_of(eps=0.1), ("crown",))
     assert reuse._kept is None
 
 
@@ -128,7 +128,7 @@ def test_any_rows_at_any_radii_in_any_order(norm, seed):
         for _ in range(25):
             rows = torch.tensor(draw.sample(range(len(x)), draw.randint(1, 9)))
             eps = torch.tensor([draw.choice([0.0, 0.01, 0.03, 0.031, 0.05, 0.09, 0.2]) for _ in rows]).double()
-            threat = ThreatModel(norm, eps, outward=True)
+            threat = threat_of(norm, eps, outward=True)
             found = reuse.bounds(rows, data.y[rows], threat, ("crown",)).margins["crown"]
             alone = engine.bounds(x[rows], data.y[rows], threat, ("crown",)).margins["crown"]
             assert (found - alone).abs().max() < 0.02

@@ -62,7 +62,7 @@ def test_what_is_derived_says_what_it_claims(runs, capsys):
     card = json.loads(log.with_suffix(".json").read_text())
     assert main(["audit", str(log), "--alpha", "0.05", "--bonferroni", "400", "--two-sided", "--output", "a.tsv"]) == 0
     derived = json.loads((runs.parent / "a.json").read_text())
-    assert "for all of them together" in derived["claim"]
+    assert "for all of them together" in derived["claim"]["says"]
     assert derived["settings"]["abstain"] == "p_lower < p_upper of the other classes"
     assert "falsification" not in derived
     # Certificates that fell do not get up at another alpha.
@@ -70,7 +70,7 @@ def test_what_is_derived_says_what_it_claims(runs, capsys):
     log.with_suffix(".json").write_text(json.dumps({**card, "falsification": fallen}))
     assert main(["audit", str(log), "--alpha", "0.05", "--output", "b.tsv"]) == 0
     derived = json.loads((runs.parent / "b.json").read_text())
-    assert "alpha holds per example" in derived["claim"]
+    assert "alpha holds per example" in derived["claim"]["says"]
     assert derived["falsification"] == fallen
     assert main(["audit", "b.json"]) == 1
     assert "an attack broke 3 of 9 certificates" in capsys.readouterr().out

@@ -6,7 +6,7 @@ from fractions import Fraction
 import pytest
 
 from certtrain.commands.card import scales_warning
-from certtrain.scales import Scales
+from certtrain.threat.scales import Scales
 
 NAMES = ("age", "height", "weight", "income", "c=a", "c=b", "d=x", "d=y")
 SIZES = (Fraction(6, 100), *[Fraction(1, 3)] * 3, *[Fraction(0)] * 4)

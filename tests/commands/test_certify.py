@@ -18,7 +18,7 @@ from certtrain.runs import sha256_file
 
 # What the card of a certificate must state (the names are those of the card's own keys).
 CARD = (
-    *("norm", "radii", "certifier", "settings", "stages", "engine", "claim", "checkpoint_sha256", "config_sha256"),
+    *("radii", "certifier", "made_by", "settings", "engine", "claim", "checkpoint_sha256", "config_sha256"),
     *("dataset", "split", "indices", "indices_sha256", "versions", "git", "command", "hardware", "device", "training"),
     *("input_contract", "start", "end", "seconds", "n", "warnings", "summary", "status"),
 )
@@ -45,7 +45,7 @@ def test_the_card_states_what_the_certificates_claim(trained_runs, run, name):
     found = card(trained_runs / run, name)
     assert [key for key in CARD if key not in found] == []
     assert found["status"] == "complete"
-    assert found["norm"] == {"bounds": "linf", "noise": "l2"}[run]
+    assert found["claim"]["threat"] == {"bounds": "linf", "noise": "l2"}[run]
     assert found["radii"] == ["0.02", "0.05"]
     assert (found["dataset"], found["split"], found["indices"], found["n"]) == ("digits", "test", "all", 360)
     assert found["checkpoint_sha256"] == sha256_file(trained_runs / run / "checkpoints" / "last.ckpt")
@@ -139,7 +139,10 @@ def test_the_same_call_again_adds_nothing(runs, snapshot, few_attacks):
         (["run=noise", "seed=1"], "seed"),
         (["run=noise", "radii=[0.1]"], "radii"),
         (["run=bounds", "certifier=ibp"], "attack"),
-        (["run=bounds", "certifier=ibp", "certifier.ibp.attack_steps=2", "norm=l2", "radii=[0.02,0.05]"], "norm"),
+        (
+            ["run=bounds", "certifier=ibp", "certifier.ibp.attack_steps=2", "norm=l2", "radii=[0.02,0.05]"],
+            "input_range",
+        ),
     ],
 )
 def test_other_settings_under_the_name_of_a_log_are_refused(runs, snapshot, capsys, arguments, key):
@@ -291,7 +294,7 @@ def test_the_radii_of_a_smoothing_run_are_l2_also_where_bounds_prove_them(runs):
     arguments = ["certifier=ibp", "certifier.ibp.attack_steps=0", "falsify.examples=0", "indices=first_5"]
     assert certify("run=noise", *arguments, "norm=l2") == 0
     found = card(runs / "noise", "ibp_first_5")
-    assert (found["norm"], found["radii"]) == ("l2", ["0.02", "0.05"])
+    assert (found["claim"]["threat"], found["radii"]) == ("l2", ["0.02", "0.05"])
 
 
 @pytest.mark.parametrize(

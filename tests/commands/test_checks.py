@@ -95,7 +95,7 @@ def test_a_norm_that_the_run_has_anyway_is_no_mistake(runs):
     """The run's own norm is l-inf, which its bounds are in; smoothing certifies in l2 all the same."""
     assert certify("run=bounds", "certifier=smoothing", "sigma=0.1", "indices=first_5", "n=100", "radii=[0.1]") == 0
     card = json.loads((runs / "bounds" / "certificates" / "smoothing_n100_first_5.json").read_text())
-    assert card["norm"] == "l2"
+    assert card["claim"]["threat"] == "l2"
     assert certify("run=noise", "norm=l2", "indices=first_5") == 0
 
 

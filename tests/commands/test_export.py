@@ -16,7 +16,7 @@ from certtrain import cli
 from certtrain.attacks import pgd_margins
 from certtrain.data import Digits
 from certtrain.runs import sha256_file
-from certtrain.threat import ThreatModel
+from certtrain.threat import threat_of
 
 
 def export(*arguments: str) -> int:
@@ -105,7 +105,7 @@ def test_a_counterexample_satisfies_the_property(exported, found, running, train
     network, hits = certtrain.load(trained_runs / "bounds"), 0
     for entry in [entry for entry in found["properties"] if entry["radius"] == "0.3"][:10]:
         x, y = test_part.x[entry["index"]][None], test_part.y[entry["index"]][None]
-        attack = pgd_margins(network, x, y, ThreatModel("linf", Fraction(3, 10)), steps=20)
+        attack = pgd_margins(network, x, y, threat_of("linf", Fraction(3, 10)), steps=20)
         if attack.margin.item() < -1e-3:
             (box,), satisfied = read_vnnlib((exported / entry["file"]).read_text())
             assert all(low <= value <= high for (low, high), value in zip(box, attack.x.flatten().tolist()))
@@ -155,8 +155,8 @@ def test_the_network_alone(runs):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["run=noise"], ["smoothed classifier", "vnnlib=false"]),
-        (["run=noise", "norm=linf"], ["smoothed classifier", "vnnlib=false"]),
+        (["run=noise"], ["about l2 balls", "vnnlib=false"]),
+        (["run=noise", "norm=linf"], ["about l2 balls", "vnnlib=false"]),
         (["run=bounds", "norm=l2"], ["norm=l2", "box", "vnnlib=false"]),
         (["run=bounds", "radii=[]"], ["empty"]),
         (["run=bounds", "timeout=0"], ["timeout = 0"]),

@@ -116,6 +116,6 @@ def test_several_certificates_need_a_name(here, capsys):
 )
 def test_the_unit_of_a_change(asked, unit):
     from certtrain.commands.flips import unit_of
-    from certtrain.scales import Scales
+    from certtrain.threat.scales import Scales
 
     assert unit_of(asked, Scales(("a",), (1,), (0,))).startswith(unit)

@@ -18,7 +18,10 @@ from certtrain.certificates import CertificateLog
 from certtrain.checkpoints import network_state, read_checkpoint
 from certtrain.cli import main
 
-pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="names open files by /proc")
+pytestmark = [
+    pytest.mark.ops,
+    pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="names open files by /proc"),
+]
 ROOT = Path(__file__).resolve().parents[2]
 LATER = pytest.mark.slow
 

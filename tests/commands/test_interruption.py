@@ -17,6 +17,8 @@ from certtrain.cli import main
 from certtrain.commands.fitting import other_device
 from certtrain.methods.module import CertifiedTraining
 
+pytestmark = pytest.mark.ops
+
 
 def result(path) -> dict:
     return json.loads((path / "result.json").read_text())

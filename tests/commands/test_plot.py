@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from claims import L2_BOUNDS
 from field_logs import simulate
 
 from certtrain.cli import main
@@ -47,7 +48,7 @@ def test_compare_refuses_other_claims(runs, capsys):
     bounds = runs / "bounds" / "certificates" / "ibp.json"
     assert "are not comparable" in refused([noise, bounds, "--compare"], capsys)
     card = json.loads(bounds.read_text())
-    bounds.write_text(json.dumps({**card, "norm": "l2"}))
+    bounds.write_text(json.dumps({**card, "claim": L2_BOUNDS.to_dict()}))
     assert "other claims" in refused([noise, bounds, "--compare"], capsys)
 
 

@@ -22,6 +22,8 @@ from certtrain.runs import RunDirectory
 
 START = """
 import json, os, signal, sys, time
+
+pytestmark = pytest.mark.ops
 order = json.loads(sys.stdin.readline())
 number = int(order["place"]["process"].split("/")[0])
 def say(**answer): print(json.dumps(answer), flush=True)

@@ -24,6 +24,8 @@ from certtrain.methods.module import CertifiedTraining
 from certtrain.runs import RunDirectory
 from certtrain.training import TrainerSettings
 
+pytestmark = pytest.mark.ops
+
 ROOT = Path(__file__).resolve().parents[2]
 TWO = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
 METHOD = ["method=crown_ibp", "optimizer=sgd", "optimizer.lr=0.05"]

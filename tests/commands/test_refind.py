@@ -10,8 +10,8 @@ from certtrain.cli import main
 from certtrain.commands.build import build_data
 from certtrain.commands.loading import load_run
 from certtrain.commands.refind import Refinder
+from certtrain.radii import parse_radius
 from certtrain.reporting.page.evidence import read_evidence
-from certtrain.threat import parse_radius
 
 
 def falsified(runs, radius="0.05"):

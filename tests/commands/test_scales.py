@@ -14,7 +14,7 @@ from vnnlib_reader import read_vnnlib
 
 from certtrain import cli
 from certtrain.certificates import CertificateLog
-from certtrain.scales import Scales
+from certtrain.threat.scales import Scales
 
 RADII = ("0.5", "1", "2")
 
@@ -55,8 +55,8 @@ def test_the_card_and_the_results_state_the_scales(here):
     assert float(stated["features"]["age"]) == pytest.approx(3 / 50, abs=2e-12)
     assert result(here)["test"]["crown"]["settings"]["scales"] == stated
     assert result(here)["validation"]["settings"]["scales"] == stated
-    assert "radius times the sizes in settings.scales" in card(here)["claim"]
-    assert "so for the whole numbers in it" in card(here)["claim"]
+    assert "times the sizes in settings.scales" in card(here)["claim"]["says"]
+    assert "so for the whole numbers in it" in card(here)["claim"]["says"]
     assert card(here)["falsification"]["attacked"] > 5
     assert card(here)["falsification"]["hits"] == 0
     features = card(here)["input_contract"]["features"]
@@ -109,7 +109,7 @@ def test_an_audit_derives_the_scales_again(here, capsys):
         (lambda c: c["settings"]["scales"].update(features={}), "scales: no sizes of features"),
         (lambda c: c["scales_asked"]["units"].update(age=30), "scales are not those of scales_asked"),
         (lambda c: c["scales_asked"]["units"].update(ages=30), "they do not follow from scales_asked"),
-        (lambda c: c.update(claim=c["claim"].replace("box", "ball")), "claim"),
+        (lambda c: c["claim"].update(says=c["claim"]["says"].replace("box", "ball")), "claim"),
     ):
         other = json.loads(whole)
         change(other)
@@ -145,7 +145,7 @@ def test_columns_that_may_take_any_category(here, capsys):
     assert run("certify", "run=people", *any_colour) == 0
     stated = card(here, "any_crown")
     assert stated["settings"]["scales"]["categories"] == {"colour": ["colour=blue", "colour=red"]}
-    assert "columns in settings.scales.categories take any of theirs" in stated["claim"]
+    assert "columns in settings.scales.categories take any of theirs" in stated["claim"]["says"]
     every = CertificateLog(here / "certificates" / "any_crown.tsv").read()
     own = CertificateLog(here / "certificates" / "crown.tsv").read()
     assert (every.radius <= own.radius).all()
@@ -231,7 +231,7 @@ def test_rows_that_are_refused(here, capsys, row, message):
             "sizes per feature are those of a box, and the l2 ball is the same in all directions",
         ),
         (["certifier=smoothing", "sigma=0.1", "norm=l2", "radii=[0.5]"], "sizes per feature"),
-        (["certifier=smoothing", "sigma=0.1", "radii=[0.5]"], "the same in all directions in all directions"),
+        (["certifier=smoothing", "sigma=0.1", "radii=[0.5]"], "the same in all directions"),
         (["scales={units: {agee: 1}, others: 0}"], "there is no feature 'agee'"),
         (["scales={unit: {age: 1}}"], "scales has no key 'unit'"),
         (["scales={others: 1}"], "is one value of the column 'colour'"),

@@ -39,7 +39,7 @@ def test_a_run_leaves_all_its_evidence(trained_runs, name):
     assert sorted(found["test"]) == sorted(logs)
     assert not {"reason", "step"} & found.keys()
     for entry in [found["validation"], *found["test"].values()]:
-        assert entry["norm"] == {"bounds": "linf", "noise": "l2"}[name]
+        assert entry["claim"]["threat"] == {"bounds": "linf", "noise": "l2"}[name]
         assert set(entry["certified"]) == {"0.02", "0.05"}
         assert 0 <= entry["certified"]["0.05"] <= entry["certified"]["0.02"] <= entry["clean"] <= 1
         assert ("acr" if name == "noise" else "acr_grid") in entry

@@ -16,6 +16,8 @@ from certtrain import cli
 from certtrain.certificates import CertificateLog
 from certtrain.runs import RunDirectory
 
+pytestmark = pytest.mark.ops
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -65,7 +65,7 @@ def test_a_run_whose_name_holds_what_hydra_reads_otherwise_resumes_and_certifies
 def test_l2_and_the_other_engine_train(in_tmp, tiny, override):
     assert main(["train", *tiny, "method=crown_ibp", "epochs=1", override, "name=run"]) == 0
     found = result(in_tmp / "runs" / "run")
-    assert found["validation"]["norm"] == ("l2" if "norm" in override else "linf")
+    assert found["validation"]["claim"]["threat"] == ("l2" if "norm" in override else "linf")
     assert found["validation"]["invalid"] == 0
     assert found["validation"]["clean"] > 0.2
 

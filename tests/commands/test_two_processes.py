@@ -9,6 +9,8 @@ import pytest
 from certtrain.cli import main
 from certtrain.runs import RunDirectory
 
+pytestmark = pytest.mark.ops
+
 CERTIFY = ["certify", "run=noise", "indices=first_5"]
 
 

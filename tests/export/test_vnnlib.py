@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from vnnlib_reader import read_vnnlib
 
 from certtrain.export.vnnlib import box_text, decimal_box, decimal_boxes, property_text
-from certtrain.scales import Scales
-from certtrain.threat import ThreatModel
+from certtrain.threat import threat_of
+from certtrain.threat.scales import Scales
 
 pixels = st.lists(
     st.one_of(st.floats(0, 1, width=32), st.integers(0, 255).map(lambda k: float(np.float32(k) / np.float32(255)))),
@@ -37,7 +37,7 @@ def test_ball_in_box_in_proof(values, radius):
     x = torch.tensor(values, dtype=torch.float32)
     text = property_text([decimal_box(x, radius)], 0, 2)
     (box,), _ = read_vnnlib(text)
-    lower, upper = ThreatModel("linf", radius, outward=True).box(x.double()[None])
+    lower, upper = threat_of("linf", radius, outward=True).box(x.double()[None])
     for (low, high), (least, most), a, b in zip(box, exact_ball(x.tolist(), radius), lower[0], upper[0]):
         assert low <= least
         assert most <= high
@@ -65,7 +65,7 @@ def test_ball_in_box_in_proof_with_a_size_for_each_feature(values, radius, sizes
     scales = Scales(tuple(f"f{i}" for i in range(len(sizes))), tuple(sizes), (0,) * len(sizes))
     x = torch.tensor(values, dtype=torch.float32)
     (box,), _ = read_vnnlib(property_text([decimal_box(x, radius, scales=scales)], 0, 2))
-    lower, upper = ThreatModel("linf", radius, outward=True, scales=scales).box(x.double()[None])
+    lower, upper = threat_of("linf", radius, outward=True, scales=scales).box(x.double()[None])
     for value, size, (low, high), a, b in zip(x.tolist(), sizes, box, lower[0].tolist(), upper[0].tolist()):
         assert Fraction(a) <= low <= max(Fraction(value) - radius * size, 0)
         assert min(Fraction(value) + radius * size, 1) <= high <= Fraction(b)
@@ -101,7 +101,7 @@ def test_several_boxes_are_those_whose_union_the_threat_model_is(table, radius):
     x, scales = table
     boxes, satisfied = read_vnnlib(property_text(decimal_boxes(x, radius, scales=scales), 0, 2))
     proofs = []
-    for part, one in ThreatModel("linf", radius, outward=True, scales=scales).parts(x.double()[None]):
+    for part, one in threat_of("linf", radius, outward=True, scales=scales).parts(x.double()[None]):
         lower, upper = (end[0].tolist() for end in one.box(part))
         proofs.append([(Fraction(low), Fraction(high)) for low, high in zip(lower, upper)])
     free = [place for _, places in scales.groups for place in places]

@@ -7,7 +7,7 @@ from torch import nn
 from certtrain.bounds import NativeEngine
 from certtrain.bounds.lines import Lines
 from certtrain.kernels.relu import BoxedRelu, IntervalRelu, RelaxedRelu
-from certtrain.threat import ThreatModel
+from certtrain.threat import threat_of
 
 
 def randn(*shape):
@@ -81,7 +81,7 @@ def test_bounds_of_images_laid_out_for_convolutions_are_the_same():
     torch.manual_seed(0)
     layers = [m for c in (1, 4, 4) for m in (nn.Conv2d(c, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())]
     network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(144, 3))
-    x, y, threat = torch.rand(5, 1, 6, 6), torch.arange(5) % 3, ThreatModel("linf", 0.01)
+    x, y, threat = torch.rand(5, 1, 6, 6), torch.arange(5) % 3, threat_of("linf", 0.01)
     engine, gradients = NativeEngine(network), []
     for several in (True, False):
         engine._several = several

@@ -8,7 +8,7 @@ from torch import nn
 from certtrain.bounds import NativeEngine
 from certtrain.data.batch import Batch
 from certtrain.methods import IBP, CrownIBP, Ramp, ShiRegulariser, Streams, Weight
-from certtrain.threat import ThreatModel
+from certtrain.threat import threat_of
 
 RAMP = Ramp(start=10, length=10)
 NOISE = Streams(0)
@@ -24,7 +24,7 @@ def test_half_way_up_the_ramp_by_hand(paper_network, paper_engine, paper_batch):
 
 
 def test_the_paper_engine_agrees_with_the_native_one(paper_network, paper_engine, paper_batch):
-    threat = ThreatModel(eps=0.25)
+    threat = threat_of(eps=0.25)
     paper = paper_engine.bounds(paper_batch.x, paper_batch.y, threat)
     native = NativeEngine(paper_network).bounds(paper_batch.x, paper_batch.y, threat)
     for method in ("ibp", "crown_ibp"):
@@ -74,7 +74,7 @@ def test_a_larger_beta_gives_a_tighter_loss_and_gradients_reach_the_weights():
     for beta in (0.0, 0.5, 1.0):
         method = CrownIBP(0.05, Ramp(0, 0), kappa=Weight(0.0, 0.0), beta=Weight(beta, beta))
         objective = method(network, engine, batch, 0, NOISE)
-        bounds = engine.bounds(batch.x, batch.y, ThreatModel(eps=0.05))
+        bounds = engine.bounds(batch.x, batch.y, threat_of(eps=0.05))
         mixed = beta * bounds.margins["crown_ibp"] + (1 - beta) * bounds.margins["ibp"]
         assert torch.allclose(objective.loss, torch.logsumexp(F.pad(-mixed, (1, 0)), 1).mean(), rtol=1e-5)
         network.zero_grad()
@@ -137,7 +137,7 @@ def test_loss_fusion_with_batch_norm_regulariser_and_l1():
     unfused = plain(network, engine, batch, 15, NOISE)
     for name in ("loss_natural", "clean", "loss_tight", "loss_relu", "loss_l1"):
         assert torch.allclose(objective.parts[name], unfused.parts[name]), name
-    fused = engine.fused_loss(batch.x, batch.y, ThreatModel(eps=0.025))
+    fused = engine.fused_loss(batch.x, batch.y, threat_of(eps=0.025))
     ibp = torch.logsumexp(F.pad(-fused.margins["ibp"], (1, 0)), 1)
     robust = 0.5 * fused.loss.mean() + 0.5 * ibp.mean()
     shi = 0.25 * (objective.parts["loss_tight"] + objective.parts["loss_relu"]) + objective.parts["loss_l1"]
@@ -162,6 +162,6 @@ def test_training_with_loss_fusion_verifies_more():
         optimizer.zero_grad()
         objective.loss.backward()
         optimizer.step()
-    crown = engine.bounds(batch.x, batch.y, ThreatModel(eps=0.02), ("crown_ibp",)).margins["crown_ibp"]
+    crown = engine.bounds(batch.x, batch.y, threat_of(eps=0.02), ("crown_ibp",)).margins["crown_ibp"]
     assert losses[-1] < 0.6 * before.loss.item()
     assert (crown > 0).all(1).float().mean() >= 0.7

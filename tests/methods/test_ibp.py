@@ -17,7 +17,7 @@ from certtrain.methods.losses import robust_cross_entropy
 from certtrain.methods.mixture import Mixture
 from certtrain.methods.regularisers import MIN_EPS, normalised_radius
 from certtrain.models.normalize import Normalize
-from certtrain.threat import ThreatModel
+from certtrain.threat import threat_of
 
 RAMP = Ramp(start=10, length=10)
 NOISE = Streams(0)
@@ -111,7 +111,7 @@ def test_a_clean_loss_alone_asks_for_no_bounds(paper_network, refusing_engine, p
 
 
 def test_the_bound_pass_that_the_warm_up_saves_would_change_nothing(network, batch):
-    bounds = NativeEngine(network.eval()).bounds(batch.x, batch.y, ThreatModel(eps=0.0), ("ibp",))
+    bounds = NativeEngine(network.eval()).bounds(batch.x, batch.y, threat_of(eps=0.0), ("ibp",))
     robust = torch.logsumexp(F.pad(-bounds.margins["ibp"], (1, 0)), 1).mean()
     assert torch.allclose(robust, F.cross_entropy(network(batch.x), batch.y), atol=1e-5)
 
@@ -119,7 +119,7 @@ def test_the_bound_pass_that_the_warm_up_saves_would_change_nothing(network, bat
 def test_on_the_native_engine_the_loss_is_the_formula_and_reaches_every_parameter(network, batch):
     method, engine = IBP(Fraction(1, 20), RAMP, kappa=Weight(0.8, 0.2), l1=1e-3), NativeEngine(network)
     objective = method(network, engine, batch, 15, NOISE)
-    bounds = engine.bounds(batch.x, batch.y, ThreatModel(eps=0.025), ("ibp",))
+    bounds = engine.bounds(batch.x, batch.y, threat_of(eps=0.025), ("ibp",))
     robust = torch.logsumexp(F.pad(-bounds.margins["ibp"], (1, 0)), 1).mean()
     l1 = sum(network[i].weight.abs().sum() for i in (1, 5, 7))
     expected = 0.5 * F.cross_entropy(bounds.clean, batch.y) + 0.5 * robust + 1e-3 * l1
@@ -154,7 +154,7 @@ def test_the_regulariser_fades_with_eps_and_needs_bounds_in_the_warm_up(network,
     regulariser, engine = ShiRegulariser(0.6), NativeEngine(network.eval())
     method = IBP(0.1, RAMP, kappa=Weight(0.0, 0.0), regulariser=regulariser)
     for step, weight, eps in ((0, 0.6, MIN_EPS), (10, 0.6, MIN_EPS), (15, 0.3, 0.05)):
-        threat = ThreatModel(eps=eps)
+        threat = threat_of(eps=eps)
         bounds = engine.bounds(batch.x, batch.y, threat, ("ibp",))
         terms = regulariser.terms(normalised_radius(network, batch.x, threat), bounds.pre_activations)
         assert terms.tight > 0
@@ -182,7 +182,7 @@ def test_the_input_range_reaches_the_engine(paper_network, paper_engine, paper_b
         lambda self, x, y, threat, m: asked.append(threat) or answer(self, x, y, threat, m),
     )
     IBP("1/8", Ramp(0, 0), norm="l2", lower=None, upper=2.0)(paper_network, paper_engine, paper_batch, 0, NOISE)
-    assert asked == [ThreatModel(norm="l2", eps=0.125, lower=None, upper=2.0)]
+    assert asked == [threat_of(norm="l2", eps=0.125, lower=None, upper=2.0)]
 
 
 def test_what_is_scheduled():
@@ -239,7 +239,7 @@ def test_a_clean_loss_of_weight_zero_costs_no_backward_pass(kappa):
     with Backward() as counted:
         found.loss.backward()
     assert counted.convolutions == (6 if kappa else 4)
-    bounds = engine.bounds(batch.x, batch.y, ThreatModel("linf", 0.025), ("ibp",))
+    bounds = engine.bounds(batch.x, batch.y, threat_of("linf", 0.025), ("ibp",))
     natural, worst = F.cross_entropy(bounds.clean, batch.y), robust_cross_entropy(bounds.margins["ibp"])
     expected = torch.autograd.grad(kappa * natural + (1 - kappa) * worst, list(network.parameters()))
     for parameter, gradient in zip(network.parameters(), expected):

@@ -12,7 +12,7 @@ from certtrain.bounds import NativeEngine
 from certtrain.errors import UserError
 from certtrain.methods.initialisation import ibp_init
 from certtrain.models.normalize import Normalize
-from certtrain.threat import ThreatModel
+from certtrain.threat import threat_of
 
 
 class Residual(nn.Module):
@@ -100,7 +100,7 @@ def test_boxes_keep_their_size_through_the_layers():
     torch.manual_seed(0)
     layers = [module for _ in range(8) for module in (nn.Linear(400, 400), nn.ReLU())]
     network = nn.Sequential(*layers, nn.Linear(400, 2))
-    x, threat = torch.full((4, 400), 0.5), ThreatModel(eps=0.1)
+    x, threat = torch.full((4, 400), 0.5), threat_of(eps=0.1)
 
     def growth():
         boxes = NativeEngine(network).bounds(x, torch.zeros(4, dtype=torch.int64), threat, ("ibp",)).pre_activations

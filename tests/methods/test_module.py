@@ -18,7 +18,7 @@ from certtrain.methods import CrownIBP, Gaussian, LearningRate, Ramp
 from certtrain.methods.compiled import Compiled
 from certtrain.methods.module import CertifiedTraining
 from certtrain.models import mlp, resnet_small
-from certtrain.threat import ThreatModel
+from certtrain.threat import threat_of
 
 
 def build(kind: str, lr: float = 1e-2, data: Digits | None = None):
@@ -132,7 +132,7 @@ def test_validation_reports_margins_of_a_network_trained_with_loss_fusion():
     certifier = BoundCertifier(["ibp", "crown_ibp"], ["0.01"], NativeEngine, precision="float32", attack_steps=0)
     run = trainer(epochs=1, callbacks=[CertifyValidation(certifier, batch, attack_steps=0)])
     run.fit(module, datamodule=data)
-    bounds = module.engine.bounds(batch.x, batch.y, ThreatModel(eps=0.01))
+    bounds = module.engine.bounds(batch.x, batch.y, threat_of(eps=0.01))
     proved = (bounds.margins["ibp"] > 0).all(1) | (bounds.margins["crown_ibp"] > 0).all(1)
     assert run.callback_metrics["val/certified@0.01"].item() == pytest.approx(proved.float().mean().item())
     assert proved.any()

@@ -18,7 +18,7 @@ from certtrain.methods import Streams
 from certtrain.methods.compiled import Compiled
 from certtrain.methods.module import CertifiedTraining
 from certtrain.models.normalize import Normalize
-from certtrain.threat import ThreatModel
+from certtrain.threat import threat_of
 
 pytestmark = pytest.mark.gpu
 DEVICE = "cuda"
@@ -55,7 +55,7 @@ def batch(step, device):
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_bounds_are_those_of_the_processor(methods, norm):
     here, there = network().eval(), network().eval().to(DEVICE)
-    threat = ThreatModel(norm, 0.05)
+    threat = threat_of(norm, 0.05)
     ours = NativeEngine(here).bounds(*batch(0, "cpu")[:2], threat, methods)
     theirs = NativeEngine(there).bounds(*batch(0, DEVICE)[:2], threat, methods)
     for method in methods:

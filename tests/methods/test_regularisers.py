@@ -14,7 +14,7 @@ from certtrain.kernels.moments import LOOPS
 from certtrain.methods import ShiRegulariser
 from certtrain.methods.regularisers import normalised_radius
 from certtrain.models.normalize import Normalize
-from certtrain.threat import ThreatModel
+from certtrain.threat import threat_of
 
 needs_compiler = pytest.mark.skipif(LOOPS.get() is None, reason="this machine has no C compiler")
 DTYPES = (torch.float32, torch.float64)
@@ -212,10 +212,10 @@ def test_a_network_without_relu_has_nothing_to_regularise():
 def test_the_input_radius_is_measured_after_the_normalisation_and_within_the_range():
     x = torch.tensor([[[[0.5]], [[0.95]]]])  # the second channel's box is [0.85, 1.0]: radius 0.075
     network = nn.Sequential(Normalize([0.5, 0.5], [0.5, 0.25], (2, 1, 1)), nn.Flatten(), nn.Linear(2, 2))
-    threat = ThreatModel(eps=0.1)
+    threat = threat_of(eps=0.1)
     assert normalised_radius(network, x, threat).item() == pytest.approx((0.1 / 0.5 + 0.075 / 0.25) / 2)
     assert normalised_radius(network[1:], x, threat).item() == pytest.approx((0.1 + 0.075) / 2)
-    free = ThreatModel(eps=0.1, lower=None, upper=None)
+    free = threat_of(eps=0.1, lower=None, upper=None)
     assert normalised_radius(network[1:], x, free).item() == pytest.approx(0.1)
 
 

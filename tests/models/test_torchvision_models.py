@@ -6,7 +6,7 @@ from torch import nn
 
 from certtrain import models
 from certtrain.bounds import NativeEngine
-from certtrain.threat import ThreatModel
+from certtrain.threat import threat_of
 
 
 def published(name, ours):
@@ -34,7 +34,7 @@ def test_interval_bounds_hold_and_close_in_on_the_clean_margins(name, ours):
     engine = NativeEngine(network)
     with torch.no_grad():
         for norm, eps in (("linf", 1e-5), ("l2", 1e-3)):
-            bounds = engine.bounds(x, y, ThreatModel(norm, eps, lower=None, upper=None), ("ibp",))
+            bounds = engine.bounds(x, y, threat_of(norm, eps, lower=None, upper=None), ("ibp",))
             assert len(bounds.pre_activations) == {"resnet18": 17, "resnet50": 49}[name]
             assert bounds.margins["ibp"].isfinite().all()
             noise = torch.randn(8, *x.shape, dtype=torch.float64)
@@ -43,7 +43,7 @@ def test_interval_bounds_hold_and_close_in_on_the_clean_margins(name, ours):
             for i in range(2):
                 margins = (z[:, i, y[i], None] - z[:, i])[:, torch.arange(5) != y[i]]
                 assert (bounds.margins["ibp"][i] <= margins.amin(0)).all()
-        none = engine.bounds(x, y, ThreatModel("linf", 0.0), ("ibp",))
+        none = engine.bounds(x, y, threat_of("linf", 0.0), ("ibp",))
     clean = none.clean.gather(1, y[:, None]) - none.clean
     others = torch.ones_like(clean, dtype=torch.bool).scatter(1, y[:, None], False)
     torch.testing.assert_close(none.clean, network(x))
@@ -54,5 +54,5 @@ def test_backward_bounds_of_resnet18_are_tighter():
     network = published("resnet18", True)
     x, y = torch.rand(1, 3, 32, 32, dtype=torch.float64), torch.tensor([2])
     with torch.no_grad():
-        margins = NativeEngine(network).bounds(x, y, ThreatModel("linf", 1e-5), ("ibp", "crown_ibp")).margins
+        margins = NativeEngine(network).bounds(x, y, threat_of("linf", 1e-5), ("ibp", "crown_ibp")).margins
     assert margins["crown_ibp"].min() > margins["ibp"].min()

@@ -23,7 +23,7 @@ from certtrain.errors import UserError
 from certtrain.methods import Standard
 from certtrain.models import InputContract, TwoLogits
 from certtrain.models.two_logits import READ_AS, reads_one_logit
-from certtrain.threat import ThreatModel
+from certtrain.threat import threat_of
 
 
 def one_logit(outputs=1, inputs=4):
@@ -54,7 +54,7 @@ def test_its_bounds_are_those_of_two_logits_written_out(engine, method):
     x, y = torch.rand(9, 4), torch.arange(9) % 2
     adapted = nn.Sequential(net, TwoLogits())
     found, expected = (
-        engine(one).bounds(x, y, ThreatModel("linf", 0.1), (method,)).margins[method] for one in (adapted, written)
+        engine(one).bounds(x, y, threat_of("linf", 0.1), (method,)).margins[method] for one in (adapted, written)
     )
     torch.testing.assert_close(found, expected)
 
@@ -96,10 +96,10 @@ def test_engines_and_attacks_refuse_one_logit(engine):
     x, y, network = torch.rand(6, 4), torch.zeros(6, dtype=torch.int64), one_logit()  # which its engine does not keep
     for call in ("bounds", "fused_loss"):
         with pytest.raises(UserError, match="K = 1"):
-            getattr(engine(network), call)(x, y, ThreatModel("linf", 0.1))
+            getattr(engine(network), call)(x, y, threat_of("linf", 0.1))
     for attack in ATTACKS.values():
         with pytest.raises(UserError, match="K = 1"):
-            attack(one_logit(), x, y, ThreatModel("linf", 0.1), steps=1, restarts=1)
+            attack(one_logit(), x, y, threat_of("linf", 0.1), steps=1, restarts=1)
 
 
 def test_from_python_a_network_of_one_logit_is_trained_in_place_and_certified():

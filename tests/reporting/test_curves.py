@@ -12,8 +12,8 @@ from scipy.stats import binomtest
 from certtrain.certificates import Certificates
 from certtrain.certificates.summary import summarise
 from certtrain.errors import UserError
+from certtrain.radii import parse_radii
 from certtrain.reporting.curves import Outcomes, curves, outcomes, parse_grid, sensible_radii, steps
-from certtrain.threat import parse_radii
 
 
 def make(certificate, correct):

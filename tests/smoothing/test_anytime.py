@@ -12,9 +12,9 @@ from scipy.special import ndtr
 from scipy.stats import binom
 
 from certtrain.errors import UserError
+from certtrain.radii import parse_radii
 from certtrain.smoothing.anytime import Decisions, StageSchedule, fewest_draws, look_draws, target_level
 from certtrain.smoothing.crossing import crossing_probability, spending_boundary
-from certtrain.threat import parse_radii
 
 HALF = {"sigma": 0.5, "n": 100_000, "alpha": 0.001}
 

@@ -17,7 +17,7 @@ from certtrain.attacks import Attack, inside
 from certtrain.bounds import Bounds
 from certtrain.certifiers import BoundCertifier, CascadeCertifier, bounds, cascade
 from certtrain.data import Batch
-from certtrain.threat import radius_text
+from certtrain.radii import radius_text
 
 METHODS = ("ibp", "crown_ibp", "crown", "alpha_crown")
 RADII = [Fraction(text) for text in ("1/255", "2/255", "8/255", "0.1", "1/7", "0.3")]

@@ -17,8 +17,8 @@ from certtrain.certifiers import BoundCertifier, CascadeCertifier
 from certtrain.data import Batch
 from certtrain.errors import UserError
 from certtrain.methods import IBP, CrownIBP, Ramp, ShiRegulariser, Streams, Weight
-from certtrain.scales import Scales
-from certtrain.threat import ThreatModel
+from certtrain.threat import threat_of
+from certtrain.threat.scales import Scales
 
 NAMES = ("age", "c=a", "c=b", "c=d", "s=f", "s=m", "height")
 SIZES = (Fraction(1), *[Fraction(0)] * 5, Fraction(1, 3))
@@ -68,16 +68,16 @@ def rows_of(parts):
 
 def test_the_parts_are_every_combination_once_and_the_input_first():
     x = batch(network()).x
-    parts = [part for part, _ in ThreatModel(eps=0.1, scales=SCALES).parts(x)]
+    parts = [part for part, _ in threat_of(eps=0.1, scales=SCALES).parts(x)]
     assert torch.equal(parts[0], x)
     assert len(parts) == 6
     assert rows_of(parts) == rows_of(list(combinations(x)))  # 6 different ones of each row: none twice
     assert all(len(row) == 6 for row in rows_of(parts))
     with pytest.raises(ValueError, match="several boxes, not one"):
-        ThreatModel(eps=0.1, scales=SCALES).box(x)
-    [(alone, same)] = ThreatModel(eps=0.1).parts(x)
+        threat_of(eps=0.1, scales=SCALES).box(x)
+    [(alone, same)] = threat_of(eps=0.1).parts(x)
     assert alone is x
-    assert same == ThreatModel(eps=0.1)
+    assert same == threat_of(eps=0.1)
 
 
 @settings(max_examples=100, deadline=None)
@@ -100,7 +100,7 @@ def test_the_union_is_that_of_the_input_and_every_combination(widths, seed, odd)
         other[:, [place for _, places in groups for place in places]] = 0
         other[:, list(chosen)] = 1
         every.append(other)
-    given_to = [part for part, _ in ThreatModel(eps=0.1, scales=scales).parts(x)]
+    given_to = [part for part, _ in threat_of(eps=0.1, scales=scales).parts(x)]
     assert torch.equal(given_to[0], x)
     assert rows_of(given_to) == rows_of([x, *every])
     assert len(given_to) == len(every) + (not bool(scales.holds_categories(x).all()))
@@ -111,7 +111,7 @@ def test_the_union_is_that_of_the_input_and_every_combination(widths, seed, odd)
 
 def test_what_is_traced_is_not_asked_for_its_categories():
     """The input comes twice there, and the union is the same."""
-    threat, x = ThreatModel(eps=0.1, scales=SCALES), batch(network()).x
+    threat, x = threat_of(eps=0.1, scales=SCALES), batch(network()).x
     run = torch.compile(lambda x: torch.stack([part for part, _ in threat.parts(x)]), fullgraph=True, backend="eager")
     assert len(run(x)) == 7
     assert rows_of(run(x)) == rows_of([part for part, _ in threat.parts(x)])
@@ -124,10 +124,10 @@ def test_no_row_of_the_union_is_below_a_bound(engine):
     net, x = net.double(), data.x.double()
     methods = ("ibp", "crown_ibp", "crown")
     for radius in RADII:
-        threat = ThreatModel(eps=radius, scales=SCALES, outward=True)
+        threat = threat_of(eps=radius, scales=SCALES, outward=True)
         found = united(engine(net), threat).bounds(x, data.y, threat, methods)
         assert torch.allclose(found.clean, net(x))
-        one = ThreatModel(eps=radius, scales=SCALES.fixed())
+        one = threat_of(eps=radius, scales=SCALES.fixed())
         for other in combinations(x):
             lower, upper = one.box(other)
             for draw in range(60):
@@ -147,7 +147,7 @@ def test_nan_in_one_box_is_nan_in_all():
             return found if self.calls != 3 else type(found)(found.clean, {"ibp": found.margins["ibp"] * torch.nan}, ())
 
     net = network()
-    data, threat = batch(net), ThreatModel(eps=0.01, scales=SCALES)
+    data, threat = batch(net), threat_of(eps=0.01, scales=SCALES)
     found = United(Broken(net)).bounds(data.x, data.y, threat, ("ibp",))
     assert bool(found.margins["ibp"].isnan().all())
 
@@ -157,7 +157,7 @@ def test_attacks_change_categories_and_stay_in_the_union(attack):
     net = network(3)
     data = batch(net)
     net, x = net.double(), data.x.double()
-    threat = inner(ThreatModel(scales=SCALES), inside(RADII[1]))
+    threat = inner(threat_of(scales=SCALES), inside(RADII[1]))
     found = attack(net, x, data.y, threat, steps=10, restarts=2)
     worst = torch.stack([margins(net, other, data.y) for other in combinations(x)]).amin(0)
     assert bool((found.margin <= worst + 1e-12).all())  # at the least what another category alone does

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from certtrain.bounds import NativeEngine, margin_matrix
-from certtrain.threat import ThreatModel
+from certtrain.threat import threat_of
 
 ALL = ("ibp", "crown_ibp", "crown")
 ACTIVATIONS = {
@@ -62,7 +62,7 @@ def test_no_grid_point_beats_a_bound(name, inputs, norm, dtype):
         x, y = torch.rand(5, inputs, dtype=dtype), torch.arange(5) % 3
         exact = network(name, inputs, scale, seed, torch.float64)
         for eps in (0.0, 1e-3, 0.3, 3.0):
-            threat = ThreatModel(norm, eps, lower=None, upper=None)
+            threat = threat_of(norm, eps, lower=None, upper=None)
             with torch.no_grad():
                 bounds = NativeEngine(net).bounds(x, y, threat, ALL)
                 z = exact((x.double() + grid(inputs, norm, eps)[:, None]).flatten(0, 1)).unflatten(0, (-1, 5))

@@ -4,7 +4,6 @@ import pytest
 import torch
 from small_networks import network
 
-from certtrain import threat as threats
 from certtrain.attacks import ATTACKS, margin
 from certtrain.bounds import NativeEngine
 from certtrain.bounds.auto_lirpa import AutoLirpaEngine
@@ -13,9 +12,10 @@ from certtrain.certifiers.anytime import AnytimeCertifier
 from certtrain.certifiers.cascade import CascadeCertifier
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError
-from certtrain.threat import ThreatModel
+from certtrain.threat import linf as threats
+from certtrain.threat import threat_of
 
-LINF = ThreatModel("linf", 0.1)
+LINF = threat_of("linf", 0.1)
 
 
 def outside(n=200):
@@ -35,8 +35,8 @@ def test_engines_refuse_them(engine, gradients):
             ):
                 getattr(engine(net), call)(x, y, LINF)
             getattr(engine(net), call)(x.clamp(0, 1), y, LINF)
-            getattr(engine(net), call)(x, y, ThreatModel("linf", 0.1, lower=None, upper=None))
-            getattr(engine(net), call)(x, y, ThreatModel("l2", 0.1))  # whose ball is not clipped
+            getattr(engine(net), call)(x, y, threat_of("linf", 0.1, lower=None, upper=None))
+            getattr(engine(net), call)(x, y, threat_of("l2", 0.1))  # whose ball is not clipped
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
@@ -44,8 +44,8 @@ def test_engines_refuse_them(engine, gradients):
 def test_attacks_refuse_them(attack, norm):
     (x, y), net = outside(20), network()
     with pytest.raises(UserError, match="outside the input range"):
-        ATTACKS[attack](net, x, y, ThreatModel(norm, 0.1), steps=1, restarts=1)
-    ATTACKS[attack](net, x, y, ThreatModel(norm, 0.1, lower=None, upper=None), steps=1, restarts=1)
+        ATTACKS[attack](net, x, y, threat_of(norm, 0.1), steps=1, restarts=1)
+    ATTACKS[attack](net, x, y, threat_of(norm, 0.1, lower=None, upper=None), steps=1, restarts=1)
 
 
 @pytest.mark.parametrize(

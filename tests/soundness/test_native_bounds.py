@@ -15,7 +15,7 @@ from torch import nn
 
 from certtrain.bounds import NativeEngine, margin_matrix
 from certtrain.models import Normalize
-from certtrain.threat import ThreatModel
+from certtrain.threat import threat_of
 
 ALL = ("ibp", "crown_ibp", "crown")
 CLASSES = 4
@@ -274,7 +274,7 @@ def test_no_point_of_the_ball_beats_a_bound(name, norm, training, seed, size, ea
     net, x, y = build(name, seed)
     net.train(training)
     eps = size * torch.tensor([1.0, 0.5, 0.0, 2.0], dtype=torch.float64) if each else size
-    threat = ThreatModel(norm, eps)
+    threat = threat_of(norm, eps)
     peer = freeze_on(net, x) if training else net
     with torch.no_grad():
         bounds = NativeEngine(net).bounds(x, y, threat, ALL)
@@ -329,7 +329,7 @@ def test_no_point_of_the_ball_beats_the_fused_loss(name, norm, training, seed, s
         for parameter in list(net.parameters())[-2:]:  # of the last layer: large logits
             parameter *= scale
     eps = size * torch.tensor([1.0, 0.5, 0.0, 2.0], dtype=torch.float64) if each else size
-    threat = ThreatModel(norm, eps)
+    threat = threat_of(norm, eps)
     peer = freeze_on(net, x).eval() if training else net
     engine = NativeEngine(net)
     with torch.no_grad():
@@ -346,7 +346,7 @@ def test_no_point_of_the_ball_beats_the_fused_loss(name, norm, training, seed, s
 def test_inputs_of_other_activations_stay_inside_their_boxes(name, norm):
     net, x, y = build(name, 7)
     net.eval()
-    boxes = NativeEngine(net).bounds(x, y, ThreatModel(norm, 0.2), ("ibp",)).pre_activations
+    boxes = NativeEngine(net).bounds(x, y, threat_of(norm, 0.2), ("ibp",)).pre_activations
     assert len(boxes) == sum(type(module) in KINKS for module in net.modules()) > 0
     seen = {}
     for box in boxes:
@@ -355,7 +355,7 @@ def test_inputs_of_other_activations_stay_inside_their_boxes(name, norm):
         module.register_forward_pre_hook(lambda module, args, name=box.name: seen.update({name: args[0]}))
     random = 2 * torch.rand(100, *x.shape, dtype=x.dtype) - 1
     with torch.no_grad():
-        net((x + project(0.2 * random * (8 if norm == "l2" else 1), x, ThreatModel(norm, 0.2))).flatten(0, 1))
+        net((x + project(0.2 * random * (8 if norm == "l2" else 1), x, threat_of(norm, 0.2))).flatten(0, 1))
     for box in boxes:
         values = seen[box.name].unflatten(0, (100, len(x)))
         assert (values >= box.lower - 1e-9).all(), box.name
@@ -367,7 +367,7 @@ def test_inputs_of_other_activations_stay_inside_their_boxes(name, norm):
 def test_activations_stay_inside_their_boxes(name, norm, monkeypatch):
     net, x, y = build(name, 7)
     net.eval()
-    threat = ThreatModel(norm, 0.2)
+    threat = threat_of(norm, 0.2)
     boxes = NativeEngine(net).bounds(x, y, threat, ("ibp",)).pre_activations
     seen = []
     monkeypatch.setattr(F, "relu", lambda z, inplace=False: seen.append(z) or z.clamp(min=0))
@@ -387,7 +387,7 @@ def test_the_attack_is_strong_enough_to_find_the_minimum_of_an_affine_network():
     net = nn.Linear(5, CLASSES).double()
     x, y = torch.rand(4, 5, dtype=torch.float64), torch.randint(0, CLASSES, (4,))
     for norm in ("linf", "l2"):
-        threat = ThreatModel(norm, 0.1)
+        threat = threat_of(norm, 0.1)
         least = NativeEngine(net).bounds(x, y, threat, ("ibp",)).margins["ibp"]
         torch.testing.assert_close(attacked_margins(net, x, y, threat), least)
         two = nn.Linear(5, 2).double()  # with two classes the fused loss is attained

@@ -14,8 +14,8 @@ from certtrain.certifiers import BoundCertifier, CascadeCertifier
 from certtrain.data import Batch
 from certtrain.methods import CrownIBP, Ramp, Streams, Weight
 from certtrain.models.normalize import Normalize
-from certtrain.scales import Scales
-from certtrain.threat import ThreatModel
+from certtrain.threat import threat_of
+from certtrain.threat.scales import Scales
 
 D = 6
 SIZES = (Fraction(0), Fraction(1, 7), Fraction(1), Fraction(2), Fraction(3, 10), Fraction(0))
@@ -42,7 +42,7 @@ def test_a_linear_network_has_the_margin_of_the_formula(engine, method):
     net = nn.Sequential(nn.Linear(D, 2)).double()
     x = 0.4 + 0.2 * torch.rand(5, D, dtype=torch.float64)
     y, radius = torch.zeros(5, dtype=torch.int64), Fraction(1, 10)
-    found = engine(net).bounds(x, y, ThreatModel(eps=radius, scales=SCALES), (method,)).margins[method][:, 0]
+    found = engine(net).bounds(x, y, threat_of(eps=radius, scales=SCALES), (method,)).margins[method][:, 0]
     weight = net[0].weight[0] - net[0].weight[1]
     sizes = torch.tensor([float(size) for size in SIZES], dtype=torch.float64)
     exact = x @ weight + net[0].bias[0] - net[0].bias[1] - float(radius) * (weight.abs() * sizes).sum()
@@ -54,7 +54,7 @@ def test_both_engines_agree():
     data = batch(net.float())
     net, x = net.double(), data.x.double()
     for outward in (False, True):
-        threat = ThreatModel(eps=Fraction(1, 10), scales=SCALES, outward=outward)
+        threat = threat_of(eps=Fraction(1, 10), scales=SCALES, outward=outward)
         ours = NativeEngine(net).bounds(x, data.y, threat, ("ibp", "crown_ibp", "crown")).margins
         theirs = AutoLirpaEngine(net).bounds(x, data.y, threat, ("ibp", "crown_ibp", "crown")).margins
         for method, margins in ours.items():
@@ -68,7 +68,7 @@ def test_no_corner_sample_or_attack_is_below_a_bound(method):
     data, generator = batch(net), torch.Generator().manual_seed(3)
     net, x = net.double(), data.x.double()
     for radius in RADII:
-        threat = ThreatModel(eps=radius, scales=SCALES)
+        threat = threat_of(eps=radius, scales=SCALES)
         least = NativeEngine(net).bounds(x, data.y, threat, (method,)).margins[method].min(1).values
         lower, upper = threat.box(x)
         for draw in range(200):
@@ -92,7 +92,7 @@ def test_attacks_stay_in_the_exact_box_and_leave_immutable_features(attack, kind
     net, x, more = net.double(), data.x.double(), {"step_size": 0.3} if kind == "constant steps" else {}
     for radius in RADII:
         for eps in (inside(radius), torch.full((len(x),), inside(radius), dtype=torch.float64)):
-            threat = inner(ThreatModel(outward=True, scales=SCALES), eps)
+            threat = inner(threat_of(outward=True, scales=SCALES), eps)
             found = attack(net, x, data.y, threat, steps=15, restarts=3, **more).x
             assert torch.equal(found[:, [0, 5]], x[:, [0, 5]])
             assert bool((found != x).any())
@@ -187,5 +187,5 @@ def test_training_over_scales_of_ones_is_training_and_immutable_inputs_get_no_bo
 
 
 def width_of(scales, x):
-    lower, upper = ThreatModel(eps=0.1, scales=scales).box(x)
+    lower, upper = threat_of(eps=0.1, scales=scales).box(x)
     return upper - lower

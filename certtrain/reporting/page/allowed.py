@@ -6,7 +6,7 @@ from certtrain.errors import UserError
 from certtrain.features import Feature, features_from_list
 from certtrain.reporting.page.evidence import Certified
 from certtrain.reporting.page.markup import Node, details, table, tag
-from certtrain.scales import Scales
+from certtrain.threat.scales import Scales
 
 
 def allowed(certificate: Certified) -> Node:

@@ -11,6 +11,7 @@ import numpy as np
 
 from certtrain.certificates import STATUSES
 from certtrain.certificates.summary import status_counts
+from certtrain.radii import radius_text
 from certtrain.reporting.curves import curves, outcomes
 from certtrain.reporting.entries import LABELS, acr_text, floored, guess_note, percent
 from certtrain.reporting.page.allowed import allowed
@@ -20,7 +21,6 @@ from certtrain.reporting.page.figures import radii_of, share, stated
 from certtrain.reporting.page.gallery import Source, gallery
 from certtrain.reporting.page.markup import Markup, Node, definitions, details, join, section, table, tag
 from certtrain.reporting.page.meaning import meaning
-from certtrain.threat import radius_text
 
 WITHHELD = "withheld: an attack refuted these certificates"
 VERDICTS = {"same": "checks hold", "not checked": "not possible", "warning": "warnings", "DIFFERENT": "differ"}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from certtrain.radii import parse_radius
 from certtrain.reporting.curves import curves, outcomes, steps
 from certtrain.reporting.entries import acr_text, upper_bound
 from certtrain.reporting.page.chart import Series, chart
@@ -13,7 +14,6 @@ from certtrain.reporting.page.evidence import Certified
 from certtrain.reporting.page.figures import radii_of, stated
 from certtrain.reporting.page.markup import Markup, Node, tag
 from certtrain.reporting.plots import clopper_pearson
-from certtrain.threat import parse_radius
 
 
 def certified_charts(certificates: Sequence[Certified]) -> Markup | None:

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from certtrain.certificates import ABSTAIN, Certificates
 from certtrain.certificates.summary import certified
+from certtrain.radii import radius_text
 from certtrain.reporting.entries import percent
 from certtrain.reporting.page.evidence import Certified
 from certtrain.reporting.page.figures import held, radii_of, share
 from certtrain.reporting.page.markup import Markup, Node, captioned, details, table, tag
-from certtrain.threat import radius_text
 
 MATRIX = 25  # classes up to which the matrix is shown; beyond it the most frequent confusions
 PAIRS = 30

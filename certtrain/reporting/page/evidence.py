@@ -20,11 +20,11 @@ from certtrain.certificates.card_check import disagreement
 from certtrain.certificates.summary import summarise
 from certtrain.claim import Claim, claim_of
 from certtrain.errors import UserError
+from certtrain.radii import parse_radii
 from certtrain.reporting import entries
 from certtrain.reporting.entries import Entry
 from certtrain.reporting.page.hits import Hit, read_hits
 from certtrain.runs import RunDirectory
-from certtrain.threat import parse_radii
 
 T = TypeVar("T")
 # Figures that must follow from the rows: without them nothing of a certificate is shown as certified.

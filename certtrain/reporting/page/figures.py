@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from certtrain.certificates import ABSTAIN, Certificates
 from certtrain.errors import UserError
+from certtrain.radii import parse_radii, parse_radius, radius_text
 from certtrain.reporting.entries import percent
 from certtrain.reporting.page.evidence import Certified
 from certtrain.reporting.plots import clopper_pearson, interval_text
-from certtrain.threat import parse_radii, parse_radius, radius_text
 
 
 def radii_of(certificate: Certified) -> tuple[Fraction, ...]:

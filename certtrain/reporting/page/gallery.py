@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from certtrain.certificates import ABSTAIN, FALSIFIED, Certificates
 from certtrain.features import Feature
+from certtrain.radii import parse_radius, radius_text
 from certtrain.reporting.entries import floored
 from certtrain.reporting.page.classes import class_name
 from certtrain.reporting.page.evidence import Certified
@@ -19,7 +20,6 @@ from certtrain.reporting.page.figures import radii_of
 from certtrain.reporting.page.hits import Hit
 from certtrain.reporting.page.images import difference, is_image, picture
 from certtrain.reporting.page.markup import Markup, Node, table, tag
-from certtrain.threat import parse_radius, radius_text
 
 HITS = 12  # counterexamples shown
 FEATURES = 5  # changed most, of a counterexample that is no image

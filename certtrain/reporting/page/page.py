@@ -11,6 +11,7 @@ from certtrain import __version__
 from certtrain.certificates.summary import certified
 from certtrain.errors import UserError
 from certtrain.files import refuse_foreign, write_text_atomic
+from certtrain.radii import radius_text
 from certtrain.reporting.entries import acr_text, percent
 from certtrain.reporting.page.certificate import certificate_section, kinds, state_badge
 from certtrain.reporting.page.certified_chart import certified_charts
@@ -21,7 +22,6 @@ from certtrain.reporting.page.gallery import Source
 from certtrain.reporting.page.markup import Markup, Node, join, section, table, tag
 from certtrain.reporting.page.style import STYLE
 from certtrain.reporting.page.training import training_section
-from certtrain.threat import radius_text
 
 MARK = "certtrain report"  # the generator that pages of this module name; no other file is overwritten
 HEAD = 2_000  # bytes at a file's beginning in which the mark must stand

@@ -8,8 +8,8 @@ from claims import LINF, SMOOTHED
 from certtrain.certificates import CertificateLog, Certificates, write_card
 from certtrain.certificates.summary import summarise
 from certtrain.falsification import Counterexample, Falsification, write_counterexamples
+from certtrain.radii import parse_radii
 from certtrain.reporting.page.evidence import Certified
-from certtrain.threat import parse_radii
 
 RADII = ("0.1", "2/255")
 

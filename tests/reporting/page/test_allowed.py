@@ -8,7 +8,7 @@ from makers import bound_rows, certificate
 from certtrain.features import Feature, features_to_list
 from certtrain.reporting.page.allowed import allowed
 from certtrain.reporting.page.evidence import Certified
-from certtrain.scales import Scales
+from certtrain.threat.scales import Scales
 
 SCALES = Scales(("age", "<b>income", "sex"), (Fraction(1, 36), Fraction(1, 50), Fraction(0)), (72, 0, 0), "survey")
 FEATURES = [Feature("age", 18.0, 90.0, 12.0), Feature("<b>income", 0.0, 1e5, 2e4), Feature("sex", 0.0, 1.0, 0.5)]

@@ -10,12 +10,12 @@ from html_reader import Reader
 from makers import bound_rows, certificate, vote_rows
 from PIL import Image
 
+from certtrain.radii import radius_text
 from certtrain.reporting.page.evidence import Certified
 from certtrain.reporting.page.gallery import Source, extremes, gallery
 from certtrain.reporting.page.hits import Hit
 from certtrain.reporting.page.images import MOST, difference, png
 from certtrain.reporting.page.markup import join
-from certtrain.threat import radius_text
 
 
 def source(rows, shape=(1, 4, 4), **more):

@@ -8,8 +8,9 @@ import torch
 from certtrain.attacks import inner, inside
 from certtrain.certifiers.claims import bounds_claim
 from certtrain.errors import UserError
-from certtrain.scales import Scales
-from certtrain.threat import OUTWARD, ThreatModel
+from certtrain.threat import threat_of
+from certtrain.threat.linf import OUTWARD
+from certtrain.threat.scales import Scales
 
 SCALES = Scales(
     ("still", "third", "one", "count"), (Fraction(0), Fraction(1, 3), Fraction(1), Fraction(1, 5)), (0, 0, 0, 10)
@@ -18,7 +19,7 @@ X = torch.tensor([[0.5, 0.25, 0.9, 0.3], [0.0, 1.0, 0.5, 1.0]]).double()
 
 
 def test_a_box_has_the_size_of_each_feature_and_ends_at_the_range():
-    lower, upper = ThreatModel(eps=Fraction(3, 10), scales=SCALES).box(X)
+    lower, upper = threat_of(eps=Fraction(3, 10), scales=SCALES).box(X)
     assert lower[0].tolist() == pytest.approx([0.5, 0.15, 0.6, 0.24])
     assert upper[0].tolist() == pytest.approx([0.5, 0.35, 1.0, 0.36])
     assert upper[1].tolist() == [0.0, 1.0, pytest.approx(0.8), 1.0]
@@ -26,7 +27,7 @@ def test_a_box_has_the_size_of_each_feature_and_ends_at_the_range():
 
 @pytest.mark.parametrize("eps", [Fraction(1, 10), torch.tensor([0.1, 0.2], dtype=torch.float64)])
 def test_an_outward_box_holds_the_exact_one_and_leaves_immutable_features_exact(eps):
-    lower, upper = ThreatModel(eps=eps, outward=True, scales=SCALES).box(X)
+    lower, upper = threat_of(eps=eps, outward=True, scales=SCALES).box(X)
     assert torch.equal(lower[:, 0], X[:, 0])
     assert torch.equal(upper[:, 0], X[:, 0])
     radii = [Fraction(1, 10)] * 2 if isinstance(eps, Fraction) else [Fraction(float(e)) for e in eps]
@@ -45,7 +46,7 @@ def test_the_box_of_an_attack_lies_in_the_exact_one():
     x = torch.rand(200, 7, dtype=torch.float64)
     for radius in (Fraction(1, 1000), Fraction(1, 7), Fraction(9, 10)):
         for eps in (inside(radius), torch.full((200,), inside(radius), dtype=torch.float64)):
-            lower, upper = inner(ThreatModel(outward=True, scales=scales), eps).box(x)
+            lower, upper = inner(threat_of(outward=True, scales=scales), eps).box(x)
             for i, value in enumerate(values):
                 for at, low, high in zip(x[:, i].tolist(), lower[:, i].tolist(), upper[:, i].tolist()):
                     assert max(Fraction(at) - radius * value, 0) <= Fraction(low) <= at
@@ -56,7 +57,7 @@ def test_scales_of_ones_change_no_bit():
     ones, x = Scales(tuple("abcd"), (Fraction(1),) * 4, (0,) * 4), torch.rand(5, 4, dtype=torch.float64)
     for kind in ({"outward": True}, {}, {"inward": True}):
         for eps in (Fraction(2, 255), 0.1, torch.rand(5, dtype=torch.float64)):
-            plain, scaled = ThreatModel(eps=eps, **kind).box(x), ThreatModel(eps=eps, scales=ones, **kind).box(x)
+            plain, scaled = threat_of(eps=eps, **kind).box(x), threat_of(eps=eps, scales=ones, **kind).box(x)
             assert torch.equal(plain[0], scaled[0])
             assert torch.equal(plain[1], scaled[1])
 
@@ -67,7 +68,7 @@ def test_whole_numbered_features_move_by_whole_numbers_within_the_radius():
     x = torch.stack([numbers.float().double(), torch.full((11,), 0.5)], 1)
     point = x + torch.tensor([0.17, 0.01])  # 1.7 of 10 upwards: to 2 where the radius reaches it
     for radius, most in ((Fraction(1), 2), (Fraction(99, 100), 1), (Fraction(1, 2), 1), (Fraction(1, 4), 0)):
-        size = ThreatModel(eps=inside(radius), scales=scales, inward=True).eps_tensor(x)
+        size = threat_of(eps=inside(radius), scales=scales, inward=True).eps_tensor(x)
         moved = scales.admissible(point, x, size)
         expected = (torch.arange(11) + min(most, 2)).clamp_max(10).double() / 10
         assert torch.equal(moved[:, 0], expected.float().double())  # as a data module scales them
@@ -86,8 +87,8 @@ def test_whole_numbers_lie_in_the_box_that_is_proved_also_of_rows_with_fractions
     for most in range(1, 10):
         units = Fraction(-(-most * 10**12 // count), 10**12)  # as `resolve_scales` rounds them up
         scales = Scales(("count",), (units,), (count,))
-        lower, upper = ThreatModel(eps=Fraction(1), scales=scales, outward=True).box(x)
-        size = ThreatModel(eps=inside(Fraction(1)), scales=scales, inward=True).eps_tensor(x)
+        lower, upper = threat_of(eps=Fraction(1), scales=scales, outward=True).box(x)
+        size = threat_of(eps=inside(Fraction(1)), scales=scales, inward=True).eps_tensor(x)
         for point in (x - size, x + size):
             moved = scales.admissible(point, x, size)
             assert bool(((lower <= moved) & (moved <= upper)).all())
@@ -109,22 +110,22 @@ def test_the_hash_is_of_sizes_and_the_dictionary_gives_them_back():
 
 
 def test_balls_are_named_by_norm_and_scales():
-    threat = ThreatModel("linf", scales=SCALES)
+    threat = threat_of("linf", scales=SCALES)
     assert threat.name == f"linf scaled by scaled ({SCALES.sha256[:8]})"
     assert threat.symbol == f"l-inf scaled by {SCALES.label}"
     assert bounds_claim(threat, "float64").axis == f"radius, in multiples of {SCALES.label}"
-    assert (ThreatModel("l2").symbol, bounds_claim(ThreatModel("l2"), "float64").axis) == ("l2", "l2 radius")
+    assert (threat_of("l2").symbol, bounds_claim(threat_of("l2"), "float64").axis) == ("l2", "l2 radius")
 
 
 def test_what_makes_no_box_is_refused():
     with pytest.raises(UserError, match="sizes per feature are those of a box, and the l2 ball is the same in all"):
-        ThreatModel("l2", scales=SCALES)
+        threat_of("l2", scales=SCALES)
     with pytest.raises(ValueError, match="not all are 0"):
         Scales(("a",), (Fraction(0),), (0,))
     with pytest.raises(ValueError, match="each named once"):
         Scales(("a", "a"), (Fraction(1),) * 2, (0, 0))
     with pytest.raises(ValueError, match="4 scales for inputs of shape"):
-        ThreatModel(eps=0.1, scales=SCALES).box(torch.rand(2, 3))
+        threat_of(eps=0.1, scales=SCALES).box(torch.rand(2, 3))
 
 
 def test_sizes_asked_for_in_inference_mode_are_none_that_autograd_refuses():
@@ -133,15 +134,17 @@ def test_sizes_asked_for_in_inference_mode_are_none_that_autograd_refuses():
     with torch.inference_mode():
         scales.tensor(torch.zeros(1, 2))
     eps = torch.tensor(0.5, requires_grad=True)
-    ThreatModel("linf", scales=scales).at(eps).box(torch.full((1, 2), 0.5))[1].sum().backward()
+    threat_of("linf", scales=scales).at(eps).box(torch.full((1, 2), 0.5))[1].sum().backward()
     assert eps.grad == pytest.approx(1 / 7 + 1 / 11)
 
 
 def test_torch_compile_follows_boxes_and_categories_of_scales_that_nothing_asked_before():
     scales = Scales(("a", "b", "c"), (Fraction(1, 3), Fraction(0), Fraction(0)), (0, 0, 0), groups=(("word", (1, 2)),))
 
+    threat = threat_of("linf", scales=scales)
+
     def corners(x, eps):
-        return [box.at(eps).box(part) for part, box in ThreatModel("linf", scales=scales).parts(x)]
+        return [box.at(eps).box(part) for part, box in threat.parts(x)]
 
     x, eps = torch.tensor([[0.5, 1.0, 0.0], [0.2, 0.0, 0.0]]), torch.tensor(0.3)  # one row is of no category
     torch._dynamo.reset()

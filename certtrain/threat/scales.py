@@ -23,7 +23,7 @@ from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from certtrain.threat import float_up, parse_radius, radius_text
+from certtrain.radii import float_up, parse_radius, radius_text
 
 if TYPE_CHECKING:
     import torch
