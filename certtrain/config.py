@@ -228,7 +228,7 @@ def watched_radius(config: dict[str, Any]) -> Fraction:
 
 def rehearsed(config: dict[str, Any]) -> str:
     """What the radii of the certificates are that validate a training."""
-    return next((kind.rehearsed_radii_are for kind in of_nodes(config.get("certifier"))), "grid")
+    return next((kind.rehearsed_radii_are or kind.radii_are for kind in of_nodes(config.get("certifier"))), "grid")
 
 
 def default_monitor(config: dict[str, Any]) -> str:

@@ -114,7 +114,7 @@ def refused(capsys, *arguments: str, expecting: tuple[str, ...] = ()) -> str:
         (["model._target_=certtrain.models.mpl"], ["certtrain.models.mpl", "model"]),
         (["validation.methods=[alpha]"], ["alpha"]),
         (["checkpoint.use=bset"], ["bset", "best"]),
-        (["norm=l1"], ["l1", "linf, l2"]),
+        (["norm=l1"], ["l1", "l2, linf"]),
         (["sigma=64"], ["sigma = 64", "sigma=0.251"]),
         (["sigma=8/255"], ["8/255", "sigma=0.0313725"]),
         (["radii=[8]"], ["radii = 8", "[0, 1]", "8/255"]),

@@ -25,6 +25,7 @@ def test_each_part_is_short(path):
     assert len(path.read_text().splitlines()) <= 40
 
 
+@pytest.mark.slow
 def test_own_network_and_method_by_a_config_folder_of_ones_own(tmp_path):
     common = ["--config-dir", "conf", "data=digits", "trainer=cpu", f"runs_dir={tmp_path}", "epochs=2", "n=200"]
     certtrain("train", *common, "model=two_branches", "method=smoothed_labels", "sigma=0.25", "radii=[0.1]", "name=own")
@@ -42,6 +43,7 @@ def test_own_network_and_method_by_a_config_folder_of_ones_own(tmp_path):
     assert "the network is not linear" in refused
 
 
+@pytest.mark.slow
 def test_own_certifier_is_exact_for_a_linear_network(tmp_path):
     common = ["data=digits", "trainer=cpu", f"runs_dir={tmp_path}", "epochs=2", "name=linear", "radii=[0.05,0.1]"]
     certtrain("train", *common, "model=mlp", "model.hidden=[]", "method=standard", "norm=l2", "falsify.examples=0")

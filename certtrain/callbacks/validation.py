@@ -49,7 +49,8 @@ class CertifyValidation(L.Callback):
         watched: Fraction | None = None,
     ) -> None:
         self.certifier, self.batch = certifier, batch
-        self.every_n_epochs, self.attack_steps = max(1, every_n_epochs), attack_steps
+        self.every_n_epochs = max(1, every_n_epochs)
+        self.attack_steps = attack_steps if certifier.threat.attackable else 0
         self.claim = certifier.claim()
         self.threat = replace(certifier.threat, outward=False)
         self.watched = self.certifier.radii[-1] if watched is None else watched

@@ -36,7 +36,7 @@ class Certifier(ABC):
         rows_per_write: rows between two writes of a log: few enough that little is lost, enough to fill a batch.
         fixed_norm: the only norm that the class certifies; None where it takes `norm`.
         radii_are: what its claim says of the radii, before there is one.
-        rehearsed_radii_are: the same of what its `rehearsal` claims.
+        rehearsed_radii_are: the same of what its `rehearsal` claims; None where there is no difference.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Certifier(ABC):
     rows_per_write: ClassVar[int] = 256
     fixed_norm: ClassVar[str | None] = None
     radii_are: ClassVar[Radii] = "grid"
-    rehearsed_radii_are: ClassVar[Radii] = "grid"
+    rehearsed_radii_are: ClassVar[Radii | None] = None
 
     @abstractmethod
     def claim(self) -> Claim:

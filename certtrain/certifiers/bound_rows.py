@@ -84,7 +84,9 @@ def _status(radius: Fraction) -> str:
 
 def _audit_claim(audit: Audit, card: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """The claim is that of bounds over the set that the settings describe."""
-    claim = claim_of(card)
+    claim, stated = claim_of(card), settings.get("scales")
+    if isinstance(stated, Mapping):
+        _audit_sizes(audit, stated)
     try:
         threat = stated_threat(claim.threat, settings)
     except UserError as error:
@@ -93,13 +95,20 @@ def _audit_claim(audit: Audit, card: Mapping[str, Any], settings: Mapping[str, A
     if "input_range" in settings:
         audit.compare("input range of the threat model", settings["input_range"], threat.settings()["input_range"])
     if isinstance(threat, Scaled):
-        _audit_scales(audit, card, settings["scales"], threat.scales)
+        _audit_scales(audit, card, threat.scales)
     audit.compare("claim", claim.to_dict(), bounds_claim(threat, settings.get("precision", "float64")).to_dict())
 
 
-def _audit_scales(audit: Audit, card: Mapping[str, Any], stated: Mapping[str, Any], scales: Scales) -> None:
-    """The sizes are those that their hash is of, of the network's features, and follow from what was asked for."""
-    audit.compare("sha256 of the scales", stated.get("sha256"), scales.sha256)
+def _audit_sizes(audit: Audit, stated: Mapping[str, Any]) -> None:
+    """The sizes are those that their hash is of."""
+    try:
+        audit.compare("sha256 of the scales", stated.get("sha256"), Scales.from_dict(stated).sha256)
+    except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
+        audit.differs(f"scales: no sizes of features: {type(error).__name__}: {error}")
+
+
+def _audit_scales(audit: Audit, card: Mapping[str, Any], scales: Scales) -> None:
+    """The sizes are those of the network's features, and follow from what was asked for."""
     listed = card.get("input_contract", {}).get("features")
     if listed is None or "scales_asked" not in card:
         audit.unchecked("scales: the card does not say the features' ranges, or what was asked for")

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from certtrain.commands.received import check_resumed
-from certtrain.config import GROUPS
+from certtrain.config import GROUPS, options
 from certtrain.errors import UserError
 from certtrain.files import conf_dir
 
@@ -40,6 +40,8 @@ def refuse_unread(command: str, config: Any) -> None:
 
     check_resumed(config)
     hydra = HydraConfig.get()
+    if not _may_differ(hydra):
+        return
     made = OmegaConf.to_container(config, resolve=False)
     known = _reference(command, hydra)
     theirs = _resumed(made)  # a run that was made with such a key, when it had no effect, is not lost by it
@@ -57,6 +59,14 @@ def refuse_unread(command: str, config: Any) -> None:
             where=_where(path, hydra, "~"),
             fix="keep it",
         )
+
+
+def _may_differ(hydra: Any) -> bool:
+    """Whether there can be other keys than ours: one was added or taken away, or files of the user's were composed."""
+    changed = any(text.startswith(("+", "~")) for text in hydra.overrides.task)
+    experiment = hydra.runtime.choices.get("experiment")
+    theirs = any(source.provider == "command-line" for source in hydra.runtime.config_sources)
+    return changed or theirs or experiment not in (None, *options("experiment"))
 
 
 def _reference(command: str, hydra: Any) -> dict[str, Any]:

@@ -23,12 +23,10 @@ class ThreatSuite:
 
     Attributes:
         radii: at which it is tried, in its own measure; the last may be wider than the input range.
-        moved: whether attacks move in it.
         bounded: whether bounds are about it.
     """
 
     radii: ClassVar[tuple[Fraction, ...]] = (Fraction(1, 1000), Fraction(2, 255), Fraction(1, 3), Fraction(2))
-    moved: ClassVar[bool] = True
     bounded: ClassVar[bool] = True
 
     def make(self) -> Threat:
@@ -85,7 +83,7 @@ class ThreatSuite:
 
     def test_attacks_never_leave_the_set(self) -> None:
         """What is reached is within the exact radius, and in the input range."""
-        if not self.moved:
+        if not self.make().attackable:
             return
         threat, x = self.make(), self.inputs()
         for radius in self.radii:
@@ -98,7 +96,7 @@ class ThreatSuite:
 
     def test_attacks_use_the_room_that_there_is(self) -> None:
         """Some point is more than a third of the radius away: a set that is too small would find nothing."""
-        if not self.moved:
+        if not self.make().attackable:
             return
         x, radius = self.inputs(), self.radii[0]
         farthest = max(float(self.make().distance(p - x).max()) for p in self.points(radius).unbind(1))
@@ -106,7 +104,7 @@ class ThreatSuite:
 
     def test_bounds_hold_for_every_point_that_is_reached(self) -> None:
         """Lower bounds over the outward set are below the margins of all points of the exact one."""
-        if not (self.moved and self.bounded):
+        if not (self.make().attackable and self.bounded):
             return
         x, network = self.inputs(), small_network().double().eval()
         y = torch.arange(len(x)) % CLASSES
@@ -121,7 +119,7 @@ class ThreatSuite:
     def test_what_it_lacks_is_refused_by_name(self) -> None:
         """Engines and attacks that need a set or moves that there are not."""
         x = self.inputs()
-        for there, use in ((self.moved, self.make().moves), (self.bounded, self.make().region)):
+        for there, use in ((self.make().attackable, self.make().moves), (self.bounded, self.make().region)):
             if there:
                 continue
             refused = _refusal(lambda use=use: use(x))

@@ -36,6 +36,8 @@ class Threat(ABC):
 
     norm: ClassVar[str]
     """What `norm=` calls it."""
+    attackable: ClassVar[bool] = False
+    """Whether it has `moves`."""
     eps: Fraction | float | Tensor = 0  # not Fraction(0), which torch.compile of torch 2.11 cannot build
     lower: float | None = 0.0
     upper: float | None = 1.0

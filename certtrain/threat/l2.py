@@ -22,6 +22,7 @@ class L2(Threat):
     """
 
     norm: ClassVar[str] = "l2"
+    attackable: ClassVar[bool] = True
 
     @property
     def symbol(self) -> str:

@@ -29,6 +29,7 @@ class Linf(Threat):
     """
 
     norm: ClassVar[str] = "linf"
+    attackable: ClassVar[bool] = True
 
     @property
     def symbol(self) -> str:

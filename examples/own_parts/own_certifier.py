@@ -14,8 +14,7 @@ from certtrain.threat import threat_of
 class ExactLinear(Certifier):
     """`min_j (z_y - z_j) / ||grad (z_y - z_j)||_2`, which is exact where the logits are linear in the input."""
 
-    name, fixed_norm = "exact_linear", "l2"
-    radii_are = rehearsed_radii_are = "continuous"
+    name, fixed_norm, radii_are = "exact_linear", "l2", "continuous"
 
     def __init__(self, radii) -> None:
         self.radii, self.threat = parse_radii(radii), threat_of("l2")

@@ -92,6 +92,7 @@ def test_the_first_signal_is_answered_in_words_once(capsys):
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.ops
 def test_the_answer_does_not_wait_for_the_call_that_the_main_thread_is_in():
     """As a long call into a library: Python's own handlers, and so the flag, wait for its end."""
     code = (

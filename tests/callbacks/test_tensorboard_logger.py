@@ -109,6 +109,7 @@ def test_no_room_for_the_events(tmp_path, monkeypatch, when):
     assert not [thread for thread in threading.enumerate() if type(thread).__module__.startswith("tensorboardX")]
 
 
+@pytest.mark.ops
 def test_a_disk_that_fills_up_while_tensorboardx_writes(tmp_path):
     """In its thread, which must not die of it: the queue before it holds ten events, then a call waits for ever."""
     program = f"""

@@ -60,7 +60,7 @@ def test_the_card_states_what_the_certificates_claim(trained_runs, run, name):
         for key, value in {"sigma": 0.1, "n0": 10, "n": 100, "alpha": 0.001, "seed": 0, "two_sided": False}.items():
             assert settings[key] == value, key
         assert {"budget", "abstain", "precision", "noise"} <= settings.keys()
-        assert "1 - alpha" in found["claim"]
+        assert "1 - alpha" in found["claim"]["says"]
     else:
         assert settings["methods"] == ["crown_ibp"]
         assert settings["precision"] == "float64"

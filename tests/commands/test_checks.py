@@ -81,7 +81,7 @@ def refused(runs, snapshot, capsys):
         (["alpha=1e-30"], ["n=", "up to 0.0"]),
         (["norm=linf"], ["l2", "r/sqrt(d)"]),
         (["norm=linf", "certifier=smoothing"], ["l2", "r/sqrt(d)"]),
-        (["norm=l1", "certifier=ibp"], ["norm=l1", "linf, l2"]),
+        (["norm=l1", "certifier=ibp"], ["norm=l1", "l2, linf"]),
         (["data=mnist"], ["data=mnist beside run=noise"]),
         (["model=mlp"], ["model=mlp beside run=noise"]),
         (["checkpoint=weights.pt"], ["last or best; a file"]),

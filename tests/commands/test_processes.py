@@ -20,10 +20,9 @@ from certtrain.errors import UserError
 from certtrain.parts import Share
 from certtrain.runs import RunDirectory
 
+pytestmark = pytest.mark.ops
 START = """
 import json, os, signal, sys, time
-
-pytestmark = pytest.mark.ops
 order = json.loads(sys.stdin.readline())
 number = int(order["place"]["process"].split("/")[0])
 def say(**answer): print(json.dumps(answer), flush=True)

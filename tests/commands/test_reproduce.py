@@ -35,6 +35,7 @@ def test_dry_run_states_the_budget_and_does_nothing(in_tmp, capsys, monkeypatch)
     assert not (in_tmp / "runs").exists()
 
 
+@pytest.mark.slow
 def test_the_time_of_a_step_is_not_that_of_compiling_it(in_tmp, capsys, monkeypatch):
     made, compiled = [], []
 
@@ -94,6 +95,7 @@ def test_smoothings_budget_counts_the_draws(in_tmp, capsys, monkeypatch):
     assert re.search(r"training +21 ", text)
 
 
+@pytest.mark.slow
 def test_seeds_are_runs_of_their_own_and_one_table(in_tmp, capsys):
     assert main(["reproduce", "quickstart", "--no-timing", "seeds=2", *TINY]) == 0
     text = capsys.readouterr().out

@@ -110,6 +110,7 @@ def test_a_key_appended_by_an_experiment_of_the_users_own(in_tmp):
     composed(f"--config-dir={in_tmp / 'mine'}", "experiment=noisy")
 
 
+@pytest.mark.slow
 def test_no_experiment_of_ours_sets_what_nothing_reads():
     names = options("experiment")
     assert len(names) > 30

@@ -55,8 +55,8 @@ def forget():
     torch._dynamo.reset()
 
 
-# Three that go through everything; the others, as tracing takes its time, beside the compiler's own test.
-QUICK = ("gaussian", "ibp", "crown_ibp fused")
+# Two that go through everything; the others, as tracing takes its time, beside the compiler's own test.
+QUICK = ("gaussian", "crown_ibp fused")
 
 
 @pytest.mark.parametrize(

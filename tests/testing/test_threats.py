@@ -63,7 +63,7 @@ class Nothing(Threat):
 
 
 class TestNothing(ThreatSuite):
-    moved = bounded = False
+    bounded = False
 
     def make(self):
         return Nothing()
