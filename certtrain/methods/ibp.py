@@ -148,6 +148,10 @@ class IBP(Method):
         values = self.scheduled(step)
         return {**values, "eps": max(values["eps"], MIN_EPS)} if self.regularisation(step) else values
 
+    def around(self, inputs: Batch, values: Mapping[str, Value]) -> Threat:
+        """The set that is bounded: the threat model at eps_t."""
+        return self.threat.at(values["eps"])
+
     def _refuse_several_boxes(self, network: nn.Module) -> None:
         """Statistics of a batch would be those of rows that nobody has, and the regularisers are of one box."""
         statistics = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
@@ -172,7 +176,7 @@ class IBP(Method):
         if not phase.robust and not phase.regularised:
             return natural_objective(network, inputs, self.l1)
         assert engine is not None, "a bound-propagation method needs an engine"
-        threat = self.threat.at(values["eps"])
+        threat = self.around(inputs, values)
         engine = united(engine, threat)
         if isinstance(engine, United):
             self._refuse_several_boxes(network)

@@ -21,15 +21,15 @@ from certtrain.files import write_json_atomic
 
 SEEDS = (0, 1, 2)
 CASES = {  # by name: what is written on the command line; everything else is a default
-    "digits, IBP": ["method=ibp"],
-    "digits, CROWN-IBP": ["method=crown_ibp"],
-    "digits, CROWN-IBP with loss fusion": ["method=crown_ibp", "method.loss_fusion=true"],
-    "digits, Gaussian noise": ["method=gaussian", "radii=[0,0.25,0.5]"],
     "digits mlp, IBP": ["model=mlp", "method=ibp"],
     "digits mlp, CROWN-IBP": ["model=mlp", "method=crown_ibp"],
     "digits mlp, Gaussian noise": ["model=mlp", "method=gaussian", "radii=[0,0.25,0.5]"],
     "breast_cancer, IBP": ["data=breast_cancer", "method=ibp"],
     "breast_cancer, CROWN-IBP": ["data=breast_cancer", "method=crown_ibp"],
+    "digits, Gaussian noise": ["method=gaussian", "radii=[0,0.25,0.5]"],
+    "digits, IBP": ["method=ibp"],
+    "digits, CROWN-IBP": ["method=crown_ibp"],
+    "digits, CROWN-IBP with loss fusion": ["method=crown_ibp", "method.loss_fusion=true"],
 }
 
 
