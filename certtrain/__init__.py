@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from certtrain._version import __version__
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
@@ -12,7 +14,6 @@ if TYPE_CHECKING:
 
     from certtrain.api import certify, fit, plot, summarise
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "certify", "fit", "load", "plot", "summarise"]
 
 

@@ -6,7 +6,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from certtrain import __version__, escape
+from certtrain import escape
+from certtrain._version import __version__
 from certtrain.errors import UserError, nearest
 
 COMMANDS = {
@@ -92,7 +93,7 @@ def _dispatch(command: str, arguments: list[str]) -> int:
 
     from certtrain import environment
     from certtrain.allocator import keep_freed_memory
-    from certtrain.commands.compose import run_hydra
+    from certtrain.commands.launch import run_hydra
 
     keep_freed_memory()
     environment.remember_command(["certtrain", command, *arguments])

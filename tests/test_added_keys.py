@@ -10,8 +10,8 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from certtrain.added_keys import BEFORE
+from certtrain.commands.one_run import resolve
 from certtrain.commands.study_request import FREE
-from certtrain.commands.train import resolve
 from certtrain.config import GROUPS, options, plain
 from certtrain.files import conf_dir
 from certtrain.runs import ABSENT, RunDirectory, config_differences

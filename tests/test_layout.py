@@ -7,6 +7,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import networkx
 import pytest
 import yaml
 
@@ -17,7 +18,7 @@ TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
 
 # The rooms of certtrain from the ground up: a room imports itself and those before it.
 FLOORS = (
-    {"errors", "escape", "added_keys", "session_keys"},
+    {"_version", "errors", "escape", "added_keys", "session_keys"},
     {
         "allocator",
         "collective",
@@ -137,6 +138,30 @@ def test_lower_rooms_never_import_higher_ones():
     assert wrong == []
 
 
+def imported_modules(tree, modules):
+    """The modules of certtrain that a module imports, anywhere in it, but for what only type checkers read."""
+    ignored = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            ignored |= {id(inner) for inner in ast.walk(node)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import) and id(node) not in ignored:
+            yield from (alias.name for alias in node.names if alias.name in modules)
+        elif isinstance(node, ast.ImportFrom) and node.module and id(node) not in ignored:
+            named = (f"{node.module}.{alias.name}" for alias in node.names)
+            yield from (found for name in named if (found := name if name in modules else node.module) in modules)
+
+
+def test_no_modules_import_each_other():
+    """Circles inside a floor too, also through the package's front: `import certtrain` in a lower room."""
+    dotted = {path: ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in MODULES}
+    modules = {name.removesuffix(".__init__"): path for path, name in dotted.items()}
+    graph = networkx.DiGraph()
+    for module, path in modules.items():
+        graph.add_edges_from((module, other) for other in imported_modules(TREES[path], modules) if other != module)
+    assert [sorted(circle) for circle in networkx.strongly_connected_components(graph) if len(circle) > 1] == []
+
+
 def test_the_library_is_plain_and_only_the_top_knows_hydra():
     hydra = [name(p) for p, t in TREES.items() if {"hydra", "omegaconf"} & tops(t) and room(p) not in KNOW_HYDRA]
     lightning = [
@@ -218,7 +243,7 @@ def test_tests_mirror_the_package():
 def test_one_version_everywhere():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    [version] = re.findall(r'^__version__ = "(.*)"', (PACKAGE / "__init__.py").read_text(), re.M)
+    [version] = re.findall(r'^__version__ = "(.*)"', (PACKAGE / "_version.py").read_text(), re.M)
     assert project["version"] == citation["version"] == version
     assert project["license"] == citation["license"] == "Apache-2.0"
     assert "Apache License" in (ROOT / "LICENSE").read_text()[:200]

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import certtrain
+from certtrain._version import __version__
 from certtrain.bounds import rules
 from certtrain.bounds.affine import LinearMap
 from certtrain.bounds.base import Bounds, FusedLoss, PreActivation, margin_matrix
@@ -46,7 +46,7 @@ class NativeEngine:
     """
 
     name = "native"
-    version = certtrain.__version__
+    version = __version__
     methods: tuple[str, ...] = ("ibp", "crown_ibp", "crown")
 
     def __init__(self, network: nn.Module) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from certtrain import __version__, environment
+from certtrain import environment
+from certtrain._version import __version__
 from certtrain.certifiers.base import Certifier
 from certtrain.radii import parse_radius, radius_text
 from certtrain.threat.scales import Scales

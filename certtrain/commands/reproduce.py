@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from certtrain.commands import certify, train
-from certtrain.commands.compose import INTERRUPTED, call_hydra, given_values, quoted, run_hydra
+from certtrain.commands.compose import INTERRUPTED, call_hydra, given_values, quoted
+from certtrain.commands.launch import run_hydra
 from certtrain.commands.table import Parser, every_paper
 from certtrain.config import options, plain
 from certtrain.errors import UserError, command_line, nearest

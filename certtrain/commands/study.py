@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from certtrain.certificates.summary import GUESSING
 from certtrain.commands.compose import INTERRUPTED, quoted
+from certtrain.commands.one_run import resolve, run_one
 from certtrain.commands.study_request import StudyRequest
-from certtrain.commands.train import resolve, run_one
 from certtrain.errors import DiskFull, UserError, command_line
 from certtrain.files import write_json_atomic
 from certtrain.reporting import terminal

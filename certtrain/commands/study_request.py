@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from certtrain import environment
-from certtrain.commands.train import NOT_OF_A_RUN, resolve
+from certtrain.commands.one_run import NOT_OF_A_RUN, resolve
 from certtrain.config import GROUPS, default_monitor, options, plain, rehearsed
 from certtrain.errors import UserError, nearest
 from certtrain.files import write_json_atomic

@@ -7,7 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from certtrain import __version__
+from certtrain._version import __version__
 from certtrain.certificates.summary import certified
 from certtrain.errors import UserError
 from certtrain.files import refuse_foreign, write_text_atomic
