@@ -62,6 +62,9 @@ class AnytimeCertifier(SmoothingCertifier):
         self.name, self.early = "anytime", early
         self._schedule: StageSchedule | None = None
 
+    def _with_fixed_n(self, **options: Any) -> SmoothingCertifier:
+        return SmoothingCertifier(**options)
+
     @property
     def schedule(self) -> StageSchedule:
         """The looks and boundaries at the alpha of one certificate."""

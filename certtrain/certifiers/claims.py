@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from certtrain.claim import Budget, Claim, Radii
-from certtrain.threat import L2, Threat
+from certtrain.smoothing.distribution import Noise
+from certtrain.threat import Threat
 
 EACH = "alpha for each example"
 
@@ -33,17 +34,17 @@ def bounds_claim(threat: Threat, precision: str) -> Claim:
     )
 
 
-def smoothing_claim(sigma: float, alpha: float, budget: Budget, radii: Radii) -> Claim:
-    """The claim of votes under Gaussian noise (Cohen et al. 2019)."""
+def smoothing_claim(noise: Noise, alpha: float, budget: Budget, radii: Radii) -> Claim:
+    """The claim of votes under a noise, such as Gaussian noise (Cohen et al. 2019)."""
     looks = {"continuous": "a number of draws that was fixed beforehand", "targets": "looks that were fixed beforehand"}
     return Claim.about(
-        L2(),
+        noise.threat,
         "probabilistic",
         closed=False,
         radii=radii,
         subject="the smoothed classifier",
-        proof=f"Proved by confidence bounds of its votes under Gaussian noise, at {looks[radii]}.",
-        brief=f"smoothed with sigma {sigma:g}",
+        proof=f"Proved by confidence bounds of its votes under {noise.law}, at {looks[radii]}.",
+        brief=noise.brief,
         alpha=alpha,
         budget=budget,
     )

@@ -24,11 +24,10 @@ from certtrain.falsification import Falsification, Progress, silent
 from certtrain.invariance import count_logits
 from certtrain.radii import parse_radii
 from certtrain.smoothing.classifier import Certified, SmoothedClassifier
+from certtrain.smoothing.distribution import Gaussian, Noise
 from certtrain.smoothing.noise import PURPOSES, SPLITS, Purpose, Split
-from certtrain.smoothing.selftest import check_noise
 from certtrain.smoothing.staged import SELECT_AND_ESTIMATE, CertifiedTargets, check_draw_counts
 from certtrain.smoothing.votes import Precision, check_precision
-from certtrain.threat import L2
 
 if TYPE_CHECKING:
     from certtrain.certificates.findings import Audit
@@ -63,6 +62,7 @@ class SmoothingCertifier(Certifier):
     radii_are: ClassVar[Radii] = "continuous"
     rehearsed_radii_are: ClassVar[Radii] = "continuous"
     rows_per_write: ClassVar[int] = 16
+    noise_kind: ClassVar[type[Noise]] = Gaussian
 
     def __init__(
         self,
@@ -90,8 +90,8 @@ class SmoothingCertifier(Certifier):
             )
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise UserError(f"batch_size = {batch_size!r}", where="certifier.batch_size", fix="batch_size >= 1")
-        self.name, self.sigma, self.radii = "smoothing", float(sigma), parse_radii(radii, where="certifier.radii")
-        self.threat = L2()
+        self.noise, self.radii = self.noise_kind(float(sigma)), parse_radii(radii, where="certifier.radii")
+        self.name, self.sigma, self.threat = self.noise.name, self.noise.sigma, self.noise.threat
         self.n0, self.n, self.alpha, self.seed, self.split = n0, n, float(alpha), seed, _checked_split(split)
         self.two_sided, self.batch_size, self.purposes = two_sided, batch_size, (purposes[0], purposes[1])
         if budget not in BUDGETS:
@@ -102,7 +102,7 @@ class SmoothingCertifier(Certifier):
 
     def claim(self) -> Claim:
         """The smoothed classifier's class is constant in an open l2 ball."""
-        return smoothing_claim(self.sigma, self.alpha, self.budget, self.radii_are)
+        return smoothing_claim(self.noise, self.alpha, self.budget, self.radii_are)
 
     @property
     def suffix(self) -> str:
@@ -119,11 +119,11 @@ class SmoothingCertifier(Certifier):
         self.split = self.split if split is None else _checked_split(split)
         self.spread_over(examples)
         network.to(memory_format=torch.channels_last)  # contiguous takes two to three times the time on a CPU
-        return {"noise_selftest": check_noise(device, seed=self.seed, precision=self.precision)}
+        return {"noise_selftest": self.noise.test(device, seed=self.seed, precision=self.precision)}
 
     def rehearsal(self, options: Mapping[str, Any], seed: int) -> SmoothingCertifier:
         """As many draws as `options` say (`n0`, `n`, `alpha`), from the streams of validation."""
-        return SmoothingCertifier(
+        return self._with_fixed_n(
             sigma=self.sigma,
             radii=self.radii,
             **{key: options[key] for key in ("n0", "n", "alpha")},
@@ -132,6 +132,10 @@ class SmoothingCertifier(Certifier):
             purposes=("val_select", "val_estimate"),
         )
 
+    def _with_fixed_n(self, **options: Any) -> SmoothingCertifier:
+        """A certifier of the same noise that draws as many as it is told."""
+        return type(self)(**options)
+
     def source(self) -> dict[str, Any]:
         """The package of votes and confidence bounds."""
         return {"name": "certtrain.smoothing", "package": "certtrain"}
@@ -139,7 +143,7 @@ class SmoothingCertifier(Certifier):
     @classmethod
     def verify_rows(cls, audit: Audit, rows: Certificates, card: Mapping[str, Any]) -> None:
         """Radius, bound and abstention of each row from its votes; see `audit_smoothing_rows`."""
-        audit_smoothing_rows(audit, rows, card, cls.radii_are)
+        audit_smoothing_rows(audit, rows, card, cls.radii_are, cls.noise_kind)
 
     def spread_over(self, examples: int) -> None:
         """Say how many examples will be certified in all: what a data-set budget is shared by."""
@@ -162,14 +166,13 @@ class SmoothingCertifier(Certifier):
         """Plain values for the card: all that decides the outcome."""
         shared = {} if self.budget == "example" else {"alpha_each": self.alpha_each}
         return {
-            "sigma": self.sigma,
+            **self.noise.settings(),
             "n0": self.n0,
             "n": self.n,
             "alpha": self.alpha,
             "budget": EACH if self.budget == "example" else shared_budget(self._examples),
             **shared,
             "seed": self.seed,
-            "noise": "Philox4x32-10, Box-Muller, float32; keyed by seed, purpose, split, index, draw",
             "noise_split": self.split,
             "purposes": list(self.purposes),
             "two_sided": self.two_sided,
@@ -214,8 +217,10 @@ class SmoothingCertifier(Certifier):
 
     def falsify(
         self, network: nn.Module, batch: Batch, certificates: Certificates, *, steps: int, progress: Progress = silent
-    ) -> Falsification:
-        """Attack certified examples inside their balls (see `falsify_smoothing`)."""
+    ) -> Falsification | None:
+        """Attack certified examples inside their balls (see `falsify_smoothing`), which knows l2 alone."""
+        if not isinstance(self.noise, Gaussian):
+            return None
         return falsify_smoothing(
             self.classifier(network, count_logits(network, batch.x)),
             batch,
@@ -238,7 +243,7 @@ class SmoothingCertifier(Certifier):
     def classifier(self, network: nn.Module, classes: int) -> SmoothedClassifier:
         """The network smoothed as this certifier does it."""
         batch_size, precision = self.batch_size, self.precision
-        return SmoothedClassifier(network, self.sigma, classes, batch_size=batch_size, precision=precision)
+        return SmoothedClassifier(network, self.noise, classes, batch_size=batch_size, precision=precision)
 
 
 def _checked_split(split: str) -> Split:

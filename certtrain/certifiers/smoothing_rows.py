@@ -13,8 +13,10 @@ from certtrain.certificates.findings import Audit, rows_text
 from certtrain.certificates.rederive import UNNAMED, radii_from_counts
 from certtrain.certifiers.claims import EACH, abstention_rule, shared_budget, smoothing_claim
 from certtrain.claim import Radii, claim_of
+from certtrain.errors import UserError
 from certtrain.radii import parse_radii, radius_text
 from certtrain.smoothing.anytime import StageSchedule
+from certtrain.smoothing.distribution import Noise
 
 # Between versions of SciPy quantiles differ by some 1e-14: relative, and absolute for radii next to 0.
 TOLERANCE, NEAR_ZERO = 1e-9, 1e-12
@@ -22,7 +24,9 @@ COMPUTED = 1e-6  # of a sum of many such
 NEEDED = ("n0", "n", "count_top", "count_runner_up", "classes", "p_lower", "status")
 
 
-def audit_smoothing_rows(audit: Audit, rows: Certificates, card: Mapping[str, Any], radii_are: Radii) -> None:
+def audit_smoothing_rows(
+    audit: Audit, rows: Certificates, card: Mapping[str, Any], radii_are: Radii, kind: type[Noise]
+) -> None:
     """Check the claim, and every row: its counts, its radius, bound and abstention from them, its class and status.
 
     Args:
@@ -30,9 +34,10 @@ def audit_smoothing_rows(audit: Audit, rows: Certificates, card: Mapping[str, An
         rows: of the log.
         card: its settings hold sigma, n0, n, alpha, two_sided, budget, and for stages the schedule.
         radii_are: of the certifier that made it.
+        kind: its noise.
     """
     settings = card["settings"]
-    _audit_claim(audit, card, settings, radii_are)
+    _audit_claim(audit, card, settings, radii_are, kind)
     missing = [name for name in NEEDED if name not in rows.columns]
     if missing:
         audit.differs(f"the log has no column {', '.join(missing)}")
@@ -51,21 +56,24 @@ def audit_smoothing_rows(audit: Audit, rows: Certificates, card: Mapping[str, An
             audit.same(f"the schedule's chance of a false claim, {worst:.3g}, is at most its alpha, {schedule.alpha:g}")
             audit_staged_rows(audit, rows, schedule)
         else:
-            _fixed(audit, rows, settings, alpha)
+            _fixed(audit, rows, settings, alpha, kind.from_settings(settings))
     except (KeyError, TypeError, ValueError) as error:
         audit.differs(f"the rows cannot be derived from the card's settings: {type(error).__name__}: {error}")
 
 
-def _audit_claim(audit: Audit, card: Mapping[str, Any], settings: Mapping[str, Any], radii_are: Radii) -> None:
+def _audit_claim(
+    audit: Audit, card: Mapping[str, Any], settings: Mapping[str, Any], radii_are: Radii, kind: type[Noise]
+) -> None:
     """The claim is that of the settings, and what they say of the draws agrees with itself."""
     staged = radii_are == "targets"
-    audit.compare("certifier of the settings", card["certifier"], "anytime" if staged else "smoothing")
+    audit.compare("certifier of the settings", card["certifier"], "anytime" if staged else kind.name)
     if (staged or "schedule" in settings) and staged != isinstance(settings.get("schedule"), dict):
         audit.differs(f"settings: a schedule is for targets, and the radii are {radii_are}")
     budget = "dataset" if "alpha_each" in settings else "example"
     try:
-        expected = smoothing_claim(float(settings["sigma"]), settings["alpha"], budget, radii_are).to_dict()
-    except (KeyError, TypeError, ValueError) as error:
+        noise = kind.from_settings(dict(settings))
+        expected = smoothing_claim(noise, settings["alpha"], budget, radii_are).to_dict()
+    except (KeyError, TypeError, ValueError, UserError) as error:
         audit.differs(f"no claim follows from the settings: {type(error).__name__}: {error}")
         return
     audit.compare("claim", claim_of(card).to_dict(), expected)
@@ -163,12 +171,13 @@ def _common(audit: Audit, rows: Certificates, settings: dict[str, Any]) -> None:
     _record(audit, rows, checks)
 
 
-def _fixed(audit: Audit, rows: Certificates, settings: dict[str, Any], alpha: float) -> None:
-    columns, sigma = rows.columns, float(settings["sigma"])
-    options: dict[str, Any] = {}
+def _fixed(audit: Audit, rows: Certificates, settings: dict[str, Any], alpha: float, noise: Noise) -> None:
+    columns = rows.columns
     if settings.get("two_sided"):
         options = {"count_runner_up": columns["count_runner_up"], "classes": int(columns["classes"].max())}
-    found = radii_from_counts(columns["count_top"], columns["n"], alpha, sigma, **options)
+        found = radii_from_counts(columns["count_top"], columns["n"], alpha, noise.sigma, **options)
+    else:
+        found = noise.one_sided(columns["count_top"], columns["n"], alpha)
     unnamed = columns["status"] == UNNAMED
     abstain = found.abstain | unnamed | (columns["status"] == INVALID)
     if unnamed.any():

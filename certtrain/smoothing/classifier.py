@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from certtrain.errors import UserError
 from certtrain.invariance import EXAMPLES, check_function, some_of
 from certtrain.smoothing.anytime import StageSchedule
-from certtrain.smoothing.confidence import radius_one_sided, radius_two_sided, vote_is_decided
-from certtrain.smoothing.noise import Purpose, Split, noise_rows
+from certtrain.smoothing.confidence import radius_two_sided, vote_is_decided
+from certtrain.smoothing.distribution import Gaussian, Noise
+from certtrain.smoothing.noise import Purpose, Split
 from certtrain.smoothing.staged import (
     ABSTAIN,
     SELECT_AND_ESTIMATE,
@@ -64,7 +65,7 @@ class SmoothedClassifier:
 
     Args:
         network: maps (R, ...) inputs to (R, K) logits, on the device of the inputs.
-        sigma: standard deviation of the noise, > 0.
+        sigma: standard deviation of Gaussian noise, > 0; or another noise.
         num_classes: K >= 2.
         batch_size: rows per evaluation of the network, filled across examples and draws.
         precision: `float32`, or `bfloat16` or `float16` by autocast: what is smoothed and certified is then the network
@@ -77,20 +78,23 @@ class SmoothedClassifier:
     def __init__(
         self,
         network: nn.Module,
-        sigma: float,
+        sigma: float | Noise,
         num_classes: int,
         *,
         batch_size: int = 512,
         precision: Precision = "float32",
     ) -> None:
-        if not 0 < sigma < float("inf"):
-            raise UserError(f"sigma = {sigma} with smoothing", where="sigma", fix="sigma > 0, such as sigma=0.25")
+        self.noise = sigma if isinstance(sigma, Noise) else Gaussian(sigma)
+        if not 0 < self.noise.sigma < float("inf"):
+            raise UserError(
+                f"sigma = {self.noise.sigma} with smoothing", where="sigma", fix="sigma > 0, such as sigma=0.25"
+            )
         if num_classes < 2:
             raise UserError(f"a classifier of {num_classes} classes", where="num_classes", fix="at least 2")
         if batch_size < 1:
             raise UserError(f"batch_size = {batch_size}", where="smoothing batch_size", fix="batch_size >= 1")
         check_precision(precision)
-        self.network, self.sigma = network, float(sigma)
+        self.network, self.sigma = network, self.noise.sigma
         self.num_classes, self.batch_size, self.precision = num_classes, batch_size, precision
 
     def check(self, x: Tensor) -> None:
@@ -104,7 +108,7 @@ class SmoothedClassifier:
             return
         few = some_of(x, CHECKED)
         index = torch.arange(len(few), device=x.device)
-        noise = noise_rows(0, "selftest", "predict", index, torch.zeros_like(index), few.shape[1:], self.sigma)
+        noise = self.noise.rows(0, "selftest", "predict", index, torch.zeros_like(index), few.shape[1:])
         check_function(self.network, torch.cat([few, few + noise.to(few.dtype)]))
 
     def votes(self, x: Tensor, index: Tensor, draws: range, *, seed: int, purpose: Purpose, split: Split) -> Votes:
@@ -114,7 +118,7 @@ class SmoothedClassifier:
             x,
             index,
             draws,
-            sigma=self.sigma,
+            sigma=self.noise.rows,
             num_classes=self.num_classes,
             seed=seed,
             purpose=purpose,
@@ -138,7 +142,7 @@ class SmoothedClassifier:
         """CERTIFY: the class from n0 selection draws, its radius from n estimation draws of another stream.
 
         For each example, with probability at least 1 - alpha over the draws: where it does not abstain, g answers
-        `predict` at every point within l2 distance `radius`.
+        `predict` at every point within distance `radius`, in l2 under Gaussian noise (see `Noise.threat`).
 
         Args:
             x: (B, ...) inputs in [0, 1].
@@ -173,7 +177,7 @@ class SmoothedClassifier:
         if two_sided:
             proof = radius_two_sided(sound, top, alpha, self.sigma)
         else:
-            proof = radius_one_sided(counts[rows, top], n, alpha, self.sigma)
+            proof = self.noise.one_sided(counts[rows, top], n, alpha)
         abstain = proof.abstain | invalid
         return Certified(
             predict=np.where(abstain, ABSTAIN, top),

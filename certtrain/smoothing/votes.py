@@ -1,8 +1,10 @@
-"""Counting votes: how often a network answers each class under keyed Gaussian noise."""
+"""Counting votes: how often a network answers each class under keyed noise."""
 
 from __future__ import annotations
 
+import functools
 import warnings
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, NamedTuple, get_args
 
@@ -15,6 +17,8 @@ from certtrain.invariance import check_repeated, some_of
 from certtrain.smoothing.noise import Purpose, Split, check_draws, noise_rows
 from certtrain.work import tell
 
+# (seed, purpose, split, index, draw, shape) to noise: `distribution.Noise.rows`.
+Rows = Callable[[int, Purpose, Split, Tensor, Tensor, tuple[int, ...]], Tensor]
 Precision = Literal["float32", "bfloat16", "float16"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 # A vote is a near-tie when its two largest logits lie within this share of the largest absolute one: what another order
@@ -46,7 +50,7 @@ def count_votes(
     index: Tensor,
     draws: range,
     *,
-    sigma: float,
+    sigma: float | Rows,
     num_classes: int,
     seed: int,
     purpose: Purpose,
@@ -64,7 +68,7 @@ def count_votes(
         x: (B, ...) inputs in [0, 1]; the noise is added to them unclipped.
         index: (B,) int64 positions in the split.
         draws: numbers of the draws.
-        sigma: standard deviation of the noise.
+        sigma: standard deviation of Gaussian noise, or what draws another one (`distribution.Noise.rows`).
         num_classes: K.
         seed, purpose, split: the noise's key.
         batch_size: rows per evaluation of the network.
@@ -78,6 +82,7 @@ def count_votes(
     """
     check_precision(precision)
     check_draws(draws)
+    drawn = sigma if callable(sigma) else functools.partial(noise_rows, sigma=sigma)
     batch, count = len(x), len(draws)
     counts = torch.zeros(batch * num_classes, dtype=torch.int64, device=x.device)
     broken = torch.zeros(batch, dtype=torch.int64, device=x.device)
@@ -90,7 +95,7 @@ def count_votes(
             tell(start / (batch * count))
             rows = torch.arange(start, min(start + batch_size, batch * count), device=x.device)
             example = rows // count
-            noise = noise_rows(seed, purpose, split, index[example], draw[rows % count], x.shape[1:], sigma)
+            noise = drawn(seed, purpose, split, index[example], draw[rows % count], x.shape[1:])
             noisy = noise.to(x.dtype).add_(x[example])
             logits = network(noisy)
             if logits.shape != (len(rows), num_classes):

@@ -18,6 +18,7 @@ from certtrain.certifiers import AnytimeCertifier, BoundCertifier, CascadeCertif
 from certtrain.certifiers.claims import smoothing_claim
 from certtrain.errors import UserError
 from certtrain.runs import RunDirectory, config_hash, sha256_file
+from certtrain.smoothing.distribution import Gaussian
 
 CONFIG = {"seed": 0, "data_dir": "data"}
 CERTIFIERS = {
@@ -30,6 +31,8 @@ CERTIFIERS = {
     ),
     "anytime": lambda: AnytimeCertifier(0.25, ["0.1", "0.2"], n0=20, n=300),
 }
+
+OTHER_CLAIM = smoothing_claim(Gaussian(0.25), 0.001, "dataset", "continuous")
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +222,11 @@ def test_other_words_of_the_settings(run, name, values, message):
     ("name", "values", "message"),
     [
         ("smoothing", {"certifier": "anytime"}, "certifier of the settings"),
-        ("smoothing", {"claim": smoothing_claim(0.25, 0.001, "dataset", "continuous").to_dict()}, "claim: stated"),
+        (
+            "smoothing",
+            {"claim": smoothing_claim(Gaussian(0.25), 0.001, "dataset", "continuous").to_dict()},
+            "claim: stated",
+        ),
         ("anytime", {"radii": ["0.05", "0.1"]}, "targets of the schedule"),
         ("bounds", {"indices": "all"}, "indices=all: without idx 1, 3, 5, 7, 9 and 14 more"),
         ("bounds", {"indices": "first_2"}, "indices=first_2: without idx 1, with idx 2, 4, 6, 8, 10 and 14 more"),

@@ -316,3 +316,14 @@ def test_more_selection_than_estimation_draws_are_a_warning(runs):
     assert certify("run=noise", "n0=200", "n=100", "indices=first_5", "falsify.examples=0") == 0
     warning = "n0 = 200 draws select the class, only n = 100 estimate its radius"
     assert warning in card(runs / "noise", "smoothing_n100_first_5")["warnings"]
+
+
+def test_uniform_noise_certifies_l1(runs, capsys):
+    asked = ("run=noise", "certifier=uniform", "indices=first_20", "n=200")
+    assert certify(*asked) == 2
+    assert "certifies in l1" in " ".join(capsys.readouterr().err.split()).replace("certifier=uniform ", "")
+    assert certify(*asked, "radii=[0.02,0.1]") == 0
+    assert "smoothed with uniform noise, sigma 0.1, l1" in " ".join(capsys.readouterr().out.split())
+    found = card(runs / "noise", "uniform_n200_first_20")
+    assert (found["claim"]["threat"], found["summary"]["certifier"]) == ("l1", "uniform")
+    assert cli.main(["audit", str(runs / "noise" / "certificates" / "uniform_n200_first_20.json")]) == 0

@@ -1,0 +1,115 @@
+"""Noises: today's Gaussian bits, and uniform noise against exact probabilities."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binom
+
+from certtrain.errors import UserError
+from certtrain.smoothing.confidence import radius_one_sided
+from certtrain.smoothing.distribution import Gaussian
+from certtrain.smoothing.noise import noise_rows
+from certtrain.smoothing.uniform import Uniform
+
+INDEX, DRAW = torch.tensor([3, 3, 2**40]), torch.tensor([0, 7, 7])
+
+
+def rows(noise, index=INDEX, draw=DRAW, shape=(3, 5), seed=1, purpose="estimate", split="test"):
+    return noise.rows(seed, purpose, split, index, draw, shape)
+
+
+def test_gaussian_noise_and_radii_are_what_they_were():
+    assert torch.equal(rows(Gaussian(0.25)), noise_rows(1, "estimate", "test", INDEX, DRAW, (3, 5), 0.25))
+    count = np.arange(0, 1001)
+    for new, old in zip(Gaussian(0.5).one_sided(count, 1000, 0.001), radius_one_sided(count, 1000, 0.001, 0.5)):
+        assert np.array_equal(new, old)
+
+
+def test_uniform_noise_is_keyed():
+    noise = Uniform(0.5)
+    whole = rows(noise)
+    assert torch.equal(whole[1:2], rows(noise, INDEX[1:2], DRAW[1:2]))
+    assert not torch.equal(whole[0], whole[1])
+    assert not torch.equal(whole[1], whole[2])
+    for other in ({"seed": 2}, {"purpose": "select"}, {"split": "val"}):
+        assert not torch.equal(whole, rows(noise, **other))
+    for wrong in ({"purpose": "odd"}, {"split": "odd"}):
+        with pytest.raises(UserError, match="odd"):
+            rows(noise, **wrong)
+
+
+def test_uniform_noise_has_the_moments_that_it_should():
+    sigma = 0.3
+    drawn = rows(Uniform(sigma), torch.arange(4000), torch.zeros(4000, dtype=torch.int64), (250,)).double()
+    width, n = math.sqrt(3) * sigma, drawn.numel()
+    assert float(drawn.abs().max()) <= width
+    assert abs(float(drawn.mean())) < 6 * sigma / math.sqrt(n)
+    assert float(drawn.var()) == pytest.approx(sigma**2, rel=6 * math.sqrt(0.8 / n))  # the kurtosis is 1.8
+    below = int((drawn < width / 2).sum())
+    assert 1e-9 < binom.cdf(below, n, 0.75) < 1 - 1e-9
+
+
+class Broken(Uniform):
+    def __init__(self, change):
+        super().__init__(0.25)
+        self.change = change
+
+    def rows(self, *arguments):
+        return self.change(super().rows(*arguments))
+
+
+def test_a_broken_generator_is_refused():
+    cpu = torch.device("cpu")
+    assert Uniform(0.25).test(cpu, seed=0, precision="float32")["numbers"] == 2**22
+    for change in (lambda x: x * 1.01, lambda x: x * 0.99, lambda x: x[:1].expand_as(x), lambda x: x.abs()):
+        with pytest.raises(UserError, match="not uniform"):
+            Broken(change).test(cpu, seed=0, precision="float32")
+
+
+def overlap(low, high, centre, width):
+    """The probability that centre + noise lies in [low, high], exactly up to rounding."""
+    return max(0.0, min(high, centre + width) - max(low, centre - width)) / (2 * width)
+
+
+unit = st.floats(-1, 1)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(unit, unit, unit, unit), min_size=1, max_size=4), st.floats(0.05, 1))
+def test_no_box_loses_more_probability_than_the_radius_allows(sides, sigma):
+    """A classifier that answers its class inside a box: at distance d its probability is at least p - d / (2 width)."""
+    width = Uniform(sigma).width
+    here = there = 1.0
+    for one, other, centre, change in sides:
+        low, high = sorted((one, other))
+        here *= overlap(low, high, centre, width)
+        there *= overlap(low, high, centre + change, width)
+    distance = sum(abs(change) for *_, change in sides)
+    assert there >= here - distance / (2 * width) - 1e-12
+    if here > 0.5 and distance < float(Uniform(sigma).radius(np.array(here))):
+        assert there > 0.5 - 1e-12
+
+
+@given(st.floats(0.51, 1), st.floats(0.05, 2))
+def test_the_radius_is_that_of_the_worst_classifier(p, sigma):
+    """A threshold on one coordinate: its probability falls to 1/2 exactly at the radius, which is rounded down."""
+    noise = Uniform(sigma)
+    threshold = noise.width * (1 - 2 * p)  # P(noise > threshold) = p
+    radius = float(noise.radius(np.array(p)))
+    at = overlap(threshold, 9e9, -radius, noise.width)
+    assert 0.5 - 1e-12 <= at <= 0.5 + 1e-9
+    assert radius <= noise.width
+
+
+def test_claims_are_wrong_no_more_often_than_alpha():
+    """5,000 certificates of the worst classifier, whose true radius is known."""
+    noise, p, n, alpha = Uniform(0.5), 0.7, 200, 0.05
+    counts = np.random.default_rng(0).binomial(n, p, 5000)
+    found = noise.one_sided(counts, n, alpha)
+    wrong = int((found.radius > float(noise.radius(np.array(p)))).sum())
+    assert 0 < wrong <= binom.isf(1e-6, 5000, alpha)
+    assert not found.radius[found.abstain].any()
