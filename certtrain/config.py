@@ -12,7 +12,7 @@ from certtrain.files import conf_dir
 from certtrain.kinds import fixed_norm, of_nodes
 from certtrain.radii import exact_number, parse_radii, parse_radius, radius_key, radius_text
 from certtrain.scale_request import read_request
-from certtrain.threat import norm_text, norms, threat_of
+from certtrain.threat import bounded_norms, norm_text, norms, threat_of
 from certtrain.threat.scales import Scales
 
 # The groups a user chooses from; `tuned` is chosen by Hydra from method and data.
@@ -133,7 +133,7 @@ def check(config: Any) -> dict[str, Any]:
             raise UserError(
                 f"{key} = {value!r} is not a whole number >= {least}", where=f"configuration key {key}", fix=f"{key}=3"
             )
-    for key, allowed in (("norm", tuple(norms())), ("checkpoint.use", ("last", "best"))):
+    for key, allowed in (("norm", bounded_norms()), ("checkpoint.use", ("last", "best"))):
         value = _at(resolved, key)
         if value not in allowed:
             raise UserError(

@@ -83,7 +83,7 @@ class BoundCertifier(Certifier):
         if precision not in ("float64", "float32"):
             raise UserError(f"unknown precision {precision!r}", where="certifier.precision", fix="float64 or float32")
         self.methods, self.radii = tuple(methods), parse_radii(radii, where="certifier.radii")
-        self.threat = replace(threat_of(norm, scales=scales), outward=precision == "float64")
+        self.threat = replace(threat_of(norm, scales=scales).check_bounded(), outward=precision == "float64")
         self.make_engine, self.precision = engine, precision
         self.attack_steps, self.attack_restarts = attack_steps, attack_restarts
         self.sizes, self.attacked_at_once = Sizes(batch_size), batch_size or MOST

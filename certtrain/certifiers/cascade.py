@@ -128,7 +128,7 @@ class CascadeCertifier(Certifier):
         for stage, make in self.engines.items():
             if hasattr(kind := getattr(make, "func", make), "methods"):  # a class that says so before it has a network
                 check_has(kind, stage)
-        self.threat = threat_of(norm, scales=scales)
+        self.threat = threat_of(norm, scales=scales).check_bounded()
         self.attacks = check_attacks(attacks, where="certifier.attacks") if attack_steps > 0 else ()
         self.attack_steps, self.attack_restarts = attack_steps, attack_restarts
         self.screen = screen

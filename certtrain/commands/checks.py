@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from certtrain.errors import UserError
 from certtrain.kinds import Kinds, fixed_norm
 from certtrain.radii import parse_radii, radius_text
-from certtrain.threat import norms
+from certtrain.threat import bounded_norms, norms
 
 if TYPE_CHECKING:
     import torch
@@ -66,10 +66,11 @@ def refuse_norm(given: Mapping[str, str], kinds: Kinds, certifier: object) -> No
     norm = given.get("norm")
     if norm is None:
         return
-    if norm not in norms():
-        fix = f"one of {', '.join(norms())}"
+    only = fixed_norm(kinds)
+    if norm not in (norms() if only else bounded_norms()):
+        fix = f"one of {', '.join(bounded_norms())}"
         raise UserError(f"norm={norm} is not a choice", where="configuration key norm", fix=fix)
-    if (only := fixed_norm(kinds)) not in (None, norm):
+    if only not in (None, norm):
         implied = "; an l2 radius r implies the l-inf radius r/sqrt(d) for d inputs, and nothing larger"
         raise UserError(
             f"norm={norm} with certifier={certifier}, which certifies radii in {only} alone",

@@ -93,7 +93,9 @@ class IBP(Method):
         if init not in get_args(Init):
             raise UserError(f"unknown init {init!r}", where="method.init", fix=nearest(str(init), get_args(Init)))
         self.train_eps = float(parse_radius(train_eps, where="train_eps"))
-        self.threat = replace(threat_of(norm, scales=scales), eps=self.train_eps, lower=lower, upper=upper)
+        self.threat = replace(
+            threat_of(norm, scales=scales).check_bounded(), eps=self.train_eps, lower=lower, upper=upper
+        )
         boxed = isinstance(self.threat, Linf)
         if regulariser == "auto":
             regulariser = SHI_WEIGHT if boxed and not self.threat.several else None

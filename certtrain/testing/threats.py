@@ -23,11 +23,9 @@ class ThreatSuite:
 
     Attributes:
         radii: at which it is tried, in its own measure; the last may be wider than the input range.
-        bounded: whether bounds are about it.
     """
 
     radii: ClassVar[tuple[Fraction, ...]] = (Fraction(1, 1000), Fraction(2, 255), Fraction(1, 3), Fraction(2))
-    bounded: ClassVar[bool] = True
 
     def make(self) -> Threat:
         """The threat model, at any radius."""
@@ -104,7 +102,7 @@ class ThreatSuite:
 
     def test_bounds_hold_for_every_point_that_is_reached(self) -> None:
         """Lower bounds over the outward set are below the margins of all points of the exact one."""
-        if not (self.make().attackable and self.bounded):
+        if not (self.make().attackable and self.make().bounded):
             return
         x, network = self.inputs(), small_network().double().eval()
         y = torch.arange(len(x)) % CLASSES
@@ -119,7 +117,7 @@ class ThreatSuite:
     def test_what_it_lacks_is_refused_by_name(self) -> None:
         """Engines and attacks that need a set or moves that there are not."""
         x = self.inputs()
-        for there, use in ((self.make().attackable, self.make().moves), (self.bounded, self.make().region)):
+        for there, use in ((self.make().attackable, self.make().moves), (self.make().bounded, self.make().region)):
             if there:
                 continue
             refused = _refusal(lambda use=use: use(x))

@@ -30,6 +30,7 @@ __all__ = [
     "Scaled",
     "Scales",
     "Threat",
+    "bounded_norms",
     "may_be_asked",
     "norm_text",
     "norms",
@@ -44,6 +45,11 @@ def norms() -> Mapping[str, type[Threat]]:
     modules = [importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)]
     kinds = (kind for module in modules for kind in vars(module).values() if isinstance(kind, type))
     return {kind.norm: kind for kind in kinds if issubclass(kind, Threat) and "norm" in vars(kind)}
+
+
+def bounded_norms() -> tuple[str, ...]:
+    """What `norm=` may say of bounds."""
+    return tuple(name for name, kind in norms().items() if kind.bounded)
 
 
 def threat_of(

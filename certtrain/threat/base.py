@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from certtrain.errors import UserError
 from certtrain.radii import float_up
@@ -38,6 +38,8 @@ class Threat(ABC):
     """What `norm=` calls it."""
     attackable: ClassVar[bool] = False
     """Whether it has `moves`."""
+    bounded: ClassVar[bool] = False
+    """Whether it has a `region`."""
     eps: Fraction | float | Tensor = 0  # not Fraction(0), which torch.compile of torch 2.11 cannot build
     lower: float | None = 0.0
     upper: float | None = 1.0
@@ -82,7 +84,19 @@ class Threat(ABC):
         Raises:
             UserError: the threat model has no such set; inputs outside the range.
         """
-        raise UserError(f"{self.symbol} is not a set that bounds are about", where="norm", fix="norm=linf or norm=l2")
+        self.check_bounded()
+        raise NotImplementedError(f"{type(self).__name__} is bounded, and has no region")
+
+    def check_bounded(self) -> Self:
+        """Itself, where bounds are about such a set.
+
+        Raises:
+            UserError: it has no `region`.
+        """
+        if not self.bounded:
+            what = f"{self.symbol} is not a set that bounds are about"
+            raise UserError(what, where="norm", fix="norm=linf or norm=l2; certifier=uniform certifies l1")
+        return self
 
     def moves(self, x: Tensor) -> Moves:
         """How an attack moves in the set around x, at eps.

@@ -23,6 +23,7 @@ class L2(Threat):
 
     norm: ClassVar[str] = "l2"
     attackable: ClassVar[bool] = True
+    bounded: ClassVar[bool] = True
 
     @property
     def symbol(self) -> str:

@@ -30,6 +30,7 @@ class Linf(Threat):
 
     norm: ClassVar[str] = "linf"
     attackable: ClassVar[bool] = True
+    bounded: ClassVar[bool] = True
 
     @property
     def symbol(self) -> str:

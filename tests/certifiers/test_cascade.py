@@ -224,7 +224,7 @@ def test_an_engine_that_bounds_another_function_is_refused():
         ({"bisect": 0}, "tolerance of 0"),
         ({"bisect": "x"}, "not a radius"),
         ({"bisect_up_to": "0.1"}, "does not lie beyond the radii"),
-        ({"norm": "l1"}, "unknown norm"),
+        ({"norm": "l1"}, "l1 is not a set that bounds are about"),
         ({"batch_size": 0}, "batch_size = 0 is not a whole number >= 1"),
         ({"attack_restarts": -1}, "attack_restarts = -1 is not a whole number >= 0"),
         ({"attack_steps": 2.5}, "attack_steps = 2.5 is not a whole number"),

@@ -67,7 +67,7 @@ def test_falsified_certificates_are_not_drawn(runs, capsys):
         (["log", "--output", "x.jpg"], "neither PNG nor PDF"),
         (["log", "--output", "notes.png"], "is not overwritten"),
         (["log", "--label", "a", "--label", "b"], "2 labels for 1 curves"),
-        (["log", "--norm", "l1"], "unknown norm 'l1'"),
+        (["log", "--norm", "l7"], "unknown norm 'l7'"),
         (["log", "log", "--compare", "--resamples", "5"], "--resamples 5"),
         (["log", "log", "--compare", "--seed", "-1"], "--seed -1"),
         (["bounds.tsv"], "says what its radii are of"),

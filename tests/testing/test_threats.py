@@ -63,8 +63,6 @@ class Nothing(Threat):
 
 
 class TestNothing(ThreatSuite):
-    bounded = False
-
     def make(self):
         return Nothing()
 

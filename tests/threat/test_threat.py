@@ -50,7 +50,7 @@ def test_an_outward_eps_is_never_below_the_exact_one_in_any_norm(radius):
 
 
 def test_unknown_norms_and_negative_eps_are_refused():
-    with pytest.raises(UserError, match="l1"):
-        threat_of("l1", 0.1)
+    with pytest.raises(UserError, match="l7"):
+        threat_of("l7", 0.1)
     with pytest.raises(UserError, match=r"-0\.1"):
         threat_of(eps=-0.1)

@@ -14,12 +14,12 @@ import statistics
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from certtrain.environment import describe
 from certtrain.files import write_json_atomic
 
 SEEDS = (0, 1, 2)
+RESULTS = Path(__file__).with_name("results.json")
 CASES = {  # by name: what is written on the command line; everything else is a default
     "digits mlp, IBP": ["model=mlp", "method=ibp"],
     "digits mlp, CROWN-IBP": ["model=mlp", "method=crown_ibp"],
@@ -37,9 +37,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/defaults"), help="where the runs go")
     parser.add_argument("--trials", type=int, default=24, help="of each study")
+    parser.add_argument("--only", action="append", metavar="CASE", help="of the cases (default: all)")
     options = parser.parse_args()
-    found: dict[str, Any] = {}
-    for case, written in CASES.items():
+    for case in options.only or CASES:
+        written = CASES[case]
         folder = options.runs / "".join(c if c.isalnum() else "_" for c in case)
         study = folder / "study"
         search = ["sweep=optuna", f"sweep.n_trials={options.trials}", "val_size=0.2", "validation.every_n_epochs=10"]
@@ -47,7 +48,7 @@ def main() -> None:
         tuned = _best(study)
         default = [_test(folder, f"default_{seed}", [*written, f"seed={seed}"]) for seed in SEEDS]
         chosen = [_test(folder, f"tuned_{seed}", [*written, *tuned, f"seed={seed}"]) for seed in SEEDS]
-        found[case] = {
+        found = {
             "overrides": written,
             "tuned": tuned,
             "quantity": default[0][0],
@@ -55,10 +56,11 @@ def main() -> None:
             "default": [value for _, value, _ in default],
             "chosen": [value for _, value, _ in chosen],
         }
-        means = [statistics.fmean(found[case][key]) for key in ("default", "chosen")]
+        means = [statistics.fmean(found[key]) for key in ("default", "chosen")]
         print(f"{case}: {default[0][0]}: defaults {means[0]:.4f}, tuned {means[1]:.4f}", flush=True)
         settings = {"trials": options.trials, "seeds": list(SEEDS), "hardware": describe()["hardware"]}
-        write_json_atomic(Path(__file__).with_name("results.json"), {**settings, "cases": found})
+        others = json.loads(RESULTS.read_text(encoding="utf-8"))["cases"] if RESULTS.exists() else {}
+        write_json_atomic(RESULTS, {**settings, "cases": {**others, case: found}})
 
 
 def _train(overrides: list[str], folder: Path) -> None:
