@@ -72,7 +72,7 @@ def certified_accuracy_plot(
         if claim_of(entry).probabilistic:
             _votes(axes, entry, (radii or {}).get(names[id(entry)]))
         else:
-            _bounds(axes, panel)
+            _bounds(axes, panel, [names[id(entry)] for entry in panel])
         axes.set_xlabel(radius_axis(claim_of(entry)))
         axes.set_ylabel("accuracy (%)")
         axes.grid(True, color="#DDDDDD", linewidth=0.6)
@@ -114,8 +114,10 @@ def interval_text(low: float, high: float) -> str:
     return f"{math.floor(1000 * low) / 10:.1f} to {math.ceil(1000 * high) / 10:.1f}"
 
 
-def _bounds(axes: Axes, entries: list[Entry]) -> None:
-    exact = grid(entries)
+def _bounds(axes: Axes, entries: list[Entry], names: list[str]) -> None:
+    exact, labels = grid(entries), [label(entry) for entry in entries]
+    # Two certificates of one certifier are told apart by what their files are called.
+    labels = [f"{one} ({name})" if labels.count(one) > 1 else one for one, name in zip(labels, names)]
     clean = 100 * entries[0]["clean"]
     best = dict.fromkeys((r for r, _ in exact), 0.0)
     attacked = upper_bound(entries)
@@ -133,7 +135,7 @@ def _bounds(axes: Axes, entries: list[Entry]) -> None:
             best[r] = max(best[r], value)
         x, y = _columns(points)
         colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
-        _steps(axes, [0.0, *x], [clean, *y], colour, marker, f"certified by {escape.figure(label(entry))}", under)
+        _steps(axes, [0.0, *x], [clean, *y], colour, marker, f"certified by {escape.figure(labels[i])}", under)
     if len(ceiling) == len(exact):
         edges = [0.0, *(float(r) for r, _ in exact)]
         floor = [best[r] for r, _ in exact]
@@ -204,7 +206,15 @@ def _radius_ticks(axes: Axes, radii: list[Any], texts: list[str]) -> None:
     right = float(radii[-1])
     axes.set_xlim(-0.02 * right, right * 1.05)
     if len(radii) <= 8 and radii[0] > 0:
-        axes.set_xticks([0, *map(float, radii)], ["0", *texts])
+        places, shown = [0.0, *map(float, radii)], ["0", *texts]
+        apart, last = 0.055 * right, places[1]
+        shown[0] = "" if last < apart else "0"  # of two that would be printed over each other the radius stays
+        for i, place in enumerate(places[2:], start=2):
+            if place - last < apart:
+                shown[i] = ""
+            else:
+                last = place
+        axes.set_xticks(places, shown)
 
 
 def _marker() -> dict[str, Any]:

@@ -62,7 +62,7 @@ def test_bounds_panel(bounds, tmp_path, drawn):
     assert "n = 10,000" in axes.get_title()
     expected = ["certified by IBP", "certified by CROWN-IBP", "certified by CROWN", "clean"]
     assert legend(axes) == ["PGD (upper bound)", *expected]
-    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0", "2/255", "0.1", "0.3"]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["", "2/255", "0.1", "0.3"]
     points = [line.get_ydata() for line in axes.lines if line.get_marker() == "^" and len(line.get_ydata())]
     np.testing.assert_allclose(points[0], [93.61, 86.0, 30.0])
 
@@ -151,3 +151,16 @@ def test_intervals_are_printed_rounded_outwards():
     assert interval_text(0.0, 0.00037) == "0.0 to 0.1"
     assert interval_text(0.8538, 0.8662) == "85.3 to 86.7"
     assert interval_text(0.0, 1.0) == "0.0 to 100.0"
+
+
+def test_two_certificates_of_one_certifier_are_told_apart_and_ticks_do_not_overlap(bounds, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: drawn.append(figure) or path)
+    fine = {**bounds["test_crown"], "certified": {"0.101": 0.9, "0.3": 0.5}}
+    certified_accuracy_plot({**bounds, "fine": fine}, tmp_path / "x.png")
+    (axes,) = drawn[0].axes
+    texts = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert {"certified by CROWN (test_crown)", "certified by CROWN (fine)", "certified by IBP"} <= set(texts)
+    ticks = [tick.get_text() for tick in axes.get_xticklabels()]
+    assert "0.1" in ticks
+    assert "0.101" not in ticks
