@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +16,7 @@ from certtrain.files import conf_dir
 if TYPE_CHECKING:
     from certtrain.certifiers import Certifier
 
-OURS = "certtrain.certifiers."
+OURS = re.compile(r"certtrain\.certifiers(\.\w+){1,2}")
 Kinds = Sequence[type["Certifier"]]
 
 
@@ -26,7 +28,7 @@ def of_nodes(nodes: object, *, ours: bool = False) -> Kinds:
         ours: of a run that may have been sent by a stranger: only certtrain's own classes are looked at.
     """
     values = nodes.values() if isinstance(nodes, Mapping) else ()
-    return _classes((node.get("_target_") for node in values if isinstance(node, Mapping)), ours)
+    return _classes((node.get("_target_") for node in values if isinstance(node, Mapping)), ours=ours)
 
 
 def of_choice(choice: object, arguments: Sequence[str] = ()) -> Kinds:
@@ -40,6 +42,26 @@ def of_choice(choice: object, arguments: Sequence[str] = ()) -> Kinds:
     pairs = [*pairwise(arguments), *(argument.split("=", 1) for argument in arguments if "=" in argument)]
     places += [Path(folder) / "certifier" for flag, folder in pairs if flag in ("--config-dir", "-cd")]
     return _classes(_targets(str(choice), places), ours=False)
+
+
+def certifier_class(target: object, *, ours: bool) -> type[Certifier] | None:
+    """The certifier that a dotted name stands for; None where it is none. Nothing is called.
+
+    Args:
+        target: any value.
+        ours: it may be a stranger's: nothing but certtrain's own certifiers is looked at.
+    """
+    from certtrain.certifiers import Certifier
+    from certtrain.signatures import resolve
+
+    if not isinstance(target, str) or (ours and not OURS.fullmatch(target)):
+        return None
+    try:
+        kind: Any = resolve(target)
+    except Exception:  # whatever a module of the user's raises; it is raised again when the certifier is built
+        return None
+    certifier = inspect.isclass(kind) and issubclass(kind, Certifier)
+    return kind if certifier and (not ours or OURS.fullmatch(kind.__module__)) else None
 
 
 def fixed_norm(kinds: Kinds) -> str | None:
@@ -66,20 +88,5 @@ def _targets(choice: str, places: Sequence[Path]) -> list[object]:
     return found
 
 
-def _classes(targets: Iterable[object], ours: bool) -> list[type[Certifier]]:
-    import inspect
-
-    from certtrain.certifiers import Certifier
-    from certtrain.signatures import resolve
-
-    found = []
-    for target in targets:
-        if not isinstance(target, str) or (ours and not target.startswith(OURS)):
-            continue
-        try:
-            kind: Any = resolve(target)
-        except Exception:  # whatever a module of the user's raises; it is raised again when the certifier is built
-            continue
-        if inspect.isclass(kind) and issubclass(kind, Certifier) and (not ours or kind.__module__.startswith(OURS)):
-            found.append(kind)
-    return found
+def _classes(targets: Iterable[object], *, ours: bool) -> list[type[Certifier]]:
+    return [kind for target in targets if (kind := certifier_class(target, ours=ours)) is not None]

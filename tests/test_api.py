@@ -60,6 +60,14 @@ def test_smoothing_and_a_budget_for_all(data, tmp_path):
     assert certtrain.plot(found, tmp_path / "curve.png").exists()
 
 
+def test_certifying_leaves_the_network_as_it_was(data):
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.Flatten(), torch.nn.Linear(144, 10))
+    layout = [parameter.stride() for parameter in network.parameters()]
+    certtrain.certify(network, SmoothingCertifier(0.25, ["0.1"], n0=2, n=10), data.test, indices="first_3")
+    assert [parameter.stride() for parameter in network.parameters()] == layout
+    network[0].weight.view(-1)  # which a layout of channels last refuses
+
+
 def test_importing_certtrain_imports_no_torch():
     code = "import sys, certtrain; certtrain.__version__; assert 'torch' not in sys.modules; certtrain.nothing"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

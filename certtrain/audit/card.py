@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import inspect
-import re
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +10,9 @@ from certtrain.certificates import CertificateLog, Certificates, read_card
 from certtrain.certificates.card_check import indices_sha256
 from certtrain.certificates.findings import Audit, equal
 from certtrain.certificates.summary import GUESSING, attacked_summary, cascade_summary, summarise
-from certtrain.certifiers.base import Certifier
 from certtrain.claim import claim_of
 from certtrain.errors import UserError, command_line
+from certtrain.kinds import certifier_class
 from certtrain.radii import parse_radii
 from certtrain.runs import RunDirectory, config_differences, config_hash, sha256_file
 from certtrain.session_keys import SAME_WEIGHTS
@@ -24,7 +20,6 @@ from certtrain.session_keys import SAME_WEIGHTS
 # Relative, of what is summed in floating point: the order of addition may differ. All else is exact.
 TOLERANCE, SUMMED = 1e-9, ("stages", "largest_eps", "mean_draws")
 IDENTITY = ("certifier", "claim", "radii", "settings", "indices_sha256", "checkpoint_sha256", "n", "summary")
-OURS = re.compile(r"certtrain\.certifiers\.\w+\.\w+")  # the certifiers whose rows can be checked
 COPIED = ("certifier", "settings", "indices_sha256")  # of the card, which its summary repeats
 
 
@@ -169,7 +164,7 @@ def _audit_rows(audit: Audit, path: Path, rows: Certificates, card: dict[str, An
     if "indices" in card:
         audit_rule(audit, rows.index.tolist(), str(card["indices"]))
     made_by = card.get("made_by")
-    if (certifier := certifier_class(made_by)) is None:
+    if (certifier := certifier_class(made_by, ours=True)) is None:
         # What a certifier of somebody else puts into its further columns and settings only that one knows.
         audit.unchecked(f"radii and settings: {made_by} is not a certifier of certtrain; its rows are only added up")
     else:
@@ -200,20 +195,6 @@ def _audit_rows(audit: Audit, path: Path, rows: Certificates, card: dict[str, An
     further = [key for key in stated if key not in (*found, "seconds", "falsification", "falsified")]
     if further:
         audit.unchecked(f"summary: {', '.join(further)}: not recomputed from rows")
-
-
-def certifier_class(name: object) -> type[Certifier] | None:
-    """The certifier of certtrain that a card names as its maker; None where it names another one, or nothing.
-
-    A card may be a stranger's: the name is looked up among our own certifiers, and nothing is called.
-    """
-    if not isinstance(name, str) or not OURS.fullmatch(name):
-        return None
-    module, _, kind = name.rpartition(".")
-    if importlib.util.find_spec(module) is None:
-        return None
-    found = getattr(importlib.import_module(module), kind, None)
-    return found if inspect.isclass(found) and issubclass(found, Certifier) and found.__module__ == module else None
 
 
 def _audit_result(audit: Audit, path: Path, card: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from certtrain.attacks import pgd_margins
 from certtrain.certificates import Certificates
 from certtrain.certificates.metrics import Summary
 from certtrain.certifiers.base import Certifier, frozen
-from certtrain.collective import gather, processes, rank
+from certtrain.collective import gather, global_max, processes, rank
 from certtrain.data.batch import Batch
 from certtrain.methods.module import CertifiedTraining
 from certtrain.radii import radius_key, radius_text
@@ -68,10 +68,11 @@ class CertifyValidation(L.Callback):
         if trainer.sanity_checking or not self.due(trainer) or self.step == trainer.global_step:
             return
         start = time.perf_counter()
-        # Several processes share the examples, and all of them get all certificates.
+        # Several processes share the examples, and every one certifies its own.
         batch = Batch(*(column[rank() :: processes()].to(module.device) for column in self.batch))
         own = self.certifier.certify(module.network, batch) if len(batch.y) else None
-        classes = int(self.batch.y.max()) + 1
+        most = [int(self.batch.y.max())] if own is None else [int(self.batch.y.max()), int(own.predict.max())]
+        classes = 1 + global_max(max(most))  # every process counts by the same
         counted = Summary(self.certifier.radii, self.claim, classes, distributed_available_fn=lambda: processes() > 1)
         counted.to(module.device)
         if own is not None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 import torch
 import torchmetrics
 from torch import Tensor
@@ -120,9 +119,9 @@ class Answers(torchmetrics.Metric):
     """How many examples are of each class, and how many predictions.
 
     Args:
-        classes: of the network; predictions beyond them are counted together.
+        classes: K, more than any label or prediction.
 
-    `compute` gives two int64 tensors, (K,) of labels and (K + 1,) of predictions, without those that abstain.
+    `compute` gives two int64 tensors (K,), of labels and of predictions, without those that abstain.
     """
 
     full_state_update = False
@@ -133,13 +132,13 @@ class Answers(torchmetrics.Metric):
         super().__init__(**kwargs)
         self.classes = classes
         self.add_state("labels", default=torch.zeros(classes, dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("answers", default=torch.zeros(classes + 1, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("answers", default=torch.zeros(classes, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, certificates: Certificates) -> None:
         """Add a batch of certificates."""
-        given = np.minimum(certificates.predict[certificates.predict != ABSTAIN], self.classes)
+        given = certificates.predict[certificates.predict != ABSTAIN]
         for state, values in ((self.labels, certificates.label), (self.answers, given)):
-            state += torch.bincount(torch.from_numpy(values), minlength=len(state)).to(state.device)
+            state += torch.bincount(torch.from_numpy(values), minlength=self.classes).to(state.device)
 
     def compute(self) -> tuple[Tensor, Tensor]:
         """The counts."""
@@ -152,7 +151,7 @@ class Summary(torchmetrics.MetricCollection):
     Args:
         radii: at which certified accuracy is asked.
         claim: of the certificates.
-        classes: of the network.
+        classes: more than any label or prediction.
         kwargs: of every metric, such as `distributed_available_fn`.
     """
 

@@ -5,49 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from certtrain.certificates import ABSTAIN, INVALID, Certificates
 from certtrain.errors import UserError
-from certtrain.smoothing.confidence import Radius, lower_bound, radius, radius_one_sided, upper_bound
+from certtrain.smoothing.confidence import Radius
+from certtrain.smoothing.distribution import Noise
 
 UNNAMED = "unnamed"  # the status of a row whose counts make a certificate, of a class that the log does not name
 COUNTS = ("n", "count_top")
 TWO_SIDED_COUNTS = (*COUNTS, "count_runner_up", "classes")
 
 
-def radii_from_counts(
-    count_top: ArrayLike,
-    n: ArrayLike,
-    alpha: float,
-    sigma: float,
-    *,
-    count_runner_up: ArrayLike | None = None,
-    classes: int | None = None,
-) -> Radius:
-    """One-sided radii, or two-sided ones when the runner-up's counts and the number of classes are given.
-
-    Two-sided as `smoothing.confidence.radius_two_sided`, from fewer counts: no other class has more estimation votes
-    than the runner-up among them, and upper bounds grow with the count, so that at alpha / (2(K - 1)) each the largest
-    of all K - 1 is the runner-up's.
-
-    Raises:
-        ValueError: counts, alpha or sigma that make no certificate; fewer than two classes.
-    """
-    if count_runner_up is None:
-        return radius_one_sided(count_top, n, alpha, sigma)
-    if classes is None or classes < 2:
-        raise ValueError(f"two-sided bounds need the number of classes, not {classes}")
-    p_a = lower_bound(count_top, n, alpha / 2)
-    p_b = np.minimum(1 - p_a, upper_bound(count_runner_up, n, alpha / (2 * (classes - 1))))
-    abstain = p_a < p_b
-    with np.errstate(invalid="ignore"):
-        found = radius(np.clip(p_a, 0.0, 1.0), p_b, sigma)
-    return Radius(np.where(abstain, 0.0, np.maximum(found, 0.0)), abstain, p_a)
-
-
-def rows_at(certificates: Certificates, alpha: float, sigma: float, *, two_sided: bool = False) -> Radius:
-    """The radii of a fixed-n log's rows at an alpha for each row.
+def rows_at(certificates: Certificates, alpha: float, noise: Noise, *, two_sided: bool = False) -> Radius:
+    """The radii of a fixed-n log's rows at an alpha for each row, under the noise that its votes were drawn with.
 
     Raises:
         UserError: a log in stages, one without counts, or counts that make no certificate.
@@ -69,14 +40,14 @@ def rows_at(certificates: Certificates, alpha: float, sigma: float, *, two_sided
             where="certificate log",
             fix="a log whose n was fixed beforehand, the same for all rows",
         )
-    options: dict[str, Any] = {}
-    if two_sided:
+    count, n = columns["count_top"], columns["n"]
+    try:
+        if not two_sided:
+            return noise.one_sided(count, n, alpha)
         classes = sorted(set(columns["classes"].tolist()))
         if len(classes) != 1:
             raise UserError(f"the column classes holds {classes}", where="certificate log", fix="one number of classes")
-        options = {"count_runner_up": columns["count_runner_up"], "classes": classes[0]}
-    try:
-        return radii_from_counts(columns["count_top"], columns["n"], alpha, sigma, **options)
+        return noise.two_sided(count, columns["count_runner_up"], classes[0], n, alpha)
     except (TypeError, ValueError) as error:
         raise UserError(f"no certificate follows from the counts: {error}", where="certificate log") from error
 
@@ -98,7 +69,7 @@ def refuse_stages(certificates: Certificates, settings: dict[str, Any] | None = 
 
 
 def rederived(
-    certificates: Certificates, alpha: float, sigma: float, *, two_sided: bool = False
+    certificates: Certificates, alpha: float, noise: Noise, *, two_sided: bool = False
 ) -> tuple[Certificates, NDArray[np.bool_]]:
     """The log's rows with the radii, abstentions and bounds of another alpha.
 
@@ -109,7 +80,7 @@ def rederived(
     Raises:
         UserError: as `rows_at`.
     """
-    found = rows_at(certificates, alpha, sigma, two_sided=two_sided)
+    found = rows_at(certificates, alpha, noise, two_sided=two_sided)
     before = certificates.predict == ABSTAIN
     valid = certificates.columns.get("status", "") != INVALID
     top = certificates.columns.get("top")

@@ -34,6 +34,7 @@ class Certifier(ABC):
         radii: at which certified accuracy is reported, ascending.
         threat: of which the radii are radii.
         rows_per_write: rows between two writes of a log: few enough that little is lost, enough to fill a batch.
+        many_evaluations: it evaluates the network so often that its memory layout decides the time.
         fixed_norm: the only norm that the class certifies; None where it takes `norm`.
         radii_are: what its claim says of the radii, before there is one.
         rehearsed_radii_are: the same of what its `rehearsal` claims; None where there is no difference.
@@ -43,6 +44,7 @@ class Certifier(ABC):
     radii: tuple[Fraction, ...]
     threat: Threat
     rows_per_write: ClassVar[int] = 256
+    many_evaluations: ClassVar[bool] = False
     fixed_norm: ClassVar[str | None] = None
     radii_are: ClassVar[Radii] = "grid"
     rehearsed_radii_are: ClassVar[Radii | None] = None
@@ -72,7 +74,7 @@ class Certifier(ABC):
         """Told once, before the first batch, what it is for; checks of itself are made here.
 
         Args:
-            network: to be certified, on the device; its memory layout may be changed.
+            network: to be certified, on the device.
             split: that the indices of the batches count in; None: what it was made for.
             examples: how many will be certified in all.
             device: where the network is.

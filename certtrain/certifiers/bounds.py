@@ -100,7 +100,7 @@ class BoundCertifier(Certifier):
 
     def rehearsal(self, options: Mapping[str, Any], seed: int) -> BoundCertifier:
         """Bounds in float32 by `options.methods`, without attacks: those of the validation callback do."""
-        threat, methods = replace(self.threat, outward=False), options["methods"]
+        methods, threat = options["methods"], self.threat
         return BoundCertifier(methods, self.radii, self.make_engine, threat, precision="float32", attack_steps=0)
 
     def source(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from certtrain.certificates import ABSTAIN, INVALID, Certificates
 from certtrain.certificates.findings import Audit, rows_text
-from certtrain.certificates.rederive import UNNAMED, radii_from_counts
+from certtrain.certificates.rederive import UNNAMED
 from certtrain.certifiers.claims import EACH, abstention_rule, shared_budget, smoothing_claim
 from certtrain.claim import Radii, claim_of
 from certtrain.errors import UserError
@@ -174,8 +174,8 @@ def _common(audit: Audit, rows: Certificates, settings: dict[str, Any]) -> None:
 def _fixed(audit: Audit, rows: Certificates, settings: dict[str, Any], alpha: float, noise: Noise) -> None:
     columns = rows.columns
     if settings.get("two_sided"):
-        options = {"count_runner_up": columns["count_runner_up"], "classes": int(columns["classes"].max())}
-        found = radii_from_counts(columns["count_top"], columns["n"], alpha, noise.sigma, **options)
+        classes = int(columns["classes"].max())
+        found = noise.two_sided(columns["count_top"], columns["count_runner_up"], classes, columns["n"], alpha)
     else:
         found = noise.one_sided(columns["count_top"], columns["n"], alpha)
     unnamed = columns["status"] == UNNAMED

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from certtrain.certificates.findings import Audit
     from certtrain.claim import Claim
     from certtrain.reporting.curves import Outcomes
+    from certtrain.smoothing.distribution import Noise
 
 DIFFERENT = 1  # exit status when something differs
 
@@ -176,13 +177,18 @@ def _derive(console: Console, path: Path, options: argparse.Namespace) -> None:
     if options.output:
         check_output(Path(options.output))
     share = options.bonferroni or 1
-    new, unnamed = rederived(rows, options.alpha / share, float(sigma), two_sided=options.two_sided)
+    noise = _noise(path, card, float(sigma))
+    new, unnamed = rederived(rows, options.alpha / share, noise, two_sided=options.two_sided)
     sides = "two-sided" if options.two_sided else "one-sided"
     shared = f" for {share:,} examples together" if options.bonferroni else ""
     was = f"alpha {settings['alpha']:g}" if "alpha" in settings else "as logged"
     examples, derived = outcomes(rows), outcomes(new)
     radii = _radii(options.radii, max(examples.held.max(), derived.held.max()))
-    console.print(f"{path}, sigma {sigma:g}: radii from the counts of {len(rows):,} rows", highlight=False)
+    console.print(f"{path}: radii from the counts of {len(rows):,} rows under {noise.law}", highlight=False)
+    if card is None:
+        console.print(
+            f"no card beside it says which noise it was: {noise.law} of sigma {sigma:g} is taken on your word"
+        )
     console.print(old_and_new(examples, derived, radii, (was, f"alpha {options.alpha:g}{shared}, {sides}")))
     if unnamed.any():
         console.print(
@@ -198,6 +204,32 @@ def _derive(console: Console, path: Path, options: argparse.Namespace) -> None:
             changed["budget_examples"] = share
         for written in write_derived(new, source, card, Path(options.output), changed):
             console.print(f"wrote {written}", highlight=False, soft_wrap=True)
+
+
+def _noise(path: Path, card: dict[str, Any] | None, sigma: float) -> Noise:
+    """The noise that a log's votes were drawn with, by its card's maker; without a card Gaussian noise.
+
+    Raises:
+        UserError: the maker is not a smoothing certifier of certtrain, or its settings state no noise.
+    """
+    from certtrain.certifiers.smoothing import SmoothingCertifier
+    from certtrain.kinds import certifier_class
+    from certtrain.smoothing.distribution import Gaussian
+
+    if card is None:
+        return Gaussian(sigma)
+    maker = card.get("made_by")
+    kind = certifier_class(maker, ours=True)
+    if kind is None or not issubclass(kind, SmoothingCertifier):
+        raise UserError(
+            f"the card beside {path} is of {maker}: which radii its counts prove, only that certifier knows",
+            where="audit --alpha",
+            fix="a log of certifier=smoothing or certifier=uniform",
+        )
+    try:
+        return kind.noise_kind.from_settings(card["settings"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"the card beside {path} states no noise: {error}", where="its settings") from error
 
 
 def _radii(texts: Sequence[str], largest: float) -> list[Fraction]:

@@ -84,6 +84,8 @@ class Stage:
         """A certifier that is ready for its first batch, its log, and what is known for its card beforehand."""
         certifier, examples = self.certifiers[name], self.examples
         if name not in self._bound:
+            if certifier.many_evaluations:  # contiguous takes two to three times the time on a CPU
+                self.network = self.network.to(memory_format=torch.channels_last)
             self._bound[name] = certifier.bind(
                 self.network, split=examples.split, examples=len(examples.indices), device=self.device
             )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from certtrain.errors import UserError
 from certtrain.invariance import EXAMPLES, check_function, some_of
 from certtrain.smoothing.anytime import StageSchedule
-from certtrain.smoothing.confidence import radius_two_sided, vote_is_decided
+from certtrain.smoothing.confidence import vote_is_decided
 from certtrain.smoothing.distribution import Gaussian, Noise
 from certtrain.smoothing.noise import Purpose, Split
 from certtrain.smoothing.staged import (
@@ -54,7 +54,7 @@ class Certified(NamedTuple):
 
 
 class SmoothedClassifier:
-    """A network smoothed by Gaussian noise of its input.
+    """A network smoothed by noise of its input.
 
     The network gets x + noise for x in [0, 1] and normalises by itself: noise of standard deviation `sigma` in input
     units comes before it. While votes are counted the network is `frozen`; nothing of it is changed.
@@ -152,7 +152,7 @@ class SmoothedClassifier:
             alpha: probability with which one certificate may be wrong.
             seed, split: the noise's key.
             purposes: streams of selection and estimation; never the same.
-            two_sided: bound the other classes too (see `confidence.radius_two_sided`) rather than by 1 - p_lower.
+            two_sided: bound the other classes too (see `Noise.two_sided`) rather than by 1 - p_lower.
 
         Raises:
             UserError: n0 or n < 1, alpha outside (0, 1), one stream for both purposes; as `check` and `votes`.
@@ -171,11 +171,10 @@ class SmoothedClassifier:
         rows = np.arange(len(counts))
         others = counts.copy()
         others[rows, top] = -1
-        # A draw that was no vote counts against the top class: n stays n. Its example abstains in any case.
-        sound = counts.copy()
-        sound[rows, others.argmax(axis=1)] += n - counts.sum(axis=1)
         if two_sided:
-            proof = radius_two_sided(sound, top, alpha, self.sigma)
+            # A draw that was no vote counts against the top class: n stays n. Its example abstains in any case.
+            against = others.max(axis=1) + n - counts.sum(axis=1)
+            proof = self.noise.two_sided(counts[rows, top], against, self.num_classes, n, alpha)
         else:
             proof = self.noise.one_sided(counts[rows, top], n, alpha)
         abstain = proof.abstain | invalid

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
 from torch import Tensor
 
-from certtrain.smoothing.confidence import SLACK, Radius, lower_bound
+from certtrain.smoothing.confidence import SLACK, Radius, lower_bound, radius, upper_bound
 from certtrain.smoothing.noise import Purpose, Split, noise_rows
 from certtrain.smoothing.selftest import check_noise
 from certtrain.smoothing.votes import Precision
@@ -43,6 +43,11 @@ class Noise(ABC):
     def radius(self, p: NDArray[np.float64]) -> NDArray[np.float64]:
         """(B,) the radius r such that no change of distance < r takes the probability of the top class from p >= 1/2
         to 1/2 or less; rounded down."""
+
+    @abstractmethod
+    def between(self, p_a: NDArray[np.float64], p_b: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(B,) the radius r such that no change of distance < r makes a class of probability at most p_b as probable as
+        one of at least p_a >= p_b; rounded down."""
 
     @abstractmethod
     def test(self, device: torch.device, *, seed: int, precision: Precision) -> dict[str, Any]:
@@ -85,6 +90,32 @@ class Noise(ABC):
         abstain = p < 0.5
         return Radius(np.where(abstain, 0.0, self.radius(np.maximum(p, 0.5))), abstain, p)
 
+    def two_sided(self, count: ArrayLike, runner_up: ArrayLike, classes: int, n: ArrayLike, alpha: float) -> Radius:
+        """The radius from bounds of every class that hold together: abstains where p_a < p_b.
+
+        p_a is the lower bound at alpha/2, p_b the smaller of 1 - p_a and the largest upper bound of the K - 1 other
+        classes, each at alpha/(2(K - 1)). No other class has more of these votes than the runner-up among them, and
+        upper bounds grow with the count: the largest is the runner-up's. At alpha/2 it alone would be unsound.
+
+        Args:
+            count: (B,) votes for the class that was chosen from other draws.
+            runner_up: (B,) the most votes of any other class, among the same draws.
+            classes: K.
+            n: draws, a number or (B,).
+            alpha: probability with which one certificate may be wrong.
+
+        Raises:
+            ValueError: fewer than two classes; as `lower_bound`.
+        """
+        if classes < 2:
+            raise ValueError(f"two-sided bounds need the number of classes, not {classes}")
+        p_a = lower_bound(count, n, alpha / 2)
+        p_b = np.minimum(1 - p_a, upper_bound(runner_up, n, alpha / (2 * (classes - 1))))
+        abstain = p_a < p_b
+        with np.errstate(invalid="ignore"):  # of rows that abstain
+            found = self.between(p_a, p_b)
+        return Radius(np.where(abstain, 0.0, np.maximum(found, 0.0)), abstain, p_a)
+
 
 class Gaussian(Noise):
     """N(0, sigma^2 I), which certifies l2 balls: `R = sigma Phi^-1(p)` (Cohen et al. 2019).
@@ -105,6 +136,9 @@ class Gaussian(Noise):
 
     def radius(self, p: NDArray[np.float64]) -> NDArray[np.float64]:
         return self.sigma * ndtri(p) * (1 - SLACK)
+
+    def between(self, p_a: NDArray[np.float64], p_b: NDArray[np.float64]) -> NDArray[np.float64]:
+        return radius(p_a, p_b, self.sigma)
 
     def test(self, device: torch.device, *, seed: int, precision: Precision) -> dict[str, Any]:
         return check_noise(device, seed=seed, precision=precision)

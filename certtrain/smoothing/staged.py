@@ -11,6 +11,7 @@ from torch import Tensor
 
 from certtrain.errors import UserError
 from certtrain.smoothing.anytime import Decisions, StageSchedule
+from certtrain.smoothing.distribution import Gaussian
 from certtrain.smoothing.noise import Purpose, Split
 from certtrain.work import part
 
@@ -60,6 +61,8 @@ def certify_targets(
     """What `SmoothedClassifier.certify_targets` answers."""
     check_draw_counts(n0, schedule.draws[-1], schedule.alpha)
     check_streams(purposes)
+    if not isinstance(classifier.noise, Gaussian):
+        raise ValueError(f"a schedule's levels are those of Gaussian noise, not of {classifier.noise.law}")
     if schedule.sigma != classifier.sigma:
         raise ValueError(f"a schedule for sigma {schedule.sigma}, the classifier has {classifier.sigma}")
     with part(0, 0):

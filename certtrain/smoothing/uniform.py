@@ -27,7 +27,8 @@ class Uniform(Noise):
     """Each coordinate uniform on [-width, width], `width = sqrt(3) sigma`: `R = 2 width (p - 1/2)`.
 
     A change d moves the cube of the noise, of side 2 width, by d: the share of it that is left behind is
-    `1 - prod_i (1 - |d_i| / (2 width))`, at most `||d||_1 / (2 width)`, and so no set loses more probability than that.
+    `1 - prod_i (1 - |d_i| / (2 width))`, at most `||d||_1 / (2 width)`, and so no set loses or gains more probability
+    than that: of two classes, `R = width (p_a - p_b)`.
 
     Args:
         sigma: standard deviation, > 0: noises of equal sigma are compared with each other in the papers.
@@ -65,6 +66,9 @@ class Uniform(Noise):
 
     def radius(self, p: NDArray[np.float64]) -> NDArray[np.float64]:
         return 2 * self.width * (np.asarray(p) - 0.5) * (1 - SLACK)
+
+    def between(self, p_a: NDArray[np.float64], p_b: NDArray[np.float64]) -> NDArray[np.float64]:
+        return self.width * (np.asarray(p_a) - p_b) * (1 - SLACK)
 
     def settings(self) -> dict[str, Any]:
         law = "Philox4x32-10, 24 bits, float32; keyed by seed, purpose, split, index, draw"

@@ -17,6 +17,7 @@ from certtrain.certificates.metrics import (
     AverageCertifiedRadius,
     CertifiedAccuracy,
     Failed,
+    Summary,
 )
 from certtrain.certificates.summary import certified, guessing, status_counts, summarise
 from certtrain.radii import parse_radii
@@ -121,6 +122,26 @@ def test_metrics_equal_the_summary_in_any_batching_order_and_number_of_processes
     assert merged[0].tolist() == list(expected["certified"].values())
     assert merged[1].item() == expected["acr"]
     assert merged[2].item() == expected["abstained"] / len(rows)
+
+
+@settings(max_examples=60, deadline=None)
+@given(ROWS, st.integers(1, 4), st.booleans(), st.sampled_from([LINF, SMOOTHED]), st.randoms(use_true_random=False))
+def test_the_summary_of_shares_is_that_of_all(rows, processes, votes, claim, shuffle: random.Random):
+    """Guessing, near-ties and failures, too; every process counts its own share, however the rows are dealt."""
+    predict, radius, label = (np.array(column) for column in zip(*rows * shuffle.choice([1, 25])))
+    status = [shuffle.choice(["certified", INVALID, "error"]) for _ in predict]
+    columns = {"near_ties": np.array([shuffle.randrange(3) for _ in predict])} if votes else {}
+    whole = make(predict, np.where(predict == ABSTAIN, 0, radius), label, status=status, **columns)
+    order = np.array(shuffle.sample(range(len(predict)), len(predict)))
+    parts = [Summary(RADII, claim, 3) for _ in range(processes)]
+    for number, part in enumerate(parts):
+        if len(own := order[number::processes]):
+            part.update(whole.select(own))
+    for other in parts[1:]:
+        for name, metric in other.items():
+            if metric.update_called:
+                parts[0][name].merge_state(metric)
+    assert parts[0].summary(votes=votes) == summarise(whole, RADII, claim)
 
 
 def test_metrics_reset():

@@ -89,7 +89,7 @@ def test_no_box_loses_more_probability_than_the_radius_allows(sides, sigma):
         here *= overlap(low, high, centre, width)
         there *= overlap(low, high, centre + change, width)
     distance = sum(abs(change) for *_, change in sides)
-    assert there >= here - distance / (2 * width) - 1e-12
+    assert here - distance / (2 * width) - 1e-12 <= there <= here + distance / (2 * width) + 1e-12
     if here > 0.5 and distance < float(Uniform(sigma).radius(np.array(here))):
         assert there > 0.5 - 1e-12
 
@@ -103,6 +103,32 @@ def test_the_radius_is_that_of_the_worst_classifier(p, sigma):
     at = overlap(threshold, 9e9, -radius, noise.width)
     assert 0.5 - 1e-12 <= at <= 0.5 + 1e-9
     assert radius <= noise.width
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(0.05, 2))
+def test_two_classes_tie_at_the_radius_between_them(one, other, sigma):
+    """One at the end of a line that the change moves away from, one at the other end: no pair is worse."""
+    p_a, p_b = max(one, other), min(one, other)
+    noise = Uniform(sigma)
+    radius = float(noise.between(np.array(p_a), np.array(p_b)))
+    above, below = noise.width * (1 - 2 * p_a), noise.width * (2 * p_b - 1)
+    near = overlap(above, 9e9, -radius, noise.width) - overlap(-9e9, below, -radius, noise.width)
+    assert -1e-12 <= near <= 1e-9
+    half = float(noise.between(np.array(p_a), np.array(1 - p_a))) if p_a >= 0.5 else None
+    assert half is None or half == pytest.approx(float(noise.radius(np.array(p_a))), abs=1e-12)
+
+
+def test_two_sided_claims_are_wrong_no_more_often_than_alpha():
+    """4,000 certificates of three classes, of which the selected one is barely the most probable."""
+    noise, p, n, alpha = Uniform(0.5), np.array([0.45, 0.35, 0.2]), 200, 0.05
+    counts = np.random.default_rng(1).multinomial(n, p, 4000)
+    found = noise.two_sided(counts[:, 0], counts[:, 1:].max(axis=1), 3, n, alpha)
+    true = float(noise.between(p[0], p[1]))
+    wrong = int((found.radius > true).sum())
+    assert wrong <= binom.isf(1e-6, 4000, alpha)
+    assert (found.radius > 0).any()
+    alone = noise.one_sided(counts[:, 0], n, alpha)  # whose every radius is wrong: the probability is below 1/2
+    assert int((alone.radius > 0).sum()) <= binom.isf(1e-6, 4000, alpha)
 
 
 def test_claims_are_wrong_no_more_often_than_alpha():
