@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -16,7 +14,6 @@ from certtrain.files import conf_dir
 if TYPE_CHECKING:
     from certtrain.certifiers import Certifier
 
-OURS = re.compile(r"certtrain\.certifiers(\.\w+){1,2}")
 Kinds = Sequence[type["Certifier"]]
 
 
@@ -44,26 +41,6 @@ def of_choice(choice: object, arguments: Sequence[str] = ()) -> Kinds:
     return _classes(_targets(str(choice), places), ours=False)
 
 
-def certifier_class(target: object, *, ours: bool) -> type[Certifier] | None:
-    """The certifier that a dotted name stands for; None where it is none. Nothing is called.
-
-    Args:
-        target: any value.
-        ours: it may be a stranger's: nothing but certtrain's own certifiers is looked at.
-    """
-    from certtrain.certifiers import Certifier
-    from certtrain.signatures import resolve
-
-    if not isinstance(target, str) or (ours and not OURS.fullmatch(target)):
-        return None
-    try:
-        kind: Any = resolve(target)
-    except Exception:  # whatever a module of the user's raises; it is raised again when the certifier is built
-        return None
-    certifier = inspect.isclass(kind) and issubclass(kind, Certifier)
-    return kind if certifier and (not ours or OURS.fullmatch(kind.__module__)) else None
-
-
 def fixed_norm(kinds: Kinds) -> str | None:
     """The norm of certifiers that know no other; None where one of them takes `norm`, and of none."""
     norms = {kind.fixed_norm for kind in kinds}
@@ -89,4 +66,6 @@ def _targets(choice: str, places: Sequence[Path]) -> list[object]:
 
 
 def _classes(targets: Iterable[object], *, ours: bool) -> list[type[Certifier]]:
+    from certtrain.certifiers.named import certifier_class
+
     return [kind for target in targets if (kind := certifier_class(target, ours=ours)) is not None]

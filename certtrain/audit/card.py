@@ -10,9 +10,9 @@ from certtrain.certificates import CertificateLog, Certificates, read_card
 from certtrain.certificates.card_check import indices_sha256
 from certtrain.certificates.findings import Audit, equal
 from certtrain.certificates.summary import GUESSING, attacked_summary, cascade_summary, summarise
+from certtrain.certifiers.named import certifier_class
 from certtrain.claim import claim_of
 from certtrain.errors import UserError, command_line
-from certtrain.kinds import certifier_class
 from certtrain.radii import parse_radii
 from certtrain.runs import RunDirectory, config_differences, config_hash, sha256_file
 from certtrain.session_keys import SAME_WEIGHTS

@@ -94,8 +94,8 @@ def guessing(certificates: Certificates) -> str | None:
     share p, would be so with a probability of more than 1 %: P(Bin(n, p) >= number correct) > 0.01. Certified accuracy
     of such a classifier says nothing: a constant one is robust at any radius.
     """
-    answers = certificates.predict[~abstained(certificates)]
-    labels, answers = (dict(zip(*np.unique(x, return_counts=True))) for x in (certificates.label, answers))
+    answered = certificates.predict[~abstained(certificates)]
+    labels, answers = (dict(zip(*np.unique(x, return_counts=True))) for x in (certificates.label, answered))
     return guess(labels, answers, int(certified(certificates, Fraction(0)).sum()))
 
 

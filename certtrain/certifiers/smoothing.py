@@ -80,8 +80,7 @@ class SmoothingCertifier(Certifier):
         budget: Budget = "example",
         precision: Precision = "float32",
     ) -> None:
-        if isinstance(sigma, bool) or not isinstance(sigma, (int, float)) or not 0 < sigma < float("inf"):
-            raise UserError(f"sigma = {sigma!r} with smoothing", where="sigma", fix="sigma > 0, such as sigma=0.25")
+        self.noise = self.noise_kind(sigma)
         check_draw_counts(n0, n, alpha)
         if len(purposes) != 2 or purposes[0] == purposes[1] or not set(purposes) <= set(PURPOSES):
             raise UserError(
@@ -91,7 +90,7 @@ class SmoothingCertifier(Certifier):
             )
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise UserError(f"batch_size = {batch_size!r}", where="certifier.batch_size", fix="batch_size >= 1")
-        self.noise, self.radii = self.noise_kind(float(sigma)), parse_radii(radii, where="certifier.radii")
+        self.radii = parse_radii(radii, where="certifier.radii")
         self.name, self.sigma, self.threat = self.noise.name, self.noise.sigma, self.noise.threat
         self.n0, self.n, self.alpha, self.seed, self.split = n0, n, float(alpha), seed, _checked_split(split)
         self.two_sided, self.batch_size, self.purposes = two_sided, batch_size, (purposes[0], purposes[1])

@@ -212,8 +212,8 @@ def _noise(path: Path, card: dict[str, Any] | None, sigma: float) -> Noise:
     Raises:
         UserError: the maker is not a smoothing certifier of certtrain, or its settings state no noise.
     """
+    from certtrain.certifiers.named import certifier_class
     from certtrain.certifiers.smoothing import SmoothingCertifier
-    from certtrain.kinds import certifier_class
     from certtrain.smoothing.distribution import Gaussian
 
     if card is None:

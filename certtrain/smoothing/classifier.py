@@ -85,10 +85,6 @@ class SmoothedClassifier:
         precision: Precision = "float32",
     ) -> None:
         self.noise = sigma if isinstance(sigma, Noise) else Gaussian(sigma)
-        if not 0 < self.noise.sigma < float("inf"):
-            raise UserError(
-                f"sigma = {self.noise.sigma} with smoothing", where="sigma", fix="sigma > 0, such as sigma=0.25"
-            )
         if num_classes < 2:
             raise UserError(f"a classifier of {num_classes} classes", where="num_classes", fix="at least 2")
         if batch_size < 1:

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
 from torch import Tensor
 
+from certtrain.errors import UserError
 from certtrain.smoothing.confidence import SLACK, Radius, lower_bound, radius, upper_bound
 from certtrain.smoothing.noise import Purpose, Split, noise_rows
 from certtrain.smoothing.selftest import check_noise
@@ -21,17 +22,26 @@ from certtrain.threat import L2, Threat
 class Noise(ABC):
     """A distribution that is added to inputs; votes, confidence bounds, logs and audits are the same for all.
 
+    Args:
+        sigma: standard deviation of each coordinate in input units, > 0.
+
     Attributes:
         name: what a certificate by it is called in tables.
         law: in words that follow "votes under".
         threat: of which its radii are.
-        sigma: standard deviation of each coordinate, in input units.
+
+    Raises:
+        UserError: sigma is not a number in (0, inf).
     """
 
     name: ClassVar[str]
     law: ClassVar[str]
     threat: ClassVar[Threat]
-    sigma: float
+
+    def __init__(self, sigma: float) -> None:
+        if isinstance(sigma, bool) or not isinstance(sigma, (int, float)) or not 0 < sigma < float("inf"):
+            raise UserError(f"sigma = {sigma!r} with smoothing", where="sigma", fix="sigma > 0, such as sigma=0.25")
+        self.sigma = float(sigma)
 
     @abstractmethod
     def rows(
@@ -76,7 +86,7 @@ class Noise(ABC):
         Raises:
             KeyError, TypeError, ValueError, UserError: they state none.
         """
-        return cls(float(settings["sigma"]))  # type: ignore[call-arg]
+        return cls(settings["sigma"])
 
     def one_sided(self, count: ArrayLike, n: ArrayLike, alpha: float) -> Radius:
         """The radius from votes for a class that was chosen from other draws: abstains where its lower bound is < 1/2.
@@ -118,16 +128,9 @@ class Noise(ABC):
 
 
 class Gaussian(Noise):
-    """N(0, sigma^2 I), which certifies l2 balls: `R = sigma Phi^-1(p)` (Cohen et al. 2019).
-
-    Args:
-        sigma: standard deviation, > 0.
-    """
+    """N(0, sigma^2 I), which certifies l2 balls: `R = sigma Phi^-1(p)` (Cohen et al. 2019)."""
 
     name, law, threat = "smoothing", "Gaussian noise", L2()
-
-    def __init__(self, sigma: float) -> None:
-        self.sigma = float(sigma)
 
     def rows(
         self, seed: int, purpose: Purpose, split: Split, index: Tensor, draw: Tensor, shape: tuple[int, ...]

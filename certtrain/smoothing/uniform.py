@@ -29,15 +29,10 @@ class Uniform(Noise):
     A change d moves the cube of the noise, of side 2 width, by d: the share of it that is left behind is
     `1 - prod_i (1 - |d_i| / (2 width))`, at most `||d||_1 / (2 width)`, and so no set loses or gains more probability
     than that: of two classes, `R = width (p_a - p_b)`.
-
-    Args:
-        sigma: standard deviation, > 0: noises of equal sigma are compared with each other in the papers.
+    Noises of equal sigma are compared with each other in the papers.
     """
 
     name, law, threat = "uniform", "uniform noise", L1()
-
-    def __init__(self, sigma: float) -> None:
-        self.sigma = float(sigma)
 
     @property
     def width(self) -> float:

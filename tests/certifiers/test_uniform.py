@@ -80,7 +80,7 @@ def test_its_card_passes_its_audit_and_another_claim_fails(network, tmp_path, tw
     assert not audit.failed, audit.of("DIFFERENT")
     assert any("the radius follows from the counts" in what for what in audit.of("same"))
     content = json.loads(log.with_suffix(".json").read_text())
-    for change in ({"sigma": 0.5}, {"alpha": 0.01}):
+    for change in ({"sigma": 0.5}, {"sigma": -0.25}, {"alpha": 0.01}):
         changed = {**content, "settings": {**content["settings"], **change}}
         log.with_suffix(".json").write_text(json.dumps(changed))
         assert audit_card(log.with_suffix(".json")).failed

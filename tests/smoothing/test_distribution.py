@@ -53,6 +53,14 @@ def test_uniform_noise_has_the_moments_that_it_should():
     assert 1e-9 < binom.cdf(below, n, 0.75) < 1 - 1e-9
 
 
+@pytest.mark.parametrize("kind", [Gaussian, Uniform])
+@pytest.mark.parametrize("sigma", [0, -0.25, math.inf, math.nan, True, "0.25", None])
+def test_no_noise_is_of_such_a_sigma_whoever_states_it(kind, sigma):
+    for make in (lambda: kind(sigma), lambda: kind.from_settings({"sigma": sigma})):
+        with pytest.raises(UserError, match="with smoothing"):
+            make()
+
+
 class Broken(Uniform):
     def __init__(self, change):
         super().__init__(0.25)
