@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 ABSTAIN = -1
 # What can be said about one example at one radius, in this precedence; the counts of a radius add up to n.
 MISCLASSIFIED, VERIFIED, FALSIFIED = "misclassified", "verified", "falsified"
-UNKNOWN, INVALID, ERROR = "unknown", "invalid", "error"
-STATUSES: tuple[str, ...] = (MISCLASSIFIED, VERIFIED, FALSIFIED, UNKNOWN, INVALID, ERROR)
+UNKNOWN, TIMEOUT, INVALID, ERROR = "unknown", "timeout", "invalid", "error"
+STATUSES: tuple[str, ...] = (MISCLASSIFIED, VERIFIED, FALSIFIED, UNKNOWN, TIMEOUT, INVALID, ERROR)
 
 HEADER: tuple[str, ...] = ("idx", "label", "predict", "radius", "correct", "time")
 

@@ -171,7 +171,7 @@ def is_cascade(certificates: Certificates) -> bool:
 def cascade_summary(certificates: Certificates, radii: Iterable[Fraction]) -> dict[str, Any]:
     """What `result.json` holds of a cascade besides the rest; nothing for the rows of another certifier.
 
-    - `statuses`: by radius, how many examples have each of the six; they add up to n.
+    - `statuses`: by radius, how many examples have each of the statuses; they add up to n.
     - `stages`: by stage `seen` (examples that it worked on), `decided` (bounds: whose radius it proved; attack: that it
       falsified at the largest radius or below), `seconds`.
     - `float32_changed`: verdicts of a float32 bound that float64 changed; null without a screen.

@@ -45,7 +45,7 @@ def audit_bound_rows(audit: Audit, rows: Certificates, card: Mapping[str, Any]) 
     missing = np.array([""] * len(rows), dtype=object)
     margin = np.asarray(rows.columns.get("margin", np.full(len(rows), np.nan)), dtype=np.float64)
     decided = rows.columns.get("decided_by", missing).astype(str)
-    bounds = [*settings.get("methods", ()), *(stage["bound"] for stage in settings.get("stages", ()))]
+    bounds = stated_bounds(settings)
     largest = rows.columns.get("largest_eps", rows.radius)
     ends = np.array([0.0, *map(float, grid)])
     up_to = settings.get("bisect_up_to")
@@ -78,6 +78,11 @@ def audit_bound_rows(audit: Audit, rows: Certificates, card: Mapping[str, Any]) 
         audit.warn(f"{broken:,} rows are invalid or in error at some radius")
 
 
+def stated_bounds(settings: Mapping[str, Any]) -> list[str]:
+    """The stages that a card's settings name, in their order."""
+    return [*settings.get("methods", ()), *(stage["bound"] for stage in settings.get("stages", ()))]
+
+
 def _status(radius: Fraction) -> str:
     return f"status@{radius_text(radius)}"
 
@@ -96,7 +101,9 @@ def _audit_claim(audit: Audit, card: Mapping[str, Any], settings: Mapping[str, A
         audit.compare("input range of the threat model", settings["input_range"], threat.settings()["input_range"])
     if isinstance(threat, Scaled):
         _audit_scales(audit, card, threat.scales)
-    audit.compare("claim", claim.to_dict(), bounds_claim(threat, settings.get("precision", "float64")).to_dict())
+    others = [str(stage.get("proof", "")) for stage in settings.get("stages", ())]
+    made = bounds_claim(threat, settings.get("precision", "float64"), others)
+    audit.compare("claim", claim.to_dict(), made.to_dict())
 
 
 def _audit_sizes(audit: Audit, stated: Mapping[str, Any]) -> None:

@@ -1,14 +1,14 @@
-"""Deterministic certificates by a cascade: attacks, then bounds from the cheapest to the dearest."""
+"""Deterministic certificates by a cascade: attacks, then verifiers from the cheapest to the dearest."""
 
 from __future__ import annotations
 
-import copy
 import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -16,20 +16,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from certtrain import work
-from certtrain.attacks import check_attacks, inner, inside, strongest
+from certtrain.attacks import check_attacks, inner, inside, margin, strongest
 from certtrain.bounds.base import METHODS
-from certtrain.certificates import Certificates
+from certtrain.certificates import FALSIFIED, UNKNOWN, VERIFIED, Certificates
 from certtrain.certificates.summary import ATTACK
-from certtrain.certifiers.base import Certifier, frozen
+from certtrain.certifiers.base import Certifier
 from certtrain.certifiers.bisection import float_down, largest_proved
 from certtrain.certifiers.bound_rows import audit_bound_rows
-from certtrain.certifiers.bounds import BoundCertifier
+from certtrain.certifiers.bound_verifier import BoundVerifier
 from certtrain.certifiers.checks import check_classes, engine_source
 from certtrain.certifiers.claims import bounds_claim
 from certtrain.certifiers.falsify import falsify_bounds
 from certtrain.certifiers.ledger import Ledger
-from certtrain.certifiers.pieces import MOST, Failure, Sizes
-from certtrain.certifiers.prover import MakeEngine, Prover, check_has
+from certtrain.certifiers.pieces import MOST, Failure, Sizes, one_line
+from certtrain.certifiers.verifier import Known, MakeEngine, Problems, Subject, Verdicts, Verifier
 from certtrain.claim import Claim
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError, nearest
@@ -43,49 +43,54 @@ if TYPE_CHECKING:
     from certtrain.certificates.findings import Audit
 
 
+Precision = Literal["float64", "float32"]
+
+
 class CascadeCertifier(Certifier):
     """Decides each example at each radius of a grid by the cheapest means that does.
 
     1. Misclassified examples are done.
-    2. The first attack from the input itself, at the largest radius, then at each smaller one on what fell: a hit
-       falsifies its radius and every larger one, and what falls there needs no bound.
-    3. Bounds, stage by stage, each from the largest radius down over what is open there: a proof at R settles every
+    2. The attacks that come first, from the input itself, at the largest radius, then at each smaller one on what fell:
+       a counterexample falsifies its radius and every larger one, and what falls there needs no bound.
+    3. Verifiers, stage by stage, each from the largest radius down over what is open there: a proof at R settles every
        r <= R, so that a cheap bound which proves the largest radius spares all else, and a dear one sees only what is
-       left above the radii already proved.
+       left above the radii already proved. Bounds need not be monotone in the radius.
     4. All attacks with all restarts, on what is still open, from the smallest radius up, each on what the ones before
        it left standing.
     5. With `bisect`, the largest certified radius between the grid's, by all stages (`largest_proved`).
 
-    Bounds are computed in float64 over the outward-rounded box, attacks in float64 inside the exact ball. Proofs come
-    before failures: a stage that crashes, or whose bounds are not finite, goes on with the next piece of examples, and
-    the other stages and attacks still try the same radius. Only where none of them decides it is the example *error*,
-    with the first reason, or *invalid*; *unknown* says that every stage answered and none decided. A piece that runs
-    out of memory is halved.
+    In float64, bounds are of the real-arithmetic network with the given float32 weights over the outward-rounded box,
+    attacks inside the exact ball. Proofs come before failures: a stage that crashes, whose bounds are not finite or
+    whose time is over goes on with the next examples, and the other stages and attacks still try the same radius. Only
+    where none of them decides it is the example *error*, with the first reason, *invalid*, or *timeout*; *unknown* says
+    that every stage answered and none decided.
 
     Each example keeps `decided_by` (the stage that proved its radius, `attack` where it has none and was falsified),
     the `margin` of that proof (else the largest bound at the smallest radius), and its share of each stage's time.
 
     Args:
-        stages: bounds in the order of trying.
+        stages: in the order of trying: bounds of a bound engine, or names of `verifiers`.
         radii: the grid.
         engine: makes the bound engine of a network.
         engines: the stages that have an engine of their own.
+        verifiers: what a stage is that is not a bound of an engine.
         norm: `linf`, `l2` or a threat model.
         attacks: of `certtrain.attacks.ATTACKS`, in the order of trying; none gives no *falsified*.
+        attacks_first: how many of them come before the verifiers, too.
         attack_steps: of each start; 0 attacks nothing.
         attack_restarts: random starts beside the one at the input itself, of the attacks that come last.
+        precision: `float64` for certificates; `float32` is for validation during training.
         screen: bound in float32 first, and only what that does not rule out in float64.
         bisect: the tolerance of the largest certified radius, in input units; None leaves the grid as it is.
         bisect_up_to: how far beyond the grid is searched; None: not beyond.
         batch_size: examples bounded and attacked at once; None: bounded as many as memory allows, attacked 256.
         scales: sizes of the features of a table, of which the radii are multiples; None: 1 for all inputs.
+        name: what its certificates are called.
 
     Raises:
         UserError: an unknown stage or attack, an engine for a stage that is none, no stage, an empty grid, a tolerance
             or an end of the search that makes none, a number of steps, restarts or examples out of range.
     """
-
-    name = "cascade"
 
     def __init__(
         self,
@@ -93,27 +98,32 @@ class CascadeCertifier(Certifier):
         radii: Sequence[object],
         engine: MakeEngine,
         engines: Mapping[str, MakeEngine] | None = None,
+        verifiers: Mapping[str, Verifier] | None = None,
         norm: str | Threat = "linf",
         attacks: Sequence[str] = ("pgd_margin", "pgd_ce", "apgd_ce", "apgd_dlr"),
+        attacks_first: int = 1,
         attack_steps: int = 40,
         attack_restarts: int = 4,
+        precision: Precision = "float64",
         screen: bool = False,
         bisect: object = None,
         bisect_up_to: object = None,
         batch_size: int | None = None,
         scales: Scales | None = None,
+        name: str = "cascade",
     ) -> None:
         if isinstance(stages, str) or not stages or len(set(stages)) < len(stages):
             raise UserError(f"stages = {stages!r}", where="certifier.stages", fix="stages=[ibp,crown_ibp], each once")
-        for stage in stages:
-            if stage not in METHODS:
-                raise UserError(f"unknown bound {stage!r}", where="certifier.stages", fix=nearest(str(stage), METHODS))
+        own = dict(verifiers or {})
         for stage in engines or {}:
             if stage not in METHODS:
                 raise UserError(f"unknown bound {stage!r}", where="certifier.engines", fix=nearest(str(stage), METHODS))
+        if precision not in ("float64", "float32"):
+            raise UserError(f"unknown precision {precision!r}", where="certifier.precision", fix="float64 or float32")
         for key, number, least in (
             ("attack_steps", attack_steps, 0),
             ("attack_restarts", attack_restarts, 0),
+            ("attacks_first", attacks_first, 0),
             ("batch_size", MOST if batch_size is None else batch_size, 1),
         ):
             if isinstance(number, bool) or not isinstance(number, int) or number < least:
@@ -122,18 +132,21 @@ class CascadeCertifier(Certifier):
                     where=f"certifier.{key}",
                     fix=f"{key}={max(least, 1)}",
                 )
-        self.stages, self.radii = tuple(stages), parse_radii(radii, where="certifier.radii")
+        self.name, self.radii = name, parse_radii(radii, where="certifier.radii")
         self.make_engine = engine  # the card's
-        self.engines = {stage: (engines or {}).get(stage, engine) for stage in self.stages}
-        for stage, make in self.engines.items():
-            if hasattr(kind := getattr(make, "func", make), "methods"):  # a class that says so before it has a network
-                check_has(kind, stage)
-        self.threat = threat_of(norm, scales=scales).check_bounded()
+        self.stages = tuple(stages)
+        self.verifiers = tuple(
+            own.get(stage) or _bounds(stage, (engines or {}).get(stage, engine), batch_size, own) for stage in stages
+        )
+        self.precision = precision
+        self.threat = replace(threat_of(norm, scales=scales).check_bounded(), outward=precision == "float64")
         self.attacks = check_attacks(attacks, where="certifier.attacks") if attack_steps > 0 else ()
         self.attack_steps, self.attack_restarts = attack_steps, attack_restarts
-        self.screen = screen
-        self.sizes, self.attack_sizes = Sizes(batch_size), Sizes(batch_size or MOST)
-        self._bounds: weakref.ref[nn.Module] | None = None  # the network that every stage is known to bound
+        self.first, self.screen = self.attacks[:attacks_first], screen
+        # The random starts of an attack depend on the place in its batch, so that memory must not decide that one.
+        self.attack_sizes = Sizes(batch_size or MOST)
+        self._supported: weakref.ref[nn.Module] | None = None  # the network that every stage is known to verify
+        self._subject: Subject | None = None  # of validations in float32, whose engines are traced once
         self.bisect = None if bisect is None else parse_radius(bisect, where="certifier.bisect")
         if self.bisect is not None and self.bisect <= 0:
             raise UserError("a tolerance of 0 ends no bisection", where="certifier.bisect", fix="bisect=0.001")
@@ -145,14 +158,21 @@ class CascadeCertifier(Certifier):
                 fix=f"more than {radius_text(self.radii[-1])}",
             )
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of proofs."""
+        return torch.float64 if self.precision == "float64" else torch.float32
+
     def claim(self) -> Claim:
         """Every margin is positive over the whole set."""
-        return bounds_claim(self.threat, "float64")
+        return bounds_claim(self.threat, self.precision, [verifier.proof for verifier in self.verifiers])
 
-    def rehearsal(self, options: Mapping[str, Any], seed: int) -> BoundCertifier:
+    def rehearsal(self, options: Mapping[str, Any], seed: int) -> CascadeCertifier:
         """Bounds in float32 by `options.methods`, without attacks: those of the validation callback do."""
-        cheap = BoundCertifier(options["methods"], self.radii, self.make_engine, self.threat)
-        return cheap.rehearsal(options, seed)
+        names = list(options["methods"])
+        return CascadeCertifier(
+            names, self.radii, self.make_engine, norm=self.threat, attacks=(), precision="float32", name="+".join(names)
+        )
 
     def source(self) -> dict[str, Any]:
         """The bound engine of the stages that have none of their own."""
@@ -161,23 +181,26 @@ class CascadeCertifier(Certifier):
     @classmethod
     def verify_rows(cls, audit: Audit, rows: Certificates, card: Mapping[str, Any]) -> None:
         """Statuses, radii, margins and what decided them; see `audit_bound_rows`."""
-        audit.compare("certifier of the settings", card["certifier"], cls.name)
         audit_bound_rows(audit, rows, card)
 
     def settings(self) -> dict[str, Any]:
         """Plain values for the card: all that decides the outcome."""
         return {
-            "stages": [{"bound": stage, "engine": _engine_name(make)} for stage, make in self.engines.items()],
-            "precision": "float64",
+            "stages": [
+                {"bound": name, **verifier.settings(), **({"proof": verifier.proof} if verifier.proof else {})}
+                for name, verifier in zip(self.stages, self.verifiers)
+            ],
+            "precision": self.precision,
             "screen": "float32" if self.screen else None,
-            "box": "exact radius, rounded outward",
+            "box": "exact radius, rounded outward" if self.threat.outward else "nearest",
             **self.threat.settings(),
             "attack": {
                 "name": "+".join(self.attacks),
+                "first": "+".join(self.first),
                 "steps": self.attack_steps if self.attacks else 0,
                 "restarts": self.attack_restarts,
                 "dlr": "the margin for fewer than 3 classes",
-                "ball": "exact",
+                "ball": "exact" if self.threat.outward else "nearest",
             },
             "bisect": None if self.bisect is None else radius_text(self.bisect),
             "bisect_up_to": None if self.up_to is None else radius_text(self.up_to),
@@ -193,11 +216,19 @@ class CascadeCertifier(Certifier):
         check_function(network, batch.x)
 
     def _check_stages(self, network: nn.Module, batch: Batch) -> None:
-        own = copy.deepcopy(network).double()
-        for stage, make in self.engines.items():
-            prover = Prover(stage, make, {torch.float64: own}, self.threat)
-            prover.try_on(batch.x[:1].double(), batch.y[:1], self.radii[-1])
-        self._bounds = weakref.ref(network)
+        subject = self._of(network)
+        known = Known(batch.x[:1].to(self.dtype), batch.y[:1], torch.empty(0))
+        first = torch.zeros(1, dtype=torch.int64, device=batch.y.device)
+        for verifier in self.verifiers:
+            verifier.check(subject, Problems(known, first, self.threat.at(self.radii[-1])))
+        self._supported = weakref.ref(network)
+
+    def _of(self, network: nn.Module) -> Subject:
+        if self._subject is not None and self._subject.original is network:
+            return self._subject
+        subject = Subject(network, self.dtype, self.screen)
+        self._subject = subject if self.precision == "float32" else None
+        return subject
 
     def certify(self, network: nn.Module, batch: Batch) -> Certificates:
         """One certificate per example, in the batch's order.
@@ -209,25 +240,22 @@ class CascadeCertifier(Certifier):
         """
         start = time.perf_counter()
         self.threat.check_range(batch.x, where="certifier")
-        if self._bounds is None or self._bounds() is not network:
+        if self._supported is None or self._supported() is not network:
             self._check_stages(network, batch)
         check_classes(batch.y, check_function(network, batch.x))
-        own = copy.deepcopy(network).double()
-        networks = {torch.float64: own}
-        if self.screen:
-            networks[torch.float32] = copy.deepcopy(network).float()
-        with frozen(own), frozen(networks.get(torch.float32, own)):
-            batch_work = _Work(self, network, networks, batch)
-            batch_work.attack_first(self.attacks[:1])
-            batch_work.prove()
-            batch_work.attack(self.attacks)
+        subject = self._of(network)
+        with subject.frozen():
+            run = _Run(self, subject, batch)
+            run.attack_first()
+            run.prove()
+            run.attack()
             if self.bisect is not None:
-                batch_work.search(self.bisect)
-            check_repeated(own, batch_work.x, batch_work.logits)
-        spent = sum(float(seconds.sum()) for seconds in batch_work.ledger.seconds.values())
+                run.search(self.bisect)
+            check_repeated(subject.network, run.known.x, run.known.logits)
+        spent = sum(float(seconds.sum()) for seconds in run.ledger.seconds.values())
         rest = max(0.0, time.perf_counter() - start - spent)
         shown = {"screened": self.screen, "bisected": self.bisect is not None}
-        return batch_work.ledger.certificates(batch, batch_work.logits.argmax(1), rest, **shown)
+        return run.ledger.certificates(batch, run.known.logits.argmax(1), rest, **shown)
 
     def falsify(
         self, network: nn.Module, batch: Batch, certificates: Certificates, *, steps: int, progress: Progress = silent
@@ -237,80 +265,105 @@ class CascadeCertifier(Certifier):
         return falsify_bounds(network, batch, certificates, threat=self.threat, **options)
 
 
-class _Work:
+class _Run:
     """A cascade on one batch."""
 
-    def __init__(
-        self, cascade: CascadeCertifier, network: nn.Module, networks: dict[torch.dtype, nn.Module], batch: Batch
-    ) -> None:
-        self.cascade, self.own = cascade, networks[torch.float64]
-        self.x, self.y = batch.x.double(), batch.y
+    def __init__(self, cascade: CascadeCertifier, subject: Subject, batch: Batch) -> None:
+        self.cascade, self.subject = cascade, subject
+        x = batch.x.to(subject.precision)
         with torch.no_grad():
-            self.logits = self.own(self.x)
-        correct = (self.logits.argmax(1) == self.y) & torch.isfinite(self.logits).all(1)
+            logits = subject.network(x)
+        again = len(cascade.radii) > 1 or cascade.bisect is not None
+        self.known = Known(x, batch.y, logits, again)
+        correct = (logits.argmax(1) == batch.y) & torch.isfinite(logits).all(1)
         names = ((ATTACK,) if cascade.attacks else ()) + cascade.stages
         self.ledger = Ledger(correct.cpu().numpy(), cascade.radii, names)
-        again = len(cascade.radii) > 1 or cascade.bisect is not None
-        self.provers = [Prover(s, make, networks, cascade.threat, again) for s, make in cascade.engines.items()]
-        self.pieces = {stage: cascade.sizes.of(stage, network, self.x) for stage in cascade.stages}
         self.shares = 0  # of the work that is done
-        # The random starts of an attack depend on the place in its batch, so that memory must not decide that one.
-        self.pieces[ATTACK] = cascade.attack_sizes.of(ATTACK, network, self.x)
+        self.attacked = cascade.attack_sizes.of(ATTACK, subject.original, x)
 
-    def attack_first(self, names: tuple[str, ...]) -> None:
+    def attack_first(self) -> None:
         """From the largest radius down: what stands there hardly falls in a smaller ball, which it holds."""
+        first = self.cascade.first
         rows = self.ledger.open(len(self.cascade.radii) - 1)
-        for column in reversed(range(len(self.cascade.radii) if names else 0)):
+        for column in reversed(range(len(self.cascade.radii) if first else 0)):
             with self._share("attack", column):
-                self._attack(names, rows, column, 1)
+                self._attack(first, rows, column, 1)
             rows = rows[self.ledger.fallen[rows] == column]
 
-    def attack(self, names: tuple[str, ...]) -> None:
+    def attack(self) -> None:
         """From the smallest radius up: what falls there lies in every larger ball."""
+        names = self.cascade.attacks
         for column in range(len(self.cascade.radii) if names else 0):
             with self._share("attack", column):
                 self._attack(names, self.ledger.open(column), column, self.cascade.attack_restarts + 1)
 
     def _attack(self, names: tuple[str, ...], rows: NDArray[np.intp], column: int, starts: int) -> None:
-        ledger, cascade = self.ledger, self.cascade
-        threat = inner(cascade.threat, inside(cascade.radii[column]))
+        ledger, cascade, known = self.ledger, self.cascade, self.known
+        threat = self._attacked_set(column)
         options = {"steps": cascade.attack_steps, "restarts": starts}
-        for piece in self.pieces[ATTACK].run(
+        for piece in self.attacked.run(
             self._rows(rows),
-            lambda part: strongest(names, self.own, self.x[part], self.y[part], threat, **options).margin,
+            lambda part: strongest(names, self.subject.network, known.x[part], known.y[part], threat, **options).margin,
         ):
             here = piece.rows.cpu().numpy()
             ledger.spend(ATTACK, here, piece.seconds)
             if isinstance(piece.result, Failure):
                 ledger.failed(here, column, ATTACK, piece.result.reason)
             else:
-                ledger.attacked(here, column, (piece.result <= 0).cpu().numpy())
+                ledger.fell(here[(piece.result <= 0).cpu().numpy()], column)
+
+    def _attacked_set(self, column: int) -> Threat:
+        """The exact ball in float64, where not even a rounding of eps leaves it."""
+        threat, radius = self.cascade.threat, self.cascade.radii[column]
+        return inner(threat, inside(radius)) if threat.outward else threat.at(radius)
 
     def prove(self) -> None:
         """Stage by stage, from the largest radius down."""
-        for prover in self.provers:
+        for stage, verifier in zip(self.cascade.stages, self.cascade.verifiers):
             for column in reversed(range(len(self.cascade.radii))):
-                with self._share(prover.method, column):
-                    self._stage(prover, column)
+                with self._share(stage, column):
+                    self._stage(stage, verifier, column)
 
-    def _stage(self, prover: Prover, column: int) -> None:
-        ledger, radius = self.ledger, self.cascade.radii[column]
-        for piece in self.pieces[prover.method].run(
-            self._rows(ledger.open(column)),
-            lambda part: prover.bound(self.x, self.y, self.logits, radius, part),
-        ):
-            rows = piece.rows.cpu().numpy()
-            ledger.spend(prover.method, rows, piece.seconds)
-            if isinstance(piece.result, Failure):
-                ledger.failed(rows, column, prover.method, piece.result.reason)
-                continue
-            ledger.float32_changed[rows] += piece.result.changed
-            ledger.bounded(rows, column, prover.method, piece.result.least, piece.result.finite)
+    def _stage(self, stage: str, verifier: Verifier, column: int) -> None:
+        rows = self.ledger.open(column)
+        if not len(rows):
+            return
+        problems = Problems(self.known, self._rows(rows), self.cascade.threat.at(self.cascade.radii[column]))
+        try:
+            for verdicts in verifier.verify(self.subject, problems):
+                self.ledger.record(column, stage, self._confirmed(verdicts, column))
+                rows = np.setdiff1d(rows, verdicts.rows)
+        except UserError:
+            raise
+        except Exception as error:  # of a verifier; its time is nobody's
+            self.ledger.failed(rows, column, stage, one_line(error))
+
+    def _confirmed(self, verdicts: Verdicts, column: int) -> Verdicts:
+        """Counterexamples count where the network itself, inside the exact set, gives another class."""
+        claimed = np.flatnonzero(verdicts.status == FALSIFIED)
+        if not len(claimed):
+            return verdicts
+        status = verdicts.status.copy()
+        status[claimed] = UNKNOWN
+        if verdicts.points is not None:
+            rows = self._rows(verdicts.rows[claimed])
+            points = verdicts.points[torch.as_tensor(claimed)].to(self.known.x)
+            fell = torch.zeros(len(rows), dtype=torch.bool, device=points.device)
+            for x, threat in self._attacked_set(column).parts(self.known.x[rows]):
+                moves = threat.moves(x)
+                inside_ = moves.project(points)
+                if moves.admissible is not None:
+                    inside_ = moves.admissible(inside_)
+                with torch.no_grad():
+                    fell |= margin(self.subject.network(inside_), self.known.y[rows]) <= 0
+            self.ledger.fell(verdicts.rows[claimed[fell.cpu().numpy()]], column)
+        return replace(verdicts, status=status)
 
     @contextmanager
     def _share(self, doing: str, column: int) -> Iterator[None]:
         """One stage at one radius, told as an equal share of the cascade on this batch: two attacks, and the stages."""
-        parts = (2 + len(self.provers)) * len(self.cascade.radii)
+        attacks = bool(self.cascade.first) + bool(self.cascade.attacks)
+        parts = (attacks + len(self.cascade.stages)) * len(self.cascade.radii)
         with work.part(min(1, self.shares / parts), min(1, (self.shares + 1) / parts)):
             work.tell(0, f"{doing} at {radius_text(self.cascade.radii[column])}")
             yield
@@ -332,25 +385,36 @@ class _Work:
 
     def _probe(self, rows: NDArray[np.intp], eps: list[Fraction]) -> NDArray[np.bool_]:
         """Whether any stage proves each row at its own radius; a stage that fails proves nothing."""
-        radii = np.zeros(len(self.ledger.correct))
-        radii[rows] = [float_up(radius) for radius in eps]
-        radii_of = torch.from_numpy(radii).to(self.x.device)
+        radii = torch.tensor([float_up(radius) for radius in eps], dtype=torch.float64, device=self.known.x.device)
+        everything = Problems(self.known, self._rows(rows), self.cascade.threat.at(radii))
         won = np.zeros(len(self.ledger.correct), dtype=bool)
-        for prover in self.provers:
-            for piece in self.pieces[prover.method].run(
-                self._rows(rows[~won[rows]]),
-                lambda part, p=prover: p.bound(self.x, self.y, self.logits, radii_of, part),
-            ):
-                here = piece.rows.cpu().numpy()
-                self.ledger.spend(prover.method, here, piece.seconds)
-                if not isinstance(piece.result, Failure):
-                    self.ledger.float32_changed[here] += piece.result.changed
-                    won[here] = piece.result.finite & (piece.result.least > 0)
+        for stage, verifier in zip(self.cascade.stages, self.cascade.verifiers):
+            open_ = np.flatnonzero(~won[rows])
+            if not len(open_):
+                break
+            try:
+                for verdicts in verifier.verify(self.subject, everything.at(self._rows(open_))):
+                    self.ledger.spend(stage, verdicts.rows, verdicts.seconds)
+                    if verdicts.changed is not None:
+                        self.ledger.float32_changed[verdicts.rows] += verdicts.changed
+                    won[verdicts.rows] = verdicts.status == VERIFIED
+            except UserError:
+                raise
+            except Exception:
+                continue
         return won[rows]
 
     def _rows(self, rows: NDArray[np.intp]) -> Tensor:
-        return torch.as_tensor(rows, device=self.y.device)
+        return torch.as_tensor(rows, device=self.known.y.device)
 
 
-def _engine_name(make: MakeEngine) -> str:
-    return str(getattr(getattr(make, "func", make), "name", "unnamed"))
+def _bounds(stage: str, engine: MakeEngine, batch_size: int | None, verifiers: Mapping[str, Verifier]) -> BoundVerifier:
+    """A stage that is a bound of an engine.
+
+    Raises:
+        UserError: it is not, with the nearest stage that there is.
+    """
+    if stage not in METHODS:
+        names = (*METHODS, *verifiers)
+        raise UserError(f"unknown bound {stage!r}", where="certifier.stages", fix=nearest(str(stage), names))
+    return BoundVerifier(stage, engine, batch_size)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from certtrain.claim import Budget, Claim, Radii
 from certtrain.smoothing.distribution import Noise
 from certtrain.threat import Threat
@@ -21,15 +23,23 @@ def abstention_rule(*, staged: bool, two_sided: bool) -> str:
     return "p_lower < p_upper of the other classes" if two_sided else "p_lower < 1/2"
 
 
-def bounds_claim(threat: Threat, precision: str) -> Claim:
-    """The claim of bounds that were computed in a precision, at the radii of a grid."""
+def bounds_claim(threat: Threat, precision: str, others: Iterable[str] = ()) -> Claim:
+    """The claim of bounds that were computed in a precision, at the radii of a grid.
+
+    Args:
+        threat: the set.
+        precision: of the bounds.
+        others: how the stages prove that do otherwise, a noun each; empty ones are left out.
+    """
+    ways = "".join(f" or by {other}" for other in others if other)
     return Claim.about(
         threat,
         "deterministic",
         radii="grid",
         subject="The network in real arithmetic, with the given float32 weights,",
         proof=(
-            f"Proved by bounds computed in {precision} with rounding to nearest: not a proof about float32 inference."
+            f"Proved by bounds computed in {precision} with rounding to nearest{ways}: "
+            "not a proof about float32 inference."
         ),
     )
 

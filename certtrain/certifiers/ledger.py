@@ -9,8 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from certtrain.certificates import ERROR, FALSIFIED, INVALID, MISCLASSIFIED, UNKNOWN, VERIFIED, Certificates
+from certtrain.certificates import (
+    ERROR,
+    FALSIFIED,
+    INVALID,
+    MISCLASSIFIED,
+    TIMEOUT,
+    UNKNOWN,
+    VERIFIED,
+    Certificates,
+)
 from certtrain.certificates.summary import ATTACK, STAGE_SECONDS
+from certtrain.certifiers.verifier import Verdicts
 from certtrain.data.batch import Batch
 from certtrain.radii import radius_text
 
@@ -31,7 +41,8 @@ class Ledger:
         self.correct, self.radii = correct, radii
         self.proved = np.full(n, -1)  # the largest column that is proved
         self.fallen = np.full(n, columns)  # the smallest column that is falsified
-        self.invalid, self.crashed = (np.zeros((n, columns), dtype=bool) for _ in range(2))
+        # Of a stage that did not decide, the last of these that occurred counts, where no other stage decides.
+        self.undecided = {status: np.zeros((n, columns), dtype=bool) for status in (TIMEOUT, ERROR, INVALID)}
         self.reason, self.decided_by = (np.full(n, "", dtype=object) for _ in range(2))
         self.margin = np.full(n, np.nan)
         self.seconds = {stage: np.zeros(n) for stage in stages}
@@ -46,37 +57,41 @@ class Ledger:
         """The time of a batch, in equal shares."""
         self.seconds[stage][rows] += seconds / len(rows)
 
-    def attacked(self, rows: NDArray[np.intp], column: int, hit: NDArray[np.bool_]) -> None:
-        """An attack at a radius."""
-        self.fallen[rows[hit]] = column
+    def fell(self, rows: NDArray[np.intp], column: int) -> None:
+        """Counterexamples inside the set of a radius."""
+        self.fallen[rows] = np.minimum(self.fallen[rows], column)
 
-    def bounded(
-        self, rows: NDArray[np.intp], column: int, stage: str, least: NDArray[np.float64], finite: NDArray[np.bool_]
-    ) -> None:
-        """A stage's least lower bounds of the margins at a radius; proved where they are finite and > 0.
+    def record(self, column: int, stage: str, verdicts: Verdicts) -> None:
+        """A stage's verdicts at a radius; a proof at it settles every smaller one.
 
-        The margin that is kept is that of the proof at the largest radius; without any the largest at the smallest.
+        The margin that is kept is that of the proof at the largest radius; without any the largest at the smallest. Of
+        several errors the first reason is kept.
         """
-        won = finite & (least > 0)
-        self.invalid[rows[~finite], column] = True
-        self.margin[rows[won]] = least[won]
+        rows, status, margin = verdicts.rows, verdicts.status, verdicts.margin
+        self.spend(stage, rows, verdicts.seconds)
+        if verdicts.changed is not None:
+            self.float32_changed[rows] += verdicts.changed
+        won = status == VERIFIED
+        self.margin[rows[won]] = margin[won]
         if column == 0:
-            lost = finite & ~won
-            self.margin[rows[lost]] = np.fmax(self.margin[rows[lost]], least[lost])
+            self.margin[rows[~won]] = np.fmax(self.margin[rows[~won]], margin[~won])
         self.proved[rows[won]] = column
         self.decided_by[rows[won]] = stage
+        for unsettled in (TIMEOUT, ERROR, INVALID):
+            self.undecided[unsettled][rows[status == unsettled], column] = True
+        self.failed(rows[status == ERROR], column, stage, verdicts.reason)
 
     def failed(self, rows: NDArray[np.intp], column: int, stage: str, reason: str) -> None:
-        """A stage that crashed at a radius; the first reason is kept."""
-        self.crashed[rows, column] = True
+        """A stage or an attack that crashed at a radius."""
+        self.undecided[ERROR][rows, column] = True
         fresh = rows[self.reason[rows] == ""]
         self.reason[fresh] = f"{stage} at {radius_text(self.radii[column])}: {reason}"
 
     def status(self) -> NDArray[Any]:
         """(n, radii) the one status of each example at each radius."""
-        status = np.full(self.invalid.shape, UNKNOWN, dtype=object)
-        status[self.crashed] = ERROR
-        status[self.invalid] = INVALID
+        status = np.full((len(self.correct), len(self.radii)), UNKNOWN, dtype=object)
+        for unsettled, where in self.undecided.items():
+            status[where] = unsettled
         column = np.arange(len(self.radii))
         status[column >= self.fallen[:, None]] = FALSIFIED
         status[column <= self.proved[:, None]] = VERIFIED

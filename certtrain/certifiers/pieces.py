@@ -121,8 +121,12 @@ def _attempt(evaluate: Callable[[Tensor], T], part: Tensor) -> T | Failure:
     except UserError:
         raise
     except Exception as error:  # only its text leaves: the traceback would keep what filled the memory
-        text = " ".join(f"{type(error).__name__}: {error}".split("\n")[0].split())
-        return Failure(text, _is_out_of_memory(error))
+        return Failure(one_line(error), _is_out_of_memory(error))
+
+
+def one_line(error: Exception) -> str:
+    """An exception as the reason of a row: the first line of its text."""
+    return " ".join(f"{type(error).__name__}: {error}".split("\n")[0].split())
 
 
 def _is_out_of_memory(error: Exception) -> bool:

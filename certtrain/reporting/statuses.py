@@ -12,7 +12,7 @@ from certtrain.reporting.entries import LABELS, Entry, falsified, label
 
 
 def status_tables(entry: Entry) -> RenderableType:
-    """The six statuses by radius, which add up to n; below them each stage's examples, decisions and seconds.
+    """The statuses by radius, which add up to n; below them each stage's examples, decisions and seconds.
 
     Args:
         entry: of `result.json`, with `statuses` and `stages` (see `certtrain.certificates.summary.cascade_summary`).

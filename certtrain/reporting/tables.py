@@ -13,6 +13,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from certtrain import escape
+from certtrain.certificates.summary import ATTACK
 from certtrain.claim import claim_of
 from certtrain.reporting.entries import (
     Entry,
@@ -36,7 +37,7 @@ def result_tables(test: Mapping[str, Entry]) -> Group:
     """Every table of a test result: one per threat model and example list of what is deterministic, one
     per probabilistic certificate.
 
-    Below the bounds the statuses and stages of each cascade.
+    Below the bounds the statuses and stages of each cascade of several.
 
     Args:
         test: the mapping of `result.json`.
@@ -44,7 +45,7 @@ def result_tables(test: Mapping[str, Entry]) -> Group:
     tables = []
     for group in groups(test):
         tables.append(votes_table(group[0]) if claim_of(group[0]).probabilistic else bounds_table(group))
-        tables += [status_tables(entry) for entry in group if "statuses" in entry]
+        tables += [status_tables(entry) for entry in group if len(set(entry.get("stages", ())) - {ATTACK}) > 1]
     return Group(*tables)
 
 

@@ -207,7 +207,7 @@ def test_other_values_of_the_card(run, values, message):
         ("smoothing", {"purposes": ["estimate", "estimate"]}, "from one stream of noise"),
         ("smoothing", {"noise_split": "train"}, "split of the noise"),
         ("smoothing", {"abstain": "never"}, "abstention rule"),
-        ("bounds", {"methods": ["ibp", "crown", "crown_ibp"]}, "certifier of the settings"),
+        ("bounds", {"stages": [{"bound": "crown"}, {"bound": "ibp"}]}, "certifier of the settings"),
         ("bounds", {"input_range": None}, "input range of the threat model"),
         ("bounds", {"precision": "float32"}, "claim: stated"),
     ],

@@ -196,7 +196,7 @@ def test_concat_and_sorted(order, split):
 
 
 def test_precedence_of_statuses():
-    assert STATUSES == ("misclassified", "verified", "falsified", "unknown", "invalid", "error")
+    assert STATUSES == ("misclassified", "verified", "falsified", "unknown", "timeout", "invalid", "error")
 
 
 def test_card(tmp_path):

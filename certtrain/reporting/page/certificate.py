@@ -114,7 +114,7 @@ def notices(certificate: Certified) -> list[Node]:
 
 
 def radius_table(certificate: Certified) -> Markup:
-    """Certified accuracy by radius with intervals; coverage for smoothing, the six statuses for bounds."""
+    """Certified accuracy by radius with intervals; coverage for smoothing, the statuses for bounds."""
     entry, rows = certificate.entry, certificate.rows
     assert entry is not None
     n = entry["n"]
