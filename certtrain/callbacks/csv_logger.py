@@ -9,16 +9,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from certtrain.callbacks.run_logger import RunLogger
 from certtrain.errors import UserError
 from certtrain.files import append_text, write_text_atomic
 
 FLUSH_SECONDS = 1.0
 
 
-class CSVMetrics(Logger):
+class CSVMetrics(RunLogger):
     """Appends one row `step,epoch,<metrics>` per call to a wide CSV file; a cell without a value is empty.
 
     `step` is the number of completed optimiser steps, or, for what Lightning logs itself, one less: its index of the
