@@ -26,7 +26,7 @@ from certtrain.methods.module import CertifiedTraining
 class LocalFile(TorchCheckpointIO):
     """Lightning's way to write a checkpoint, less its detour over a file in the folder of temporary files.
 
-    Checkpoints are read as data alone, so what a custom callback puts into one is tried before the last one is replaced.
+    Checkpoints are read as data alone, so what a callback puts into one is tried before the last one is replaced.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:

@@ -27,6 +27,8 @@ class EarlyStopping(LightningEarlyStopping):
     """
 
     def __init__(self, monitor: str | None = None, patience: int = 10, mode: str = "max", **options: Any) -> None:
+        # After a validation, not at an epoch's end, where Lightning would call it after our checkpoint was written.
+        options["check_on_train_epoch_end"] = False
         super().__init__(monitor, patience=patience, mode=mode, **options)  # type: ignore[arg-type]
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -39,10 +41,6 @@ class EarlyStopping(LightningEarlyStopping):
                 where="callbacks.early_stopping",
                 fix="val_size=0.1, or callbacks=null",
             )
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: CertifiedTraining) -> None:
-        if self._is_due(trainer, pl_module):
-            super().on_train_epoch_end(trainer, pl_module)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: CertifiedTraining) -> None:
         if self._is_due(trainer, pl_module):
