@@ -332,7 +332,7 @@ def test_settings_are_kept_and_what_is_typed_replaces_them():
     assert typed_trust(typed) == ["trust=[a,b.c,mine.Net,yours.Data]"]
 
 
-SECTIONS = ["model", "data", "method", "optimizer", "bounds"]
+SECTIONS = ["model", "data", "method", "optimizer", "bounds", "logger", "callbacks"]
 
 
 @pytest.mark.parametrize("section", SECTIONS)
@@ -347,40 +347,6 @@ def test_a_target_of_a_run_is_not_called_when_it_is_resumed(run, capsys, section
         overrides = [*kept, f"{section}._target_=evil.Net", *more]
         (run / "overrides.yaml").write_text(yaml.safe_dump(overrides))
         refused(run, capsys, resume, f"key {section}._target_", "trust=evil")
-
-
-LIGHTNING = {
-    "logger": ("lightning.pytorch.loggers.CSVLogger", "save_dir=touched"),
-    "callbacks": ("lightning.pytorch.callbacks.LambdaCallback", "on_fit_start={_target_: evil.touch}"),
-}
-
-
-@pytest.mark.parametrize("section", LIGHTNING)
-def test_a_logger_or_callback_of_a_run_is_trusted_by_its_whole_name(run, capsys, section):
-    """Lightning's write where they are told, and call what they are given."""
-    kept, (target, argument) = yaml.safe_load((run / "overrides.yaml").read_text()), LIGHTNING[section]
-    resume = ["train", "resume=bounds", "epochs=3"]
-    for name in ("evil.touch", target):
-        (run / "overrides.yaml").write_text(yaml.safe_dump([*kept, f"++{section}.x._target_={name}"]))
-        trust = "evil" if name == "evil.touch" else target
-        refused(run, capsys, resume, f"key {section}.x._target_", f"trust={trust}")
-    key, _, value = argument.partition("=")
-    (run / "overrides.yaml").write_text(
-        yaml.safe_dump([*kept, f"++{section}.x._target_={target}", f"++{section}.x.{key}={value}"])
-    )
-    if section == "callbacks":  # nor does trust in it reach what it is given
-        refused(run, capsys, [*resume, f"trust={target}"], "key callbacks.x.on_fit_start._target_", "trust=evil")
-
-
-def test_certtrains_own_loggers_and_callback_need_no_trust():
-    own = {
-        "logger": {"csv": {}, "tensorboard": {"_target_": "certtrain.callbacks.tensorboard_logger.TensorBoardMetrics"}},
-        "callbacks": {"stop": {"_target_": "certtrain.callbacks.early_stopping.EarlyStopping"}},
-    }
-    check_received(own, tuple(own), (), "run")
-    for section, other in (("logger", "csv_logger.CSVMetrics"), ("callbacks", "checkpoint.Checkpoints")):
-        with pytest.raises(UserError, match="nothing is built"):  # which write to a path that they are given
-            check_received({section: {"x": {"_target_": f"certtrain.callbacks.{other}"}}}, tuple(own), (), "run")
 
 
 def test_a_run_of_ones_own_network_trains_certifies_and_is_resumed_with_trust(run, tiny, capsys):

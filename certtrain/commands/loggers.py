@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -69,10 +70,13 @@ def log_test(loggers: Sequence[Logger], test: Mapping[str, Mapping[str, Any]], f
 
 
 def close(loggers: Sequence[Logger], failed: bool) -> None:
-    """End those that have an end."""
+    """End certtrain's own; tell the others when the run failed. That it ended well they were told by the trainer."""
     for logger in loggers:
         if isinstance(logger, RunLogger):
             logger.close(failed=failed)
+        elif failed:
+            with contextlib.suppress(Exception):  # of a server, say: why the run failed matters more
+                logger.finalize("failed")
 
 
 def _logger(node: Any, key: str, config: Mapping[str, Any], directory: RunDirectory) -> Logger:
@@ -82,11 +86,8 @@ def _logger(node: Any, key: str, config: Mapping[str, Any], directory: RunDirect
     made = _built(node, key, Logger, **({"run_dir": directory.path} if ours else {}))
     try:
         made.log_hyperparams(config)
-    except UserError:
-        raise
     except Exception as error:  # of a server that does not answer, or of a stored run with another configuration
-        if isinstance(made, RunLogger):
-            made.close(failed=True)
+        close([made], failed=True)
         raise UserError(
             f"{key} cannot take the configuration: {error}",
             where=f"configuration key {key} (target {node['_target_']})",

@@ -15,6 +15,7 @@ from certtrain.callbacks.csv_logger import CSVMetrics
 from certtrain.callbacks.early_stopping import EarlyStopping
 from certtrain.callbacks.tensorboard_logger import TensorBoardMetrics
 from certtrain.commands.loggers import build_callbacks, build_loggers, log_test
+from certtrain.commands.received import check_received
 from certtrain.errors import UserError
 from certtrain.runs import RunDirectory
 
@@ -184,3 +185,33 @@ def test_a_second_progress_bar_and_twice_the_same_callback_are_one_message(in_tm
         assert "Lightning refuses the training" in shown
         assert shown.count("certtrain: ") == 1
         assert not (in_tmp / "runs" / "x").exists()
+
+
+# --- of a run directory from a stranger
+
+KEYS = ("logger", "callbacks")
+
+
+@pytest.mark.parametrize(
+    ("section", "target"), [("logger", OTHER), ("callbacks", "lightning.pytorch.callbacks.LambdaCallback")]
+)
+def test_one_of_lightning_is_trusted_by_its_whole_name(section, target):
+    """They write where they are told, and call what they are given."""
+    received = {section: {"x": {"_target_": target}}}
+    with pytest.raises(UserError, match="nothing is built") as error:
+        check_received(received, KEYS, (), "run")
+    assert error.value.fix.endswith(f"trust={target}")
+    check_received(received, KEYS, (target,), "run")
+    received[section]["x"]["on_fit_start"] = {"_target_": "evil.touch"}  # which that trust does not reach
+    with pytest.raises(UserError, match=r"evil\.touch is not") as error:
+        check_received(received, KEYS, (target,), "run")
+    assert f"{section}.x.on_fit_start._target_" in error.value.where
+
+
+def test_certtrains_own_need_no_trust_where_they_write_into_the_run_alone():
+    own = {"logger": {"csv": {}, "tensorboard": TENSORBOARD}}
+    own["callbacks"] = {"stop": {"_target_": "certtrain.callbacks.early_stopping.EarlyStopping"}}
+    check_received(own, KEYS, (), "run")
+    for section, other in (("logger", "csv_logger.CSVMetrics"), ("callbacks", "checkpoint.Checkpoints")):
+        with pytest.raises(UserError, match="nothing is built"):  # a path is among their arguments
+            check_received({section: {"x": {"_target_": f"certtrain.callbacks.{other}"}}}, KEYS, (), "run")
