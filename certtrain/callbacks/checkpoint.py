@@ -47,6 +47,7 @@ class LocalFile(TorchCheckpointIO):
                 where="configuration group callbacks",
                 fix="numbers, texts, tensors, lists and dictionaries of them in its state_dict()",
             ) from error
+        Path(path).parent.mkdir(parents=True, exist_ok=True)  # of a callback's own checkpoints
         with io.FileIO(path, "wb") as file:
             put(file, content.getbuffer())
             os.fsync(file.fileno())

@@ -48,7 +48,7 @@ class TensorBoardMetrics(TensorBoardLogger, RunLogger):
         """The event writer, made when there is something to write."""
         if self._experiment is None:
             _write_in_this_thread(super().experiment)
-            if self.hparams and "purge_step" not in self._kwargs:
+            if self.hparams and self._kwargs.get("purge_step", 1) == 1:  # nothing is resumed: it is not there yet
                 text = yaml.safe_dump(dict(self.hparams), sort_keys=False)
                 self._experiment.add_text("configuration", f"```yaml\n{text}\n```")
         return self._experiment

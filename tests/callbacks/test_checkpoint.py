@@ -4,6 +4,7 @@ import lightning as L
 import pytest
 import torch
 from full_disk import FullDisk
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from certtrain.callbacks.checkpoint import Checkpoints
 from certtrain.callbacks.csv_logger import CSVMetrics
@@ -197,3 +198,10 @@ def test_a_state_that_no_reader_would_take_leaves_the_old_checkpoint(
         make_trainer(Keeps(state), Checkpoints(tmp_path, None), epochs=1).fit(make_module(), datamodule=digits)
     assert checkpoints.last.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_a_callback_may_keep_checkpoints_of_its_own(tmp_path, digits, make_module, make_trainer):
+    checkpoints, more = Checkpoints(tmp_path, None), ModelCheckpoint(tmp_path / "more", save_top_k=-1)
+    run = make_trainer(checkpoints, more, epochs=2, enable_checkpointing=True)
+    run.fit(make_module(), datamodule=digits)
+    assert sorted(path.name for path in (tmp_path / "more").iterdir()) == ["epoch=0-step=3.ckpt", "epoch=1-step=6.ckpt"]

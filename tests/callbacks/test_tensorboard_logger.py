@@ -44,6 +44,7 @@ def test_scalars_test_results_and_the_figure(tmp_path, entry):
     Image.new("RGB", (8, 4)).save(tmp_path / "figure.png")
     logger = TensorBoardMetrics(tmp_path / "run")
     logger.log_hyperparams({"eps": 0.1})
+    logger.resume_from(0)  # as at the start of any run
     logger.log_metrics({"train/loss": 0.5, "epoch": 0}, step=10)
     logger.log_metrics({"train/loss": 0.25}, step=20)
     logger.log_test({"ibp": entry}, tmp_path / "figure.png")

@@ -14,7 +14,7 @@ from certtrain import cli
 from certtrain.callbacks.csv_logger import CSVMetrics
 from certtrain.callbacks.early_stopping import EarlyStopping
 from certtrain.callbacks.tensorboard_logger import TensorBoardMetrics
-from certtrain.commands.loggers import build_callbacks, build_loggers, log_test
+from certtrain.commands.loggers import build_callbacks, build_loggers, close, log_test
 from certtrain.commands.received import check_received
 from certtrain.errors import UserError
 from certtrain.runs import RunDirectory
@@ -132,6 +132,16 @@ def test_the_chosen_come_before_metrics_csv(tmp_path):
     assert not found[2].path.exists()  # which holds the training alone
     [written] = tmp_path.glob("lightning_logs/version_0/metrics.csv")
     assert "0.75" in written.read_text()
+
+
+def test_another_logger_is_told_when_the_run_failed():
+    told = []
+    other = Refusing()
+    other.finalize = told.append
+    close([other], failed=False)
+    assert told == []  # the trainer did
+    close([other], failed=True)
+    assert told == ["failed"]
 
 
 def test_the_callback_that_certtrain_brings():
