@@ -16,7 +16,8 @@ from certtrain.threat import bounded_norms, norm_text, norms, threat_of
 from certtrain.threat.scales import Scales
 
 # The groups a user chooses from; `tuned` is chosen by Hydra from method and data.
-GROUPS = ("data", "model", "method", "optimizer", "bounds", "certifier", "trainer", "logger", "experiment", "sweep")
+GROUPS = ("data", "model", "method", "optimizer", "bounds", "certifier", "trainer", "logger", "callbacks")
+GROUPS += ("experiment", "sweep")
 WIDEST_SIGMA = 4  # input ranges; the field's widest noise is 1, and under 4 nothing of a picture is left to see
 
 

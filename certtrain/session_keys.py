@@ -4,7 +4,7 @@ from __future__ import annotations
 
 # What they change is not what is trained.
 MAY_DIFFER = ("data_dir", "data.data_dir", "runs_dir", "resume", "trainer.accelerator", "logger", "choices.logger")
-MAY_DIFFER += ("choices.trainer", "trainer.devices", "trainer.check_every_n_steps")
+MAY_DIFFER += ("choices.callbacks", "choices.trainer", "trainer.devices", "trainer.check_every_n_steps")
 MAY_DIFFER += ("checkpoint.every_n_seconds", "falsify", "budget")
 # These leave a complete run work to do: to train on, and to certify the same weights.
 EXTENDS = ("epochs", "certify_test")

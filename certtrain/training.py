@@ -12,7 +12,9 @@ from typing import Any, Literal
 import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers.logger import DummyLogger
 from rich.console import Console
 
 from certtrain.bounds.batchnorm import whole_batch_norm
@@ -191,6 +193,7 @@ def fit(
     flag: SignalFlag,
     resume_from: Path | None = None,
     progress: bool = True,
+    callbacks: Sequence[L.Callback] = (),
     more: Sequence[L.Callback] = (),
     place: Rank | None = None,
 ) -> Outcome:
@@ -209,35 +212,36 @@ def fit(
         flag: set by SIGINT and SIGTERM.
         resume_from: a checkpoint to continue.
         progress: draw it.
+        callbacks: the user's own, called before checkpoints are written, which hold their state.
         more: callbacks beside our own, called after checkpoints are written.
         place: of this process among several that have joined; the others call `fit` at the same time.
 
     Raises:
         Interrupted: a signal came; `last.ckpt` is saved.
         TrainingDiverged: the loss became NaN or infinite; the last good checkpoint is kept.
-        UserError: the checkpoint to continue is corrupt or of another model.
+        UserError: the checkpoint to continue is corrupt or of another model; Lightning refuses the trainer.
     """
     quiet_lightning()
     if isinstance(module.objective, Compiled):
         module.objective.tell = console.print
-    callbacks: list[L.Callback] = [FiniteGuard(settings.check_every_n_steps)]
-    callbacks.append(TrainingLog(settings.check_every_n_steps))
+    every: list[L.Callback] = [FiniteGuard(settings.check_every_n_steps)]
+    every.append(TrainingLog(settings.check_every_n_steps))
     if validation is not None:
-        callbacks.append(validation)
+        every.append(validation)
     if progress:
-        callbacks.append(TrainingProgress(console, validation))
-    callbacks += [checkpoints, *more, StopAtSignal(flag, checkpoints)]
+        every.append(TrainingProgress(console, validation))
+    every += [*callbacks, checkpoints, *more, StopAtSignal(flag, checkpoints)]
     trainer = _trainer(
         settings,
         place,
         max_epochs=epochs,
-        callbacks=callbacks,
-        logger=list(loggers),
+        callbacks=every,
+        logger=list(loggers) or [DummyLogger()],  # processes without one: callbacks may log in each
         limit_val_batches=0 if validation is None else 1.0,
         num_sanity_val_steps=0,
         inference_mode=False,  # attacks and alpha-CROWN need gradients under validate() and test()
         use_distributed_sampler=False,
-        enable_checkpointing=False,
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         enable_progress_bar=False,
         enable_model_summary=False,
     )
@@ -245,9 +249,11 @@ def fit(
     try:
         with whole_batch_norm(module.network), float32_products(settings.products):
             trainer.fit(module, datamodule=data, ckpt_path=str(resume_from) if resume_from else None, weights_only=True)
+    except MisconfigurationException as error:
+        raise _refused(error) from error
     finally:
         for logger in loggers:
-            logger.finalize("success")
+            logger.save()
     chosen, because = checkpoints.last, "last epoch"
     if use == "best" and checkpoints.best.exists():
         chosen = checkpoints.best
@@ -274,10 +280,16 @@ def _trainer(settings: TrainerSettings, place: Rank | None, **options: Any) -> L
             log_every_n_steps=settings.check_every_n_steps,
             **options,
         )
-    except (MisconfigurationException, ValueError) as error:
-        raise UserError(
-            f"Lightning refuses the trainer: {error}", where="configuration group trainer", fix="trainer=default"
-        ) from error
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        raise _refused(error) from error
+
+
+def _refused(error: Exception) -> UserError:
+    return UserError(
+        f"Lightning refuses the training: {error}",
+        where="configuration groups trainer and callbacks",
+        fix="trainer=default, or without the callback that the cause names",
+    )
 
 
 def quiet_lightning() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import pickle
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from certtrain.callbacks.guard import check_finite
 from certtrain.callbacks.validation import CertifyValidation
+from certtrain.checkpoints import unreadable_reason
 from certtrain.collective import Poll
 from certtrain.errors import UserError, nearest
 from certtrain.files import put, unwritable
@@ -22,16 +24,30 @@ from certtrain.methods.module import CertifiedTraining
 
 
 class LocalFile(TorchCheckpointIO):
-    """Lightning's way to write a checkpoint, less its detour over a file in the folder of temporary files."""
+    """Lightning's way to write a checkpoint, less its detour over a file in the folder of temporary files.
+
+    Checkpoints are read as data alone, so what a callback puts into one is tried before the last one is replaced.
+    """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write the checkpoint; on disk on return.
 
         Raises:
             OSError: there is no room for it.
+            UserError: it holds an object that no reader would accept.
         """
         content = io.BytesIO()
-        torch.save(checkpoint, content)
+        try:
+            torch.save(checkpoint, content)
+            content.seek(0)
+            torch.load(content, map_location="meta", weights_only=True)  # which reads no tensor's numbers
+        except (pickle.PickleError, AttributeError, TypeError) as error:
+            raise UserError(
+                f"the state that a callback puts into checkpoints cannot be read again: {unreadable_reason(error)}",
+                where="configuration group callbacks",
+                fix="numbers, texts, tensors, lists and dictionaries of them in its state_dict()",
+            ) from error
+        Path(path).parent.mkdir(parents=True, exist_ok=True)  # of a callback's own checkpoints
         with io.FileIO(path, "wb") as file:
             put(file, content.getbuffer())
             os.fsync(file.fileno())

@@ -9,16 +9,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from certtrain.callbacks.run_logger import RunLogger
 from certtrain.errors import UserError
 from certtrain.files import append_text, write_text_atomic
 
 FLUSH_SECONDS = 1.0
 
 
-class CSVMetrics(Logger):
+class NoExperiment(UserError, AttributeError):
+    """Asked for what `metrics.csv` is not; for `hasattr`, an attribute that is not there."""
+
+
+class CSVMetrics(RunLogger):
     """Appends one row `step,epoch,<metrics>` per call to a wide CSV file; a cell without a value is empty.
 
     `step` is the number of completed optimiser steps, or, for what Lightning logs itself, one less: its index of the
@@ -52,6 +56,19 @@ class CSVMetrics(Logger):
     @property
     def save_dir(self) -> str:
         return str(self.path.parent)
+
+    @property
+    def experiment(self) -> Any:
+        """None: a callback that writes pictures or texts needs another logger beside this one.
+
+        Raises:
+            NoExperiment: always.
+        """
+        raise NoExperiment(
+            "a callback asks for trainer.logger.experiment, and no logger that has one is chosen",
+            where="configuration groups callbacks and logger",
+            fix="logger=tensorboard, logger=wandb, or whichever the callback writes for",
+        )
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:

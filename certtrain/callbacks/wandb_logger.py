@@ -1,4 +1,4 @@
-"""Weights & Biases beside metrics.csv. wandb is imported when a run is made, so only when it was asked for."""
+"""Lightning's Weights & Biases logger in a run directory. wandb is imported when it is built: when it is chosen."""
 
 from __future__ import annotations
 
@@ -13,29 +13,19 @@ from urllib.parse import urlsplit
 
 from lightning.pytorch.loggers import WandbLogger
 
+from certtrain.callbacks.run_logger import RunLogger
 from certtrain.callbacks.scalars import test_scalars
 from certtrain.claim import claim_of
 from certtrain.errors import UserError
-from certtrain.files import plain
 
 
-def make_wandb(
-    project: str,
-    name: str,
-    run_dir: str | Path,
-    *,
-    config: Mapping[str, Any] | None = None,
-    entity: str | None = None,
-    offline: bool = False,
-    artifacts: bool = False,
-) -> WandbMetrics:
-    """Start (or, online, go on with) the wandb run of a run directory. The caller's `finally` calls `close`.
+class WandbMetrics(WandbLogger, RunLogger):
+    """Lightning's logger on the wandb run of a run directory, started (or, online, resumed) when it is built.
 
     Args:
+        run_dir: whose name is the run's; wandb writes into `wandb/` in it. The wandb id is made of both, so that a
+            resumed run keeps its id.
         project: wandb project.
-        name: the run's name; the wandb id is made of it and of the directory, so that a resumed run keeps its id.
-        run_dir: where wandb writes, under `wandb/`.
-        config: the resolved configuration.
         entity: wandb user or team; None for the key's own.
         offline: write to disk only. Without a key this is so in any case, and `note` says it.
         artifacts: also hand over, at the end, the chosen checkpoint and the certificates with their cards.
@@ -43,66 +33,51 @@ def make_wandb(
     Raises:
         UserError: wandb is not installed or cannot start.
     """
-    try:
-        import wandb
-    except ImportError as error:
-        raise UserError(
-            "wandb is not installed", where="logger=wandb", fix="pip install wandb, or logger=csv"
-        ) from error
 
-    note = None
-    mode = os.environ.get("WANDB_MODE") or ("offline" if offline else "online")
-    if mode == "online" and not has_key():
-        mode, note = (
-            "offline",
-            "wandb runs offline, because it has no key here: `wandb login` or WANDB_API_KEY sets one",
-        )
-    run_dir = Path(run_dir)
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        run = wandb.init(
+    def __init__(
+        self,
+        run_dir: str | Path,
+        project: str = "certtrain",
+        entity: str | None = None,
+        offline: bool = False,
+        artifacts: bool = False,
+    ) -> None:
+        try:
+            import wandb
+        except ImportError as error:
+            raise UserError(
+                "wandb is not installed", where="logger=wandb", fix="pip install wandb, or logger=csv"
+            ) from error
+
+        mode = os.environ.get("WANDB_MODE") or ("offline" if offline else "online")
+        if mode == "online" and not has_key():
+            mode = "offline"
+            self.note = "wandb runs offline, because it has no key here: `wandb login` or WANDB_API_KEY sets one"
+        self.artifacts = artifacts
+        folder = Path(run_dir).resolve()  # wandb's process outlives a run and may have another working directory
+        super().__init__(
+            folder.name,
+            folder,
+            id=run_id(folder.name, folder),
             project=project,
             entity=entity,
-            name=name,
-            id=run_id(name, run_dir),
-            dir=str(run_dir.resolve()),  # wandb's process outlives a run and may have another working directory
-            config=plain(dict(config or {})),
             mode=mode,
-            resume="allow" if mode == "online" else None,  # offline runs cannot be resumed; a sync joins them by id
             reinit="create_new",  # the jobs of a sweep share one process
             settings=wandb.Settings(console="off", quiet=True),
         )
-    except (wandb.errors.Error, OSError, ValueError) as error:
-        raise UserError(
-            f"wandb cannot start: {error}", where="logger=wandb", fix="logger.wandb.offline=true, or logger=csv"
-        ) from error
-    run.define_metric("trainer/global_step")
-    run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
-    return WandbMetrics(run, run_dir, note, artifacts)
-
-
-class WandbMetrics(WandbLogger):
-    """Lightning's logger on a run that we made ourselves, with the test result and an end.
-
-    Attributes:
-        note: what the user should be told; None for nothing.
-    """
-
-    def __init__(self, run: Any, run_dir: Path, note: str | None, artifacts: bool = False) -> None:
-        super().__init__(experiment=run, save_dir=run_dir)
-        self.run, self.note, self.artifacts = run, note, artifacts
+        if mode != "online":
+            self._wandb_init["resume"] = None  # offline runs cannot be resumed; a sync joins them by id
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.run = self.experiment
+        except (wandb.errors.Error, OSError, ValueError) as error:
+            raise UserError(
+                f"wandb cannot start: {error}", where="logger=wandb", fix="logger.wandb.offline=true, or logger=csv"
+            ) from error
         self._closed = False
 
-    def log_hyperparams(self, params: Any) -> None:
-        """Nothing: the run has the whole configuration."""
-
     def log_test(self, test: Mapping[str, Mapping[str, Any]], figure: str | Path | None = None) -> None:
-        """Log the test result: certified accuracy by radius as a table and as scalars, the plot as an image.
-
-        Args:
-            test: the mapping of `result.json`.
-            figure: `certified_accuracy.png`.
-        """
+        """Certified accuracy by radius as a table and as scalars, the plot as an image."""
         import wandb
 
         table = wandb.Table(columns=["certificate", "certifier", "threat model", "radius", "certified_accuracy", "n"])
@@ -115,12 +90,7 @@ class WandbMetrics(WandbLogger):
         self.run.log(logged)
 
     def log_files(self, checkpoint: Path, certificates: Sequence[Path]) -> None:
-        """When it was asked for: the checkpoint as an artifact of type `model`, logs and cards as `certificates`.
-
-        Args:
-            checkpoint: the one that is the run's result.
-            certificates: `certificates/*.tsv` and `*.json`.
-        """
+        """When it was asked for: the checkpoint as an artifact of type `model`, logs and cards as `certificates`."""
         if not self.artifacts:
             return
         import wandb

@@ -6,11 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from lightning.pytorch.loggers import Logger
 from torch import nn
 
 from certtrain.bounds.base import BoundEngine
-from certtrain.callbacks.csv_logger import CSVMetrics
 from certtrain.callbacks.validation import CertifyValidation
 from certtrain.certifiers.base import Certifier
 from certtrain.commands.network import make_network
@@ -20,7 +18,6 @@ from certtrain.errors import UserError
 from certtrain.methods import LearningRate, Method, Ramp, Weight
 from certtrain.models.contract import InputContract
 from certtrain.radii import parse_radius
-from certtrain.runs import RunDirectory
 from certtrain.scale_request import resolve_scales
 from certtrain.signatures import parameter_names
 from certtrain.threat.scales import Scales
@@ -245,21 +242,3 @@ def validation_entry(
         "step": found["step"],
         "seconds": found["seconds"],
     }
-
-
-def build_loggers(config: dict[str, Any], directory: RunDirectory) -> list[Logger]:
-    """Our CSV always; TensorBoard and wandb when chosen."""
-    loggers: list[Logger] = [CSVMetrics(directory.metrics)]
-    if config["logger"].get("tensorboard") is not None:
-        import yaml
-
-        from certtrain.callbacks.tensorboard_logger import TensorBoardMetrics
-
-        text = yaml.safe_dump(config, sort_keys=False)
-        loggers.append(TensorBoardMetrics(directory.path / "tensorboard", text))
-    options = config["logger"].get("wandb")
-    if options:
-        from certtrain.callbacks.wandb_logger import make_wandb
-
-        loggers.append(make_wandb(name=directory.name, run_dir=directory.path, config=config, **options))
-    return loggers

@@ -17,6 +17,7 @@ from certtrain.checkpoints import load_weights, read_checkpoint
 from certtrain.collective import gather, processes, rank
 from certtrain.commands import build
 from certtrain.commands.initial import start_from
+from certtrain.commands.loggers import build_callbacks
 from certtrain.config import call_partial, check_units, default_monitor
 from certtrain.data import DataModule
 from certtrain.errors import UserError
@@ -63,6 +64,7 @@ def fit_run(
         Pruned: the report said to stop.
     """
     settings = call_partial(TrainerSettings, "trainer", **config["trainer"])
+    callbacks = build_callbacks(config)
     if rank() > 0:
         gather(None)  # number 0 may have to fetch the data first
     data = build.build_data(config)
@@ -137,6 +139,7 @@ def fit_run(
         resume_from=resume_from,
         progress=rank() == 0,
         place=place,
+        callbacks=callbacks,
         more=[ReportValidation(report, validation, checkpoints, method.ramp_end)] if report and validation else [],
     )
     text = f"trained {outcome.epochs} epochs, {outcome.steps} steps, in {outcome.seconds:.1f} s; "

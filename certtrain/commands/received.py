@@ -57,6 +57,10 @@ DATA = Kind("a data module", ("certtrain.data",), "certtrain.data.DataModule")
 METHOD = Kind("a training method", ("certtrain.methods",), "certtrain.methods.Method")
 OPTIMIZER = Kind("an optimiser", ("torch.optim",), "torch.optim.Optimizer")
 CERTIFIER = Kind("a certifier", ("certtrain.certifiers",), "certtrain.certifiers.Certifier")
+# Others of Lightning write where their arguments say, send to servers and call what they are given: trusted by name.
+LOGGERS = ("certtrain.callbacks.tensorboard_logger", "certtrain.callbacks.wandb_logger")
+LOGGER = Kind("a logger", LOGGERS, "certtrain.callbacks.run_logger.RunLogger")
+CALLBACK = Kind("a callback", ("certtrain.callbacks.early_stopping",), "lightning.pytorch.callbacks.Callback")
 # By key of the configuration: what it builds, then what may stand among the arguments of that.
 KINDS: dict[str, tuple[Kind, ...]] = {
     "data": (DATA,),
@@ -65,9 +69,13 @@ KINDS: dict[str, tuple[Kind, ...]] = {
     "optimizer": (OPTIMIZER,),
     "bounds": (ENGINE,),
     "certifier": (CERTIFIER, ENGINE),
+    "logger": (LOGGER,),
+    "callbacks": (CALLBACK,),
 }
+BY_NAME = ("certifier", "logger", "callbacks")  # which hold several, each under a name of its own
 
 OURS = ("certtrain", "torch", "torchvision.models", "numpy")  # nobody is told to trust these
+WIDE = {*sys.stdlib_module_names, *(package.split(".")[0] for package in OURS), "lightning"}  # nor all of these
 
 
 def check_received(config: Mapping[str, Any], keys: Sequence[str], trust: Trust, source: object) -> None:
@@ -83,7 +91,7 @@ def check_received(config: Mapping[str, Any], keys: Sequence[str], trust: Trust,
         UserError: with the key, what stands there, and `trust=` where that can help.
     """
     for section in keys:
-        depth = 1 if section == "certifier" else 0  # by name
+        depth = 1 if section in BY_NAME else 0
         for path, node in nodes(config.get(section), section):
             where = f"{source}, key {path}"
             refuse_interpolations(node, where)
@@ -141,8 +149,7 @@ def trust_words(config: Mapping[str, Any]) -> list[str]:
         if not any(_within(target, package) for kind in KINDS[key] for package in kind.packages)
     ]
     # Of a package that many a harmful callable could be found in, only the very object.
-    wide = {package.split(".")[0] for package in OURS} | sys.stdlib_module_names
-    names = sorted({target if target.split(".")[0] in wide else target.split(".")[0] for target in others})
+    names = sorted({target if target.split(".")[0] in WIDE else target.split(".")[0] for target in others})
     if len(names) < 2:
         return [f"trust={name}" for name in names]
     return [f"trust=[{','.join(names)}]"]
@@ -213,7 +220,8 @@ def _refuse(target: str, kinds: Sequence[Kind], where: str) -> NoReturn:
     fix = "nothing that certtrain builds is called so: do not use this run"
     package = root if root.startswith("torchvision.") else root.split(".")[0]
     if root and package not in {*sys.stdlib_module_names, *OURS}:
-        fix = f"if {package} is code that you know and trust, and so is this run: trust={package}"
+        trust = target if package in WIDE else package
+        fix = f"if {trust} is code that you know and trust, and so is this run: trust={trust}"
     raise UserError(f"{target} is not {words} of certtrain or of torch: nothing is built", where=where, fix=fix)
 
 

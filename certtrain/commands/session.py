@@ -116,7 +116,8 @@ class Session:
         return self._status()
 
     def _work(self, console: Console, flag: SignalFlag) -> None:
-        from certtrain.commands.build import build_loggers
+        from certtrain.callbacks.run_logger import RunLogger
+        from certtrain.commands.loggers import build_loggers, close, log_test
         from certtrain.commands.received import trust_words
 
         loggers = build_loggers(self.config, self.directory)
@@ -128,24 +129,20 @@ class Session:
                 self._train(console, flag, loggers)
             if self.config["certify_test"]:
                 found = self._certify(console, flag)
-                for logger in loggers:
-                    if hasattr(logger, "log_test"):
-                        logger.log_test(found, self.directory.figure)
+                log_test(loggers, found, self.directory.figure)
             else:
                 words = ["certtrain", "certify", f"run={self.directory.path}", *trust_words(self.config)]
                 print_line(console, f"next: {command_line(*words)}")
                 print_line(console, "then: " + command_line("certtrain", "report", str(self.directory.path)))
             self._record(status="complete", reason=None, step=None)
             for logger in loggers:
-                if hasattr(logger, "log_files"):
+                if isinstance(logger, RunLogger):
                     folder = self.directory.certificates
                     checkpoint = self.directory.checkpoints / self.directory.read_result()["checkpoint"]
                     logger.log_files(checkpoint, [*folder.glob("*.tsv"), *folder.glob("*.json")])
             failed = False
         finally:
-            for logger in loggers:
-                if hasattr(logger, "close"):
-                    logger.close(failed=failed)
+            close(loggers, failed)
 
     def _train(self, console: Console, flag: SignalFlag, loggers: Sequence[Logger]) -> None:
         from certtrain.callbacks.signals import Interrupted

@@ -21,8 +21,10 @@ from certtrain.files import conf_dir
 INSTANTIATE = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
 # What is below has names of its own, and whoever reads it refuses those that mean nothing.
 CHECKED_WHERE_READ = ("sweep.space",)
-# The settings of these have defaults beside those in `conf/`.
-MAY_LACK = ("trainer",)
+# Groups of which several options may be chosen, beside parts with a `_target_` of the user's.
+SEVERAL = ("logger", "callbacks")
+# The settings of the first have defaults beside those in `conf/`; the others are there when they are asked for.
+MAY_LACK = ("trainer", "callbacks")
 
 
 def refuse_unread(command: str, config: Any) -> None:
@@ -82,10 +84,10 @@ def _reference(command: str, hydra: Any) -> dict[str, Any]:
     # A group that no defaults list has, as the certifier of a custom method without one, was appended, and is again.
     appended = {text.lstrip("+").split("=")[0] for text in hydra.overrides.task if text.startswith("+")}
     overrides = [
-        f"{'+' * (group in appended)}{group}={choice}" for group, choice in chosen.items() if group != "logger"
+        f"{'+' * (group in appended)}{group}={choice}" for group, choice in chosen.items() if group not in SEVERAL
     ]
     if command == "train":  # any of them may be asked for, one by one or as a list
-        overrides.append("logger=[csv,tensorboard,wandb]")
+        overrides += [f"{group}=[{','.join(options(group))}]" for group in SEVERAL]
     where: Any = nullcontext()
     if not GlobalHydra.instance().is_initialized():  # a launcher's process, which is told no more than the job
         where = initialize_config_dir(str(conf_dir()), version_base="1.3")
@@ -119,8 +121,13 @@ def _extra(made: Mapping[str, Any], known: Mapping[str, Any], prefix: str = "") 
         elif part:
             if key not in INSTANTIATE and not _takes(made["_target_"], key):
                 yield path
-        elif not (prefix == "certifier." and isinstance(value, dict)):  # a further certifier, by its name
+        elif not (isinstance(value, dict) and _is_further_part(prefix.removesuffix("."), value)):
             yield path
+
+
+def _is_further_part(group: str, node: Mapping[str, Any]) -> bool:
+    """A certifier, logger or callback by a name of the user's."""
+    return group == "certifier" or (group in SEVERAL and "_target_" in node)
 
 
 def _takes(target: object, name: str) -> bool:
@@ -144,7 +151,7 @@ def _arguments(target: object) -> set[str] | None:
 def _missing(made: Mapping[str, Any], known: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     for key, value in known.items():
         path = f"{prefix}{key}"
-        if path in MAY_LACK or path in CHECKED_WHERE_READ or (prefix == "logger."):
+        if path in MAY_LACK or path in CHECKED_WHERE_READ or prefix.removesuffix(".") in SEVERAL:
             continue
         if key not in made:
             yield path

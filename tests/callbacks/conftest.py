@@ -37,7 +37,7 @@ def make_module():
 
 @pytest.fixture
 def make_trainer():
-    def make(*callbacks: L.Callback, epochs: int = 2, accumulate: int = 1, loggers=()) -> L.Trainer:
+    def make(*callbacks: L.Callback, epochs: int = 2, accumulate: int = 1, loggers=(), **more) -> L.Trainer:
         return L.Trainer(
             max_epochs=epochs,
             accumulate_grad_batches=accumulate,
@@ -45,12 +45,12 @@ def make_trainer():
             logger=list(loggers),
             accelerator="cpu",
             devices=1,
-            enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
             inference_mode=False,
             use_distributed_sampler=False,
+            **{"enable_checkpointing": False, **more},
         )
 
     return make

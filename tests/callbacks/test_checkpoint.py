@@ -4,6 +4,7 @@ import lightning as L
 import pytest
 import torch
 from full_disk import FullDisk
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from certtrain.callbacks.checkpoint import Checkpoints
 from certtrain.callbacks.csv_logger import CSVMetrics
@@ -164,3 +165,43 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_no_part(tmp_path, digits, mak
     assert checkpoints.last.read_bytes() == before
     checkpoints.save_last(run, module)
     assert read_checkpoint(checkpoints.last)["global_step"] == run.global_step
+
+
+class Keeps(L.Callback):
+    def __init__(self, state):
+        self.state = state
+
+    def state_dict(self):
+        return {"state": self.state}
+
+    def load_state_dict(self, state):
+        self.state = state["state"]
+
+
+def test_a_callbacks_state_comes_back(tmp_path, digits, make_module, make_trainer):
+    state = {"seen": [1, "two"], "best": torch.tensor(3.0)}
+    make_trainer(Keeps(state), Checkpoints(tmp_path, None), epochs=1).fit(make_module(), datamodule=digits)
+    again, last = Keeps(None), str(tmp_path / "last.ckpt")
+    make_trainer(again, epochs=1).fit(make_module(), datamodule=digits, ckpt_path=last, weights_only=True)
+    assert again.state == state
+
+
+@pytest.mark.parametrize("state", [Keeps(None), lambda: None])
+def test_a_state_that_no_reader_would_take_leaves_the_old_checkpoint(
+    tmp_path, digits, make_module, make_trainer, state
+):
+    """Written, it would be found out when the run is certified or resumed: too late."""
+    checkpoints = Checkpoints(tmp_path, None)
+    make_trainer(checkpoints, epochs=1).fit(make_module(), datamodule=digits)
+    before = checkpoints.last.read_bytes()
+    with pytest.raises(UserError, match="the state that a callback puts into checkpoints cannot be read again"):
+        make_trainer(Keeps(state), Checkpoints(tmp_path, None), epochs=1).fit(make_module(), datamodule=digits)
+    assert checkpoints.last.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_a_callback_may_keep_checkpoints_of_its_own(tmp_path, digits, make_module, make_trainer):
+    checkpoints, more = Checkpoints(tmp_path, None), ModelCheckpoint(tmp_path / "more", save_top_k=-1)
+    run = make_trainer(checkpoints, more, epochs=2, enable_checkpointing=True)
+    run.fit(make_module(), datamodule=digits)
+    assert sorted(path.name for path in (tmp_path / "more").iterdir()) == ["epoch=0-step=3.ckpt", "epoch=1-step=6.ckpt"]

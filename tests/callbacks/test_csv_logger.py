@@ -127,3 +127,10 @@ def test_a_full_disk_loses_and_repeats_no_row(tmp_path, monkeypatch):
             assert logger.path.read_text() == before
     logger.save()
     assert [line.split(",")[0] for line in logger.path.read_text().splitlines()] == ["step", "1", "2"]
+
+
+def test_it_has_no_experiment_and_says_so(tmp_path):
+    logger = CSVMetrics(tmp_path / "metrics.csv")
+    assert not hasattr(logger, "experiment")  # as Lightning asks
+    with pytest.raises(UserError, match="no logger that has one is chosen"):
+        logger.experiment.add_image("x", None)

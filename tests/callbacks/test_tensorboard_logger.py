@@ -1,6 +1,5 @@
 """TensorBoard's event files hold what metrics.csv holds."""
 
-import builtins
 import errno
 import struct
 import subprocess
@@ -43,7 +42,9 @@ def test_scalars_test_results_and_the_figure(tmp_path, entry):
     from PIL import Image
 
     Image.new("RGB", (8, 4)).save(tmp_path / "figure.png")
-    logger = TensorBoardMetrics(tmp_path / "run" / "tensorboard", "eps: 0.1")
+    logger = TensorBoardMetrics(tmp_path / "run")
+    logger.log_hyperparams({"eps": 0.1})
+    logger.resume_from(0)  # as at the start of any run
     logger.log_metrics({"train/loss": 0.5, "epoch": 0}, step=10)
     logger.log_metrics({"train/loss": 0.25}, step=20)
     logger.log_test({"ibp": entry}, tmp_path / "figure.png")
@@ -58,6 +59,8 @@ def test_scalars_test_results_and_the_figure(tmp_path, entry):
     assert ("test/certified_accuracy_plot", 20, "image") in found
     assert not [tag for tag, _, _ in found if tag == "test/ibp/acr"]
     assert any(tag.startswith("configuration") for tag, _, _ in found)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["tensorboard"]  # and no hparams.yaml beside
+    assert not list((tmp_path / "run" / "tensorboard").glob("*.yaml"))
 
 
 def test_a_resumed_run_hides_what_it_logs_again(tmp_path):
@@ -67,33 +70,38 @@ def test_a_resumed_run_hides_what_it_logs_again(tmp_path):
             logger.resume_from(10)
         logger.log_metrics({"train/loss": 1.0}, step=20)
         logger.close()
-    assert ("session start", 11, None) in events(tmp_path)
+    assert ("session start", 11, None) in events(tmp_path / "tensorboard")
 
 
 def test_nothing_is_made_when_nothing_is_logged(tmp_path):
-    TensorBoardMetrics(tmp_path / "tensorboard").close()
+    logger = TensorBoardMetrics(tmp_path)
+    logger.save()
+    logger.finalize("success")
+    logger.close()
     assert not (tmp_path / "tensorboard").exists()
 
 
+def test_a_folder_is_what_it_is_called(tmp_path):
+    """Lightning expands `~` and `$` in it."""
+    for name in ("~", "$HOME"):
+        logger = TensorBoardMetrics(tmp_path / name)
+        logger.log_metrics({"train/loss": 1.0}, step=1)
+        logger.close()
+        assert ("train/loss", 1, 1.0) in events(tmp_path / name / "tensorboard")
+
+
 def test_without_a_package(tmp_path, monkeypatch):
-    real = builtins.__import__
-
-    def refuse(name, *arguments, **options):
-        if name.split(".")[0] in ("tensorboard", "tensorboardX") or name == "torch.utils.tensorboard":
-            raise ImportError(name)
-        return real(name, *arguments, **options)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
+    for package in ("_TENSORBOARD_AVAILABLE", "_TENSORBOARDX_AVAILABLE"):
+        monkeypatch.setattr(f"lightning.fabric.loggers.tensorboard.{package}", False)
     with pytest.raises(UserError, match="neither tensorboard nor tensorboardX"):
         TensorBoardMetrics(tmp_path)
 
 
 @pytest.mark.parametrize("when", ["add_scalar", "flush", "close"])
 def test_no_room_for_the_events(tmp_path, monkeypatch, when):
-    """The writer's own thread meets it, and a later call tells."""
-    logger = TensorBoardMetrics(tmp_path / "tensorboard")
+    logger = TensorBoardMetrics(tmp_path)
     logger.log_metrics({"train/loss": 0.5}, step=1)
-    writer = logger.writer
+    writer = logger.experiment
 
     def raises(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -105,13 +113,12 @@ def test_no_room_for_the_events(tmp_path, monkeypatch, when):
     logger.close()  # in the finally of who has it
     monkeypatch.undo()
     writer.file_writer.event_writer.close()  # as tensorboardX does when Python ends
-    # A thread that is left reads from a queue that ends before it, with a traceback.
+    # tensorboardX has none: one that meets a full disk dies, and training waits for ever before a full queue.
     assert not [thread for thread in threading.enumerate() if type(thread).__module__.startswith("tensorboardX")]
 
 
 @pytest.mark.ops
 def test_a_disk_that_fills_up_while_tensorboardx_writes(tmp_path):
-    """In its thread, which must not die of it: the queue before it holds ten events, then a call waits for ever."""
     program = f"""
 import resource, threading
 from certtrain.callbacks.tensorboard_logger import TensorBoardMetrics

@@ -5,7 +5,7 @@ import time
 import pytest
 from claims import LINF
 
-from certtrain.callbacks.wandb_logger import has_key, make_wandb, run_id
+from certtrain.callbacks.wandb_logger import WandbMetrics, has_key, run_id
 
 
 @pytest.fixture
@@ -54,19 +54,20 @@ def test_offline_run_is_written(no_key, tmp_path):
     }
     entry |= {"n": 10, "indices_sha256": "0", "certifier": "ibp", "settings": {}, "seconds": 1.0}
     figure = certified_accuracy_plot({"test-ibp": entry}, tmp_path / "curve.png")
-    logger = make_wandb("certtrain-tests", "first", tmp_path / "run", config={"eps": 0.1, "method": {"name": "ibp"}})
+    logger = WandbMetrics(tmp_path / "first", project="certtrain-tests")
+    logger.log_hyperparams({"eps": 0.1, "method": {"name": "ibp"}})
     try:
         assert "wandb login" in logger.note
         logger.log_metrics({"loss": 0.5}, step=1)
         logger.log_test({"test-ibp": entry}, figure)
         assert logger.run.offline
-        assert logger.run.id == run_id("first", tmp_path / "run")
+        assert logger.run.id == run_id("first", tmp_path / "first")
         assert dict(logger.run.config)["method"] == {"name": "ibp"}
         assert logger.run.summary["test/test-ibp/certified@2_255"] == 0.5
     finally:
         logger.close()
         logger.close()
-    folder = next((tmp_path / "run" / "wandb").glob("offline-run-*"))
+    folder = next((tmp_path / "first" / "wandb").glob("offline-run-*"))
     # wandb's own process writes the file out a moment after finish() has returned
     until = time.monotonic() + 20
     while b"test/test-ibp/clean" not in (written := next(folder.glob("*.wandb")).read_bytes()):
