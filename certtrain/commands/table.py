@@ -16,7 +16,7 @@ from certtrain.reporting.collected import Collection, collect
 from certtrain.reporting.comparison import NOT_RUN, Line, compare
 from certtrain.reporting.published import FILE, Paper, read_paper
 
-FORMATS = ("rich", "markdown", "latex", "csv", "brief")
+FORMATS = ("rich", "markdown", "latex", "csv", "brief", "front")
 SKIPPED = 1  # exit status when a result could not be used
 BEGIN, END = r"<!-- begin: certtrain table (?P<arguments>[^>]*?) ?-->\n", "<!-- end: certtrain table -->"
 BLOCK = re.compile(f"({BEGIN}).*?{END}", re.S)
@@ -105,9 +105,10 @@ def render(tables: Tables, form: str) -> Any:
     """A rich renderable, or text."""
     from certtrain.reporting import paper_tables
     from certtrain.reporting.brief import brief
+    from certtrain.reporting.front import front
 
     make = {"markdown": paper_tables.markdown, "latex": paper_tables.latex, "csv": paper_tables.csv_text}
-    return (make | {"brief": brief}).get(form, paper_tables.rich_tables)(tables)
+    return (make | {"brief": brief, "front": front}).get(form, paper_tables.rich_tables)(tables)
 
 
 def plain_text(renderable: Any) -> str:
