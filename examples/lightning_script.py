@@ -21,8 +21,10 @@ from certtrain.methods.module import CertifiedTraining
 from certtrain.models import zhang_3layer
 
 
-def main(epochs: int = 40, folder: str = "lightning_script") -> dict[str, float]:
-    """Train, certify while training, certify the test set. Returns certified accuracy by radius."""
+def main(
+    epochs: int = 40, every: int = 5, indices: str = "all", folder: str | Path = "lightning_script"
+) -> dict[str, float]:
+    """Train, certify every few epochs, certify the test set. Returns certified accuracy by radius."""
     L.seed_everything(0, verbose=False)
     data = Digits(val_size=0.2, batch_size=64)
     data.setup()
@@ -42,7 +44,7 @@ def main(epochs: int = 40, folder: str = "lightning_script") -> dict[str, float]
     # 200 pinned validation examples at fixed radii: never at the ramped eps, so that epochs can be compared.
     index = data.certify_index
     pinned = Batch(data.val.x[index], data.val.y[index], index)
-    validation = CertifyValidation(BoundCertifier(["ibp"], ["0.05", "0.1"], NativeEngine), pinned, every_n_epochs=5)
+    validation = CertifyValidation(BoundCertifier(["ibp"], ["0.05", "0.1"], NativeEngine), pinned, every)
     best = ModelCheckpoint(folder, monitor="val/certified@0.1", mode="max")
 
     trainer = L.Trainer(
@@ -51,19 +53,19 @@ def main(epochs: int = 40, folder: str = "lightning_script") -> dict[str, float]
         logger=CSVLogger(folder),
         inference_mode=False,  # attacks need gradients in validation
         num_sanity_val_steps=0,
-        check_val_every_n_epoch=5,  # of the epochs at which `validation` is due
+        check_val_every_n_epoch=every,
+        log_every_n_steps=10,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
     trainer.fit(module, datamodule=data)
 
-    # The same steps as `certtrain.certify` in any program: float64 bounds of the whole test set.
-    weights = torch.load(best.best_model_path, weights_only=True)["state_dict"]
-    module.load_state_dict(weights, strict=False)
+    # Of the best epoch; final bounds are computed in float64, of the whole test set.
+    module.load_state_dict(torch.load(best.best_model_path, weights_only=True)["state_dict"])
     certifier = BoundCertifier(["ibp", "crown"], ["0.05", "0.1"], NativeEngine)
-    certificates = certtrain.certify(network.eval(), certifier, data.test)
+    certificates = certtrain.certify(network.eval(), certifier, data.test, indices=indices)
     return certtrain.summarise(certificates, certifier)["certified"]
 
 
 if __name__ == "__main__":
-    print(main(*map(int, sys.argv[1:2]), folder=str(Path("lightning_script"))))
+    print(main(*map(int, sys.argv[1:3])))

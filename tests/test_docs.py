@@ -4,14 +4,20 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from certtrain.cli import COMMANDS
-from certtrain.config import options
+from certtrain.commands.compose import call_hydra
+from certtrain.commands.unread import refuse_unread
+from certtrain.config import GROUPS, options
 
 ROOT = Path(__file__).resolve().parents[1]
 SITE = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -20,7 +26,7 @@ REPOSITORY = (
     r"https://github\.com/certtrain/certtrain/(?:blob|tree)/main/"  # the site cannot link to files beside docs/
 )
 BLOCK = re.compile(r"^(?:<!-- (?P<mark>[\w ]+) -->\n)?```(?P<language>\w+)\n(?P<code>.*?)^```", re.M | re.S)
-PROGRAMS = ("pip", "cd", "uv", "wandb", "srun", "head=$(scontrol")  # of others
+PROGRAMS = ("pip", "cd", "uv", "wandb", "srun", "chromium", "head=$(scontrol")  # of others
 
 
 def page_name(page):
@@ -86,7 +92,7 @@ def _simple(words):
     while words:
         end = words.index("&&") if "&&" in words else len(words)
         part, words = words[:end], words[end + 1 :]
-        part = part[2:] if part[:2] == ["uv", "run"] and part[2] != "--group" else part
+        part = part[2:] if part[:2] == ["uv", "run"] and not part[2].startswith("--") else part
         if "-m" in part and part[part.index("-m") + 1 :][:1] == ["certtrain"]:
             part = part[part.index("-m") + 1 :]
         yield part
@@ -111,36 +117,27 @@ def test_every_command_composes(page, monkeypatch):
         monkeypatch.chdir(folder)
         monkeypatch.syspath_prepend(str(folder))
         try:
-            check_command(words[1], words[2:])
+            check_command(folder, words[1], tuple(words[2:]))
         except Exception as error:
             error.add_note(f"{page_name(page)}: {shlex.join(words)}")
             raise
 
 
-def check_command(command, arguments):
-    from importlib import import_module
-
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    from certtrain.commands.compose import call_hydra
-    from certtrain.commands.unread import refuse_unread
+@cache
+def check_command(folder, command, arguments):
 
     module = import_module(f"certtrain.commands.{command}")
     if hasattr(module, "parser"):
-        module.parser().parse_intermixed_args(arguments)
+        module.parser().parse_intermixed_args(list(arguments))
         return
-    kept = [word for word in arguments if word not in ("--help", "-m", "--cfg", "job")]
-    places = [kept.index("--config-dir")] if "--config-dir" in kept else []
-    kept = kept[: places[0]] + kept[places[0] + 2 :] + kept[places[0] :][:2] if places else kept
-    words = [word for word in kept if "=" in word]
-    parsed = OverridesParser.create().parse_overrides(words)
+    words = [word for word in arguments if "=" in word]
+    own = ["--config-dir", arguments[arguments.index("--config-dir") + 1]] if "--config-dir" in arguments else []
+    strange = [word for word in arguments if word not in (*words, *own, "--help", "-m", "--cfg", "job")]
+    assert strange == []
     single = [
-        f"{word.split('=', 1)[0]}={next(iter(override.sweep_string_iterator()))}"
-        if override.is_sweep_override()
-        else word
-        for word, override in zip(words, parsed)
+        f"{word.split('=', 1)[0]}={next(override.sweep_string_iterator())}" if override.is_sweep_override() else word
+        for word, override in zip(words, OverridesParser.create().parse_overrides(words))
     ]
-    own = kept[kept.index("--config-dir") :] if places else []
     seen = []
 
     def task(config):
@@ -155,16 +152,12 @@ def check_command(command, arguments):
 def test_code_that_is_marked_runs(page, tmp_path, monkeypatch):
     """The blocks of a page under `<!-- runs -->`, one after the other, and the suites that they define."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "test_page.py").write_text("\n".join(blocks(page, "python", "runs")), encoding="utf-8")
-    environment_of_pytest = ["-q", "-n", "0", "-p", "no:cacheprovider", "--rootdir", str(tmp_path), "-c", "/dev/null"]
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *environment_of_pytest[:1], *environment_of_pytest[3:], "test_page.py"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        check=False,
-    )
-    assert done.returncode in (0, 5), done.stdout + done.stderr  # 5: it ran, and defines no test
+    module = ModuleType(f"page_{page.stem}")
+    monkeypatch.setitem(sys.modules, module.__name__, module)  # dataclasses look their module up
+    exec(compile("\n".join(blocks(page, "python", "runs")), str(page), "exec"), module.__dict__)
+    for suite in [value for name, value in vars(module).items() if name.startswith("Test")]:
+        for name in [name for name in dir(suite) if name.startswith("test_")]:
+            getattr(suite(), name)()
 
 
 def test_the_row_that_is_shown_is_one(tmp_path):
@@ -183,6 +176,16 @@ def test_every_page_is_in_the_navigation():
     text = (ROOT / "zensical.toml").read_text(encoding="utf-8")
     pages = {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
     assert pages == set(re.findall(r'"([\w/]+\.md)"', text))
+
+
+def test_the_table_of_options_names_all_there_are():
+    text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    rows = {
+        row[0]: set(re.findall(r"`([\w./]+)`", row[1])) for row in re.findall(r"^\| `(\w+)` \| (.*) \|$", text, re.M)
+    }
+    assert set(rows) == set(GROUPS) - {"experiment", "sweep"}
+    for group, named in rows.items():
+        assert set(options(group)) <= named, group
 
 
 def test_yaml_that_is_shown_is_yaml():
