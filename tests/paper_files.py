@@ -5,6 +5,8 @@ import json
 import claims
 import yaml
 
+from certtrain.certificates.card_check import indices_sha256
+
 ENTRY = {
     "claim": claims.LINF.to_dict(),
     "clean": 0.98,
@@ -15,7 +17,7 @@ ENTRY = {
 ENTRY |= {
     "abstained": 0,
     "invalid": 0,
-    "indices_sha256": "all",
+    "indices_sha256": indices_sha256(range(10000)),
     "certifier": "ibp",
     "settings": {"precision": "float64"},
 }
@@ -28,7 +30,7 @@ SMOOTHED = {
     "n": 4,
     "abstained": 0,
 }
-SMOOTHED |= {"invalid": 0, "indices_sha256": "four", "certifier": "smoothing", "seconds": 72.0}
+SMOOTHED |= {"invalid": 0, "indices_sha256": indices_sha256(range(4)), "certifier": "smoothing", "seconds": 72.0}
 SMOOTHED |= {"settings": {"sigma": 0.5, "n0": 100, "n": 1000, "alpha": 0.001, "seed": 0}}
 
 ROWS = {

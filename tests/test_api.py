@@ -74,10 +74,10 @@ def test_importing_certtrain_imports_no_torch():
     assert "has no attribute 'nothing'" in done.stderr
 
 
-def test_the_readmes_lines_are_the_examples():
+def test_the_pages_lines_are_the_examples():
     root = Path(__file__).resolve().parents[1]
-    example, readme = (root / "examples" / "python_api.py").read_text(), (root / "README.md").read_text()
-    block = readme.split("in ten lines, without Hydra:")[1].split("```python\n")[1].split("```")[0]
+    example, page = (root / "examples" / "python_api.py").read_text(), (root / "docs" / "lightning.md").read_text()
+    block = page.split("in ten lines, without Hydra:")[1].split("```python\n")[1].split("```")[0]
     for line in block.splitlines():
         assert line in example or f"print({line})" in example, line
 

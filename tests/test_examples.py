@@ -1,5 +1,6 @@
 """What the examples and the README say about a user's own parts works."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -23,6 +24,22 @@ def certtrain(*arguments, folder=OWN, status=0):
 @pytest.mark.parametrize("path", sorted(OWN.glob("*.py")), ids=lambda path: path.name)
 def test_each_part_is_short(path):
     assert len(path.read_text().splitlines()) <= 40
+
+
+def test_a_lightning_script(tmp_path, monkeypatch):
+    """Trains, validates by certificates, chooses a checkpoint by them, certifies; the page shows its lines."""
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    lightning_script = importlib.import_module("lightning_script")
+    found = lightning_script.main(epochs=1, every=1, indices="first_20", folder=tmp_path)
+    assert 0 <= found["0.1"] <= found["0.05"] <= 1
+    assert list(tmp_path.glob("epoch=*.ckpt"))
+    [metrics] = tmp_path.rglob("metrics.csv")
+    assert "val/certified@0.1" in metrics.read_text().splitlines()[0]
+    script = (ROOT / "examples" / "lightning_script.py").read_text()
+    shown = (
+        (ROOT / "docs" / "lightning.md").read_text().split("## `L.Trainer`")[1].split("```python\n")[1].split("```")[0]
+    )
+    assert [line for line in shown.splitlines() if line not in script] == []
 
 
 @pytest.mark.slow

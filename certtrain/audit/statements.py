@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from certtrain.certificates.card_check import positions
 from certtrain.certificates.findings import Audit, rows_text
 
 
@@ -26,21 +27,11 @@ def audit_counterexamples(audit: Audit, path: Path, card: dict[str, Any]) -> Non
 
 def audit_rule(audit: Audit, index: Sequence[int], rule: str) -> None:
     """Rows that were left out because they did not suit somebody leave gaps; what is cut off at the end does not."""
-    expected = positions(rule, max(index))
-    if expected is None:
+    named = positions(rule, max(index) + 1)
+    if named is None:
         audit.unchecked(f"indices: the list {Path(rule).name}, which the card does not hold")
         return
+    expected = set(named)
     missing, added = sorted(expected - set(index)), sorted(set(index) - expected)
     wrong = [f"without {rows_text(missing)}"] * bool(missing) + [f"with {rows_text(added)}"] * bool(added)
     audit.expect(not wrong, f"the rows are those of indices={rule}", f"indices={rule}: {', '.join(wrong)}")
-
-
-def positions(rule: str, last: int) -> set[int] | None:
-    """The positions up to the last row's that `all`, `first_500` or `every_20th` name (the first 500 in any case)."""
-    word, _, number = rule.partition("_")
-    number = number.rstrip("stndrh")
-    if rule == "all":
-        return set(range(last + 1))
-    if number.isdigit() and int(number) > 0 and word in ("first", "every"):
-        return set(range(int(number))) if word == "first" else set(range(0, last + 1, int(number)))
-    return None

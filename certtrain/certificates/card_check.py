@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,20 @@ def disagreement(rows: Certificates, card: dict[str, Any], log: CertificateLog |
     if log is not None and "log_sha256" in card and card["log_sha256"] != log.sha256():
         return "was changed after its card was written: it has another sha256"
     return None
+
+
+def positions(rule: str, size: int) -> range | None:
+    """The positions that `all`, `first_500` or `every_20th` name in a split; None for another rule, such as a file.
+
+    Args:
+        rule: as `indices=` takes it.
+        size: of the split; the first 500 are 500 in any case.
+    """
+    if rule == "all":
+        return range(size)
+    if (match := re.fullmatch(r"(first|every)_([1-9][0-9]{0,17})(?:st|nd|rd|th)?", rule)) is None:
+        return None
+    return range(int(match[2])) if match[1] == "first" else range(0, size, int(match[2]))
 
 
 def indices_sha256(indices: Iterable[int]) -> str:

@@ -66,14 +66,17 @@ def main(arguments: Sequence[str]) -> int:
             fix="name the log: certtrain audit NAME.tsv --alpha 0.01",
         )
     failed = 0
+    sets: dict[str, dict[str, int]] = {}
     for path in cards:
         audit = audit_card(path)
+        _add_images(sets, path)
         _show(console, audit, every=options.verbose or len(cards) == 1)
         failed += audit.failed
         if len(cards) == 1 and not audit.failed:
             _card_table(console, path, options.radii)
     for path in logs:
-        failed += _audit_log(console, path, options)
+        failed += _audit_log(console, path, options, sets)
+    _show_images(console, sets)
     if len(cards) + len(logs) > 1:
         console.print(f"{len(cards) + len(logs) - failed} of {len(cards) + len(logs)} pass", highlight=False)
     if cards:
@@ -114,7 +117,26 @@ def _sort(paths: Sequence[str], *, derive: bool) -> tuple[list[Path], list[Path]
     return cards, logs
 
 
-def _audit_log(console: Console, path: Path, options: argparse.Namespace) -> bool:
+def _add_images(sets: dict[str, dict[str, int]], card: Path) -> None:
+    """Note on which images of its data set a card's figures are."""
+    from certtrain.certificates import read_card
+
+    content = read_card(card)
+    of = " ".join(str(content[key]) for key in ("dataset", "split") if content.get(key))
+    if content.get("indices_sha256") and isinstance(content.get("n"), int):
+        sets.setdefault(of or "unnamed data", {})[content["indices_sha256"]] = content["n"]
+
+
+def _show_images(console: Console, sets: dict[str, dict[str, int]]) -> None:
+    """Say where figures are of different images of one data set, which are never set beside each other."""
+    for data, images in sets.items():
+        if len(images) > 1:
+            counts = " and ".join(f"{n:,}" for n in sorted(images.values()))
+            text = f"{data}: certificates on different images ({counts}); their figures do not compare"
+            console.print(escape.one_line(text), highlight=False, markup=False)
+
+
+def _audit_log(console: Console, path: Path, options: argparse.Namespace, sets: dict[str, dict[str, int]]) -> bool:
     """Returns whether the log fails."""
     from certtrain.audit.field import Stated, audit_field_log
     from certtrain.audit.fieldlog import is_ours, read_field_log
@@ -136,6 +158,7 @@ def _audit_log(console: Console, path: Path, options: argparse.Namespace) -> boo
     audit, examples = audit_field_log(log, stated)
     _show(console, audit, every=True)
     _table(console, examples, options.radii, unstated(None))
+    sets.setdefault("logs without a card", {})[examples.images] = len(examples)
     return audit.failed
 
 

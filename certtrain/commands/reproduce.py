@@ -1,12 +1,14 @@
 """`certtrain reproduce PAPER/ROW [key=value ...]`: train, certify and compare one published row.
 
 The budget is stated before anything starts. Every stage can be interrupted; the same command goes on from there.
+Rows of your own: --papers DIR holds DIR/PAPER/published.yaml, --config-dir CONF its CONF/experiment/PAPER/ROW.yaml.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from certtrain.reporting.published import FILE, Paper, Row, read_paper
 from certtrain.runs import RunDirectory
 
 # What the certify stage alone is given: a trained run may be certified again with other draws or images.
-CERTIFY_ONLY = ("indices", "n", "n0", "alpha", "certifier")
+CERTIFY_ONLY = ("indices", "n", "n0", "alpha", "certifier", "trust")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -31,6 +33,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("overrides", nargs="*", help="key=value, for training or (indices, n, ...) for certifying")
     made.add_argument("--dry-run", action="store_true", help="state the budget and stop")
     made.add_argument("--no-timing", action="store_true", help="start at once, without a budget")
+    made.add_argument("--papers", metavar="DIR", help="a folder of papers of your own, besides certtrain's")
+    made.add_argument(
+        "--config-dir", "-cd", metavar="CONF", help="a folder of configuration of your own, as everywhere"
+    )
     return made
 
 
@@ -40,19 +46,60 @@ def main(arguments: Sequence[str]) -> int:
     for override in given.overrides:
         if "=" not in override:
             raise UserError(f"{override!r} is no override", where="the command line", fix="key=value")
+    places = Places(given.papers, given.config_dir)
     if given.row is None:
-        return list_rows()
-    paper, row = find_row(given.row)
+        return list_rows(places)
+    paper, row = find_row(given.row, places)
     seeds, overrides = _seeds(given.overrides)
     for number, seed in enumerate(seeds):
         mine = [*overrides, f"seed={seed}"] if seed is not None else overrides
-        status = _one(row, mine, dry=given.dry_run, timed=not given.no_timing and not number, runs=len(seeds))
+        timed = not given.no_timing and not number
+        status = _one(row, mine, places, dry=given.dry_run, timed=timed, runs=len(seeds))
         if status or given.dry_run:
             return status
     return _compare(paper, row, overrides)
 
 
-def list_rows() -> int:
+@dataclass(frozen=True)
+class Places:
+    """Where rows and their recipes lie besides certtrain's own.
+
+    Attributes:
+        papers: a folder of folders with a `published.yaml` each.
+        config_dir: a folder of configuration, whose `experiment/` holds the recipes.
+    """
+
+    papers: str | None = None
+    config_dir: str | None = None
+
+    @property
+    def arguments(self) -> list[str]:
+        """As train and certify take them."""
+        return ["--config-dir", self.config_dir] if self.config_dir else []
+
+    @property
+    def experiments(self) -> list[str]:
+        """What `experiment=` takes."""
+        root = Path(self.config_dir or "") / "experiment"
+        own = [str(path.relative_to(root).with_suffix("")) for path in root.rglob("*.yaml")] if self.config_dir else []
+        return sorted({*own, *options("experiment")})
+
+    @property
+    def folders(self) -> list[Path]:
+        """Of the papers, the user's own first; an installed wheel has no others.
+
+        Raises:
+            UserError: there are none.
+        """
+        own = every_paper(Path(self.papers)) if self.papers else []
+        ours = experiments_dir()
+        return [*own, *(every_paper(ours) if not own or any(ours.glob(f"*/{FILE}")) else [])]
+
+
+OURS = Places()
+
+
+def list_rows(places: Places = OURS) -> int:
     """Print the rows that can be reproduced, by paper. Returns 0."""
     from rich import box
     from rich.table import Table
@@ -60,7 +107,7 @@ def list_rows() -> int:
     from certtrain.reporting import terminal
 
     console = terminal.console()
-    for paper in map(read_paper, every_paper(experiments_dir())):
+    for paper in map(read_paper, places.folders):
         table = Table(title=paper.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
         for name in ("experiment", "data, network", "radius or noise"):
             table.add_column(name, no_wrap=name == "experiment", overflow="fold")
@@ -72,23 +119,22 @@ def list_rows() -> int:
     return 0
 
 
-def find_row(name: str) -> tuple[Paper, Row]:
+def find_row(name: str, places: Places = OURS) -> tuple[Paper, Row]:
     """The published row that an experiment's name belongs to.
 
     Raises:
         UserError: no experiment of this name, or nothing published beside it; with the nearest names.
     """
-    if name not in (known := options("experiment")):
+    if name not in (known := places.experiments):
         raise UserError(f"there is no experiment {name!r}", where="the command line", fix=nearest(name, known))
-    papers = every_paper(experiments_dir())
-    for folder in sorted(papers, key=lambda folder: folder.name != name.split("/")[0]):  # most often the first
+    for folder in sorted(places.folders, key=lambda folder: folder.name != name.split("/")[0]):  # most often the first
         paper = read_paper(folder)
         for row in paper.rows.values():
             if row.experiment == name:
                 return paper, row
     raise UserError(
         f"experiment {name} has no row in any {FILE}",
-        where=str(experiments_dir()),
+        where=" and ".join(str(folder) for folder in (places.papers, experiments_dir()) if folder),
         fix=f"{command_line('certtrain', 'train', f'experiment={name}')}, then certtrain certify",
     )
 
@@ -112,11 +158,12 @@ def _seeds(overrides: Sequence[str]) -> tuple[list[int | None], list[str]]:
     return list(range(int(text))), rest
 
 
-def _one(row: Row, overrides: Sequence[str], *, dry: bool, timed: bool, runs: int) -> int:
+def _one(row: Row, overrides: Sequence[str], places: Places, *, dry: bool, timed: bool, runs: int) -> int:
     """One seed: budget, training, certificates."""
     from certtrain.reporting import terminal
 
     training, certifying = split_overrides([f"experiment={row.experiment}", *overrides])
+    training, certifying = [*places.arguments, *training], [*places.arguments, *certifying]
     config, _ = compose_train(training)
     run = RunDirectory(Path(config["runs_dir"]) / config["name"])
     console = terminal.console()

@@ -16,7 +16,7 @@ from certtrain.reporting.collected import Collection, collect
 from certtrain.reporting.comparison import NOT_RUN, Line, compare
 from certtrain.reporting.published import FILE, Paper, read_paper
 
-FORMATS = ("rich", "markdown", "latex", "csv", "brief")
+FORMATS = ("rich", "markdown", "latex", "csv", "brief", "front")
 SKIPPED = 1  # exit status when a result could not be used
 BEGIN, END = r"<!-- begin: certtrain table (?P<arguments>[^>]*?) ?-->\n", "<!-- end: certtrain table -->"
 BLOCK = re.compile(f"({BEGIN}).*?{END}", re.S)
@@ -34,6 +34,7 @@ def parser() -> Parser:
     """The arguments of the command, and of a block in a README."""
     made = Parser(prog="certtrain table", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("folders", nargs="*", help="experiments/PAPER; all of experiments/ when none is named")
+    made.add_argument("--papers", metavar="DIR", help="the folder of all papers, yours in place of experiments/")
     made.add_argument("--format", choices=FORMATS, default="rich")
     made.add_argument("--ran", action="store_true", help="leave out the rows that were not run")
     made.add_argument("--every-certifier", action="store_true", help="also certificates that a row does not name")
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def build(options: argparse.Namespace) -> tuple[Tables, Collection]:
     """The lines of every paper asked for, and the results that they come from."""
-    folders = [Path(folder) for folder in options.folders] or every_paper()
+    folders = [Path(folder) for folder in options.folders] or every_paper(Path(options.papers or "experiments"))
     papers = [read_paper(folder) for folder in folders]
     names = {name for paper in papers for name in paper.rows}
     for row in options.row:
@@ -93,7 +94,9 @@ def every_paper(root: Path = Path("experiments")) -> list[Path]:
     found = sorted(path.parent for path in root.glob(f"*/{FILE}"))
     if not found:
         raise UserError(
-            f"no {FILE} below {root.resolve()}", where="the working directory", fix="run it in a checkout of certtrain"
+            f"no PAPER/{FILE} in {root.resolve()}",
+            where="the folder of papers",
+            fix="run it in a checkout of certtrain, or name yours: --papers DIR",
         )
     return found
 
@@ -102,9 +105,10 @@ def render(tables: Tables, form: str) -> Any:
     """A rich renderable, or text."""
     from certtrain.reporting import paper_tables
     from certtrain.reporting.brief import brief
+    from certtrain.reporting.front import front
 
     make = {"markdown": paper_tables.markdown, "latex": paper_tables.latex, "csv": paper_tables.csv_text}
-    return (make | {"brief": brief}).get(form, paper_tables.rich_tables)(tables)
+    return (make | {"brief": brief, "front": front}).get(form, paper_tables.rich_tables)(tables)
 
 
 def plain_text(renderable: Any) -> str:

@@ -26,14 +26,15 @@ def brief(papers: Sequence[tuple[Paper, Sequence[Line]]]) -> str:
         lines = [line for line in ran if (line.row.family, line.row.norm) == (family, norm)]
         letters, header = settings_of(lines), HEADERS[family]
         claim = CLAIMS[family].split(", ", 1)[1]
-        out += [f"**{TITLES[family]}, {escape.markdown(norm_text(norm))}** ({claim}; %, published in brackets)", ""]
+        what = f"({claim}; %, published on the same images in brackets)"
+        out += [f"**{TITLES[family]}, {escape.markdown(norm_text(norm))}** {what}", ""]
         out += [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
         for block in blocks(lines):
             first = block[0]
             named = escape.markdown_code(first.row.experiment) + (f" {letters[first.setting]}" if first.setting else "")
             what = escape.markdown(f"{first.row.data}, {first.row.network}")
             row = _bounds(block) if family == "bounds" else _smoothing(block)
-            shown = _best(block) if family == "bounds" else first
+            shown = best(block) if family == "bounds" else first
             tail = [f"{shown.n:,}", str(shown.seeds), cells(shown)["hours"]]
             out.append(f"| {' | '.join([named, what, *row, *tail])} |")
         hardware = dict.fromkeys(line.hardware for line in lines)
@@ -45,11 +46,12 @@ def brief(papers: Sequence[tuple[Paper, Sequence[Line]]]) -> str:
 
 def _bounds(block: Sequence[Line]) -> list[str]:
     row = block[0].row
-    clean, best = next(line for line in block if line.quantity == "clean"), _best(block)
-    return [escape.markdown(row.eps or ""), _beside(clean), _beside(best), escape.markdown(best.verifier)]
+    clean, shown = next(line for line in block if line.quantity == "clean"), best(block)
+    return [escape.markdown(row.eps or ""), beside(clean), beside(shown), escape.markdown(shown.verifier)]
 
 
-def _best(block: Sequence[Line]) -> Line:
+def best(block: Sequence[Line]) -> Line:
+    """The certified accuracy at the row's eps that is shown: beside the published one, else the largest proved."""
     row = block[0].row
     certified = [line for line in block if line.quantity == f"certified@{row.eps}"]
     certified = certified or [line for line in block if line.quantity.startswith("certified@")]
@@ -62,12 +64,13 @@ def _smoothing(block: Sequence[Line]) -> list[str]:
     row, found = block[0].row, {line.quantity: line for line in block}
     radii = [line for line in block if line.quantity.startswith("certified@")]
     shown = [line for line in radii if line.published is not None] or radii
-    certified = "<br>".join(f"{escape.markdown(line.quantity.partition('@')[2])}: {_beside(line)}" for line in shown)
+    certified = "<br>".join(f"{escape.markdown(line.quantity.partition('@')[2])}: {beside(line)}" for line in shown)
     draws = f"{block[0].draws:,}" if block[0].draws else ""
-    acr = _beside(found["ACR"]) if "ACR" in found else "–"  # staged draws have none
-    return [f"{row.sigma:g}" if row.sigma else "", _beside(found["clean"]), certified, acr, draws]
+    acr = beside(found["ACR"]) if "ACR" in found else "–"  # staged draws have none
+    return [f"{row.sigma:g}" if row.sigma else "", beside(found["clean"]), certified, acr, draws]
 
 
-def _beside(line: Line) -> str:
+def beside(line: Line) -> str:
+    """Ours, with the published figure of the same images in brackets."""
     shown = cells(line)
     return shown["ours"] + (f" ({escape.markdown(shown['published'])})" if line.published is not None else "")

@@ -17,10 +17,11 @@ from certtrain.radii import parse_radius
 from certtrain.reporting.collected import Collection, Group, groups_of
 from certtrain.reporting.entries import LABELS, Entry, guessing, smoothed_accuracy
 from certtrain.reporting.plots import clopper_pearson
-from certtrain.reporting.published import Paper, Row
+from certtrain.reporting.published import Paper, Published, Row
 
 GUESSED = "! no better than a guess (one class for all, or chance level)"
 WITHIN, SHORT, NOT_RUN, NO_TARGET, RECALLED = "within", "short", "not run", "no target", "recalled"
+OTHER_IMAGES = "other images"
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,11 @@ class Line:
         ours: mean over seeds; None when not run.
         sd: sample deviation over seeds; None for one.
         interval: 95 % over images, of the mean over seeds: Clopper-Pearson for fractions, normal for the ACR.
-        published: the figure compared with; None where there is none.
+        published: the figure compared with, of the same images; None where there is none.
+        figures: those that it is one of.
         allowed: how far below it still counts as reproduced.
-        verdict: within, short, not run, no target, or recalled (shown, not judged).
+        verdict: within, short, not run, no target, other images (published figures are of others: nothing is
+            compared), or recalled (shown, not judged).
     """
 
     row: Row
@@ -45,6 +48,7 @@ class Line:
     sd: float | None = None
     interval: tuple[float, float] | None = None
     published: float | None = None
+    figures: Published | None = None
     allowed: float | None = None
     verdict: str = NOT_RUN
     n: int | None = None
@@ -77,13 +81,12 @@ def notes_of(lines: Sequence[Line]) -> list[str]:
     """What a reader must know of the rows shown: rows' own notes, and protocols that differ from the published."""
     rows_of: dict[str, list[str]] = {}
     for line in lines:
-        row, target = line.row, line.row.published
+        row, target = line.row, line.figures
         found = [note for note in (row.note, line.note) if note]
-        if line.n and target and target.n and line.n < target.n:
-            found.append(
-                f"ours on {line.n:,} images, published on {target.n:,}; the tolerance is then at least half the width "
-                "of our interval"
-            )
+        if line.verdict == OTHER_IMAGES:
+            found.append(_other_images(line))
+        if line.ours is not None and target and target.indices != "all":
+            found.append(f"ours and the published figures on the same {target.n:,} images, indices={target.indices}")
         if line.draws and target and target.draws and line.draws != target.draws:
             found.append(f"ours with n = {line.draws:,} draws, published with {target.draws:,}")
         if line.guesses:
@@ -96,7 +99,17 @@ def notes_of(lines: Sequence[Line]) -> list[str]:
 
 def _missing(row: Row) -> list[Line]:
     verifier = LABELS.get(row.verifiers[0], row.verifiers[0])
-    return [Line(row, quantity, verifier, published=_target(row, quantity)) for quantity in _quantities(row)]
+    figures = row.published
+    found = [(name, _target(figures, name) if figures else None) for name in _quantities(row)]
+    return [Line(row, name, verifier, published=target, figures=figures) for name, target in found]
+
+
+def _other_images(line: Line) -> str:
+    """Why nothing is compared, and on which images it would be."""
+    assert line.row.published is not None
+    known = [figures for figures in (line.row.published, *line.row.published.on.values()) if figures.n]
+    on = " and ".join(f"{figures.n:,} (indices={figures.indices})" for figures in known) or "images that are not known"
+    return f"ours on {line.n:,} images, published on {on}: figures of different images are not compared"
 
 
 def _quantities(row: Row) -> list[str]:
@@ -145,11 +158,16 @@ def _line(group: Group, name: str, judged: bool, shared: dict[str, object]) -> L
     interval, note = clopper_pearson_mean(mean, group.entries[0]["n"]), ""
     if name == "ACR":
         interval, note = _acr_interval(group)
-    target = _target(group.row, name) if judged or name == "clean" else None
-    allowed, verdict = _judge(group, name, mean, interval, target)
+    known = group.row.published
+    figures = known.of(group.entries[0]["indices_sha256"]) if known else None
+    compared = judged or name == "clean"
+    target = _target(figures, name) if figures and compared else None
+    allowed, verdict = _judge(group.row, figures, name, mean, target)
+    if known and not figures and compared and not name.startswith("PGD"):
+        verdict = OTHER_IMAGES
     sd = statistics.stdev(values) if len(values) > 1 else None
     found = {"ours": mean, "sd": sd, "interval": interval, "published": target, "allowed": allowed, "verdict": verdict}
-    shared = {**shared, "note": note}
+    shared = {**shared, "note": note, "figures": figures}
     return Line(group.row, name, **found, **shared)  # type: ignore[arg-type]
 
 
@@ -163,30 +181,27 @@ def _value(entry: object, name: str) -> float:
     return entry["pgd" if kind == "PGD" else "certified"][radius]
 
 
-def _target(row: Row, name: str) -> float | None:
+def _target(figures: Published, name: str) -> float | None:
     kind, _, radius = name.partition("@")
-    if row.published is None or kind == "PGD":
+    if kind == "PGD":
         return None
     if kind == "certified":
-        return row.published.certified.get(radius)
-    if kind == "clean" and row.published.clean is None:
-        return row.published.certified.get("0")
-    return row.published.acr if kind == "ACR" else row.published.clean
+        return figures.certified.get(radius)
+    if kind == "clean" and figures.clean is None:
+        return figures.certified.get("0")
+    return figures.acr if kind == "ACR" else figures.clean
 
 
 def _judge(
-    group: Group, name: str, mean: float, interval: tuple[float, float] | None, target: float | None
+    row: Row, figures: Published | None, name: str, mean: float, target: float | None
 ) -> tuple[float | None, str]:
-    row = group.row
-    if target is None or row.published is None:
+    if target is None or figures is None:
         return None, NO_TARGET
-    if row.published.provenance == "recalled":
+    if figures.provenance == "recalled":
         return None, RECALLED
     kind = {"ACR": "acr"}.get(name, name.partition("@")[0])
-    allowed = getattr(row.tolerance, kind, None) if row.tolerance else None
-    allowed = allowed or 0.0
-    if interval and row.published.n and group.entries[0]["n"] < row.published.n:
-        allowed = max(allowed, (interval[1] - interval[0]) / 2)
+    tolerance = figures.tolerance or row.tolerance
+    allowed = getattr(tolerance, kind, None) or 0.0
     return allowed, WITHIN if mean >= target - allowed - 1e-12 else SHORT
 
 

@@ -64,17 +64,20 @@ class Line:
 
 
 def certified_figure(lines: Sequence[Line]) -> Figure:
-    """Certified accuracy against the radius, as exact step functions; one panel per threat model."""
-    threats = list(dict.fromkeys(line.claim.threat for line in lines))
-    figure, panels = _figure(len(threats))
-    for axes, threat in zip(panels, threats):
-        shown = [line for line in lines if line.claim.threat == threat]
+    """Certified accuracy against the radius, as exact step functions; one panel per threat model and set of images."""
+    keys = [(line.claim.threat, line.examples.images) for line in lines]
+    sets = list(dict.fromkeys(keys))
+    figure, panels = _figure(len(sets))
+    for axes, own in zip(panels, sets):
+        shown = [line for line, key in zip(lines, keys) if key == own]
         for i, line in enumerate(shown):
             at = steps(line.examples)
             share = curves(line.examples, at).certified
             _steps(axes, at, share, i, line.described, drop=line.dense)
         _finish(axes, shown[0].claim, "certified accuracy (%)")
         axes.set_title(f"certified accuracy, {CONFIDENCE:.0%} intervals over images", fontsize=9.5)
+    if len({images for _, images in sets}) > 1:
+        figure.suptitle("panels of different images: their figures do not compare", fontsize=8.5)
     return figure
 
 
@@ -85,7 +88,7 @@ def risk_coverage_figure(lines: Sequence[Line]) -> Figure:
     coverage, the right share of them the selective accuracy, and the wrong one the selective risk.
 
     Raises:
-        UserError: a deterministic log, or logs of two threat models.
+        UserError: a deterministic log, or logs of two threat models or of different images.
     """
     for line in lines:
         if not line.claim.probabilistic:
@@ -97,6 +100,10 @@ def risk_coverage_figure(lines: Sequence[Line]) -> Figure:
             )
     if len({line.claim.threat for line in lines}) > 1:
         raise UserError("radii in two norms cannot share an axis", where="--risk-coverage", fix="logs of one norm")
+    if len({line.examples.images for line in lines}) > 1:
+        shown = "; ".join(f"{line.label}: n = {len(line.examples):,}" for line in lines)
+        fix = "logs of one index list, or a figure for each"
+        raise UserError(f"logs of different images do not compare: {shown}", where="--risk-coverage", fix=fix)
     figure, (left, right) = _figure(2)
     top = 1.0
     for i, line in enumerate(lines):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,6 +37,13 @@ class Outcomes:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    @property
+    def images(self) -> str:
+        """A hash of the images' positions and labels: figures compare where it is the same."""
+        order = np.argsort(self.index, kind="stable")
+        rows = np.stack([self.index[order], self.label[order]], axis=1)
+        return hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest()
 
     @property
     def held(self) -> Floats:

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from certtrain import escape
-from certtrain.reporting.comparison import NOT_RUN, SHORT, WITHIN, Line, notes_of
+from certtrain.reporting.comparison import NOT_RUN, OTHER_IMAGES, SHORT, WITHIN, Line, notes_of
 from certtrain.reporting.published import Paper
 from certtrain.threat import norm_text
 
@@ -26,7 +26,7 @@ UNITS = "in % of n images, ACR in input units; ± sd over seeds; 95 % intervals 
 HOURS = "hours: training and certifying, mean per seed, on {}"
 JUDGED = ("published", "diff", "verdict")
 COLUMNS = ("row", "quantity", "ours", "95 %", "published", "diff", "verdict", "n", "seeds", "hours")
-STYLES = {WITHIN: "green", SHORT: "yellow", NOT_RUN: "dim"}
+STYLES = {WITHIN: "green", SHORT: "yellow", NOT_RUN: "dim", OTHER_IMAGES: "yellow"}
 
 
 def cells(line: Line) -> dict[str, str]:
@@ -46,7 +46,7 @@ def cells(line: Line) -> dict[str, str]:
     quantity = line.quantity
     if not quantity.startswith("PGD") and quantity not in ("clean", "ACR"):
         quantity += f" {line.verifier}" if line.row.family == "bounds" else ""
-    recalled = " [recalled]" if line.row.published and line.row.published.provenance == "recalled" else ""
+    recalled = " [recalled]" if line.figures and line.figures.provenance == "recalled" else ""
     return {
         "row": line.row.name,
         "quantity": quantity,
@@ -92,7 +92,8 @@ def _attacked(lines: Sequence[Line]) -> bool:
 
 def columns_of(lines: Sequence[Line]) -> list[str]:
     """The columns that say something: no published figure anywhere, no comparison."""
-    bare = all(line.published is None for line in lines) and not any(line.verdict == NOT_RUN for line in lines)
+    told = (NOT_RUN, OTHER_IMAGES)
+    bare = all(line.published is None for line in lines) and not any(line.verdict in told for line in lines)
     return [column for column in COLUMNS if not (bare and column in JUDGED)]
 
 
@@ -177,7 +178,7 @@ def latex(papers: Sequence[tuple[Paper, Sequence[Line]]]) -> str:
 
 
 RAW = ("paper", "row", "family", "norm", "quantity", "verifier", "setting", "ours", "sd", "low", "high", "published")
-RAW += ("provenance", "difference", "allowed", "verdict", "n", "draws", "seeds", "hours", "hardware", "path")
+RAW += ("provenance", "indices", "difference", "allowed", "verdict", "n", "draws", "seeds", "hours", "hardware", "path")
 
 
 def csv_text(papers: Sequence[tuple[Paper, Sequence[Line]]]) -> str:
@@ -188,9 +189,10 @@ def csv_text(papers: Sequence[tuple[Paper, Sequence[Line]]]) -> str:
     for paper, lines in papers:
         for line in lines:
             low, high = line.interval or (None, None)
-            target = line.row.published
+            target = line.figures
             values = {key: getattr(line, key, None) for key in RAW}
             values |= {"paper": paper.name, "row": line.row.name, "family": line.row.family, "norm": line.row.norm}
             values |= {"low": low, "high": high, "provenance": target.provenance if target else None}
+            values |= {"indices": target.indices if target else None}
             writer.writerow({key: "" if value is None else escape.csv(value) for key, value in values.items()})
     return file.getvalue()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
 
+from certtrain.certificates.card_check import indices_sha256, positions
 from certtrain.errors import UserError, nearest
 from certtrain.radii import parse_radius, radius_text
 
@@ -16,14 +19,28 @@ Family = Literal["bounds", "smoothing"]
 # Where a figure was read. `recalled` ones may stand in a file, marked; no verdict is given against them.
 PROVENANCE = ("repository", "artefact", "leaderboard", "log", "paper", "recalled")
 FILE = "published.yaml"
+SHARED = ("source", "provenance", "draws", "alpha", "verifier", "seeds")  # by the figures of a row on other images
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far below the published value counts as reproduced, and why; in the units of the quantity."""
+
+    reason: str
+    clean: float | None = None
+    certified: float | None = None
+    acr: float | None = None
 
 
 @dataclass(frozen=True)
 class Published:
-    """What a paper, or its code or logs, reports for one row. Fractions of n images; None where nothing is known."""
+    """What a paper, or its code or logs, reports for one row on one set of images. Fractions of n images; None where
+    nothing is known."""
 
     source: str
     provenance: str
+    indices: str = "all"
+    """The rule that names the images, as `indices=` takes it."""
     n: int | None = None
     clean: float | None = None
     certified: Mapping[str, float] = field(default_factory=dict)
@@ -35,16 +52,23 @@ class Published:
     seeds: int | None = None
     sd: Mapping[str, Any] | None = None
     """Deviation over seeds where it is known: `clean`, `certified` by radius, `acr`."""
+    tolerance: Tolerance | None = None
+    """Of these images; the row's where there is none."""
+    on: Mapping[str, Published] = field(default_factory=dict)
+    """Figures of the same networks on other images, by rule."""
 
+    @cached_property
+    def images(self) -> str | None:
+        """The hash of the positions of the images, as a card's `indices_sha256`; None where n is not known."""
+        return None if self.n is None else indices_sha256(_positions(self.indices, self.n))
 
-@dataclass(frozen=True)
-class Tolerance:
-    """How far below the published value counts as reproduced, and why; in the units of the quantity."""
+    def of(self, images: str) -> Published | None:
+        """The figures on exactly these images, and none otherwise: those of others do not compare.
 
-    reason: str
-    clean: float | None = None
-    certified: float | None = None
-    acr: float | None = None
+        Args:
+            images: the hash of their positions.
+        """
+        return next((figures for figures in (self, *self.on.values()) if figures.images == images), None)
 
 
 @dataclass(frozen=True)
@@ -133,12 +157,36 @@ def _row(paper: str, name: str, family: str, node: dict[str, Any]) -> Row:
 
 
 def _published(node: dict[str, Any]) -> Published:
+    """Figures, and those `on` other images, which keep what they do not state anew but the figures themselves."""
+    on = node.pop(True, None) or node.pop("on", None) or {}  # YAML 1.1 reads a bare `on` as true
+    shared = {key: node[key] for key in SHARED if key in node}
+    found = _figures(node)
+    other = {rule: _figures({**shared, "indices": rule, **figures}) for rule, figures in on.items()}
+    return replace(found, on=other)
+
+
+def _figures(node: dict[str, Any]) -> Published:
     certified = {radius_text(parse_radius(r)): _share(v, f"certified at {r}") for r, v in _pairs(node, "certified")}
     if node["provenance"] not in PROVENANCE:
         raise ValueError(f"provenance {node['provenance']!r} is none of {', '.join(PROVENANCE)}")
     if node.get("clean") is not None:
         _share(node["clean"], "clean")
-    return Published(**{**node, "certified": certified})
+    if node.get("n") is not None:
+        _positions(node.get("indices", "all"), node["n"])
+    elif "indices" in node:
+        raise ValueError(f"figures on {node['indices']} need n, the number of these images")
+    tolerance = node.get("tolerance")
+    return Published(**{**node, "certified": certified, "tolerance": Tolerance(**tolerance) if tolerance else None})
+
+
+def _positions(rule: str, n: int) -> range:
+    """The n positions that a rule names in a split that is as large as it takes."""
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise ValueError(f"n = {n!r} is not a number of images")
+    found = positions(str(rule), sys.maxsize)
+    if found is None or len(found) < n or (str(rule).startswith("first") and len(found) != n):
+        raise ValueError(f"indices {rule!r} do not name {n:,} images: all, first_{n} or every_20th")
+    return found[:n]
 
 
 def _pairs(node: dict[str, Any], key: str) -> list[tuple[Any, Any]]:

@@ -137,3 +137,26 @@ def test_mistakes(in_tmp, capsys, arguments, message):
 
 def test_the_help_says_what_it_takes():
     assert "--bonferroni" in audit.parser().format_help()
+
+
+def test_figures_of_different_images_are_said_not_to_compare(in_tmp, capsys):
+    log = simulate(rows=20)
+    one = log.write(in_tmp / "one")
+    log.radius = log.radius * 0.9
+    two, fewer = log.write(in_tmp / "two"), simulate(rows=19).write(in_tmp / "fewer")
+    main(["audit", str(one), str(two)])
+    assert "do not compare" not in capsys.readouterr().out
+    main(["audit", str(one), str(two), str(fewer)])
+    told = "logs without a card: certificates on different images (19 and 20); their figures do not compare"
+    assert told in " ".join(capsys.readouterr().out.split())
+
+
+def test_cards_on_different_images_are_said_not_to_compare(runs, capsys):
+    assert main(["audit", "runs/bounds"]) == 0
+    assert "do not compare" not in capsys.readouterr().out
+    card = next((runs / "bounds" / "certificates").glob("*.json"))
+    content = json.loads(card.read_text())
+    card.with_name("others.json").write_text(json.dumps({**content, "indices_sha256": "0" * 64, "n": 7}))
+    assert main(["audit", "runs/bounds"]) == 1
+    told = f"certificates on different images (7 and {content['n']}); their figures do not compare"
+    assert f"{content['dataset']} {content['split']}: {told}" in " ".join(capsys.readouterr().out.split())

@@ -281,9 +281,9 @@ def test_what_trained_on_two_devices_is_certified_on_two(in_tmp, tiny):
 
 
 @pytest.mark.slow
-def test_the_lines_of_the_readme_for_slurm(in_tmp, tiny):
+def test_the_lines_of_the_page_for_slurm(in_tmp, tiny):
     """As they stand there, on one node, with two tasks in place of four GPUs."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "processes.md").read_text(encoding="utf-8")
     scripts = re.findall(r"^```bash\n(#!/bin/bash\n#SBATCH .*?)^```", text, re.M | re.S)
     [script] = [script for script in scripts if "torchrun" in script]
     folder = in_tmp / "bin"

@@ -2,8 +2,11 @@
 
 import json
 import re
+import shutil
+from pathlib import Path
 
 import pytest
+from paper_files import make_paper
 
 from certtrain.cli import main
 from certtrain.commands import budget, reproduce
@@ -137,6 +140,51 @@ def test_an_experiment_with_nothing_published_says_what_to_do(in_tmp, capsys):
 def test_every_experiment_has_a_row():
     for name in options("experiment"):
         assert reproduce.find_row(name)[1].experiment == name
+
+
+OWN_RECIPE = """\
+# @package _global_
+defaults:
+  - override /data: digits
+  - override /method: smoothed_labels
+  - override /model: two_branches
+  - override /certifier: smoothing
+  - _self_
+epochs: 1
+sigma: 0.25
+radii: [0.25]
+"""
+OWN_ROW = {"data": "digits", "network": "two branches", "norm": "l2", "sigma": 0.25, "verifier": "smoothing"}
+OWN_ROW |= {"published": {"acr": 0.0, "n": 5, "indices": "first_5", "source": "made up", "provenance": "paper"}}
+OWN_ROW |= {"tolerance": {"acr": 0.5, "reason": "made up"}}
+
+
+def test_a_paper_outside_the_repository(in_tmp, capsys, monkeypatch):
+    """A recipe in a folder of configuration of one's own, with one's own method, and a published row beside it."""
+    own = Path(__file__).parents[2] / "examples" / "own_parts"
+    monkeypatch.syspath_prepend(str(own))
+    conf = shutil.copytree(own / "conf", in_tmp / "conf")
+    (conf / "experiment" / "doe2026").mkdir(parents=True)
+    (conf / "experiment" / "doe2026" / "wide.yaml").write_text(OWN_RECIPE, encoding="utf-8")
+    make_paper(in_tmp / "papers" / "doe2026", {"wide": OWN_ROW}, family="smoothing")
+    places = ["--config-dir", "conf", "--papers", "papers"]
+    assert main(["reproduce", *places]) == 0
+    listed = capsys.readouterr().out.split()
+    assert {"doe2026/wide", "quickstart"} <= set(listed)
+    few = ["validation.examples=4", "validation.n=20", "n=600", "n0=5", "indices=first_5"]
+    few += ["trust=[own_network,own_method]"]
+    command = ["reproduce", "doe2026/wide", *places, "--no-timing", "trainer=cpu", "certify_test=false", *few]
+    assert main(command) == 0
+    text = capsys.readouterr().out
+    assert "doe2026, l2: randomized smoothing" in text
+    assert "same 5 images, indices=first_5" in text
+    assert " within " in text
+    assert main(["table", "--papers", "papers", "--ran"]) == 0
+    assert "within" in capsys.readouterr().out
+    assert main(["reproduce", "doe2026/wide", "--papers", "papers"]) == 2  # no recipe without its folder
+    assert "there is no experiment 'doe2026/wide'" in capsys.readouterr().err
+    assert main(["reproduce", "--papers", "nowhere"]) == 2
+    assert "--papers DIR" in capsys.readouterr().err
 
 
 def test_alone_it_lists_every_row(in_tmp, capsys):

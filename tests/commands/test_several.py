@@ -180,9 +180,9 @@ def test_killed_with_kill_9_and_continued_by_three(runs, victim):
 
 
 @pytest.mark.slow
-def test_the_lines_of_the_readme_for_slurm(runs):
+def test_the_lines_of_the_page_for_slurm(runs):
     """As they stand there, with an `srun` that starts its tasks side by side on this machine."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "processes.md").read_text(encoding="utf-8")
     scripts = re.findall(r"^```bash\n(#!/bin/bash\n#SBATCH .*?)^```", text, re.M | re.S)
     [script] = [script for script in scripts if "certtrain certify" in script]
     log_before = rows(log(runs / "noise", "smoothing_n100"))

@@ -48,6 +48,7 @@ def test_wheel_holds_the_configuration_and_the_licence(wheel):
     committed = {f"certtrain/conf/{path.relative_to(ROOT / 'conf')}" for path in (ROOT / "conf").rglob("*.yaml")}
     assert committed
     assert committed <= names
+    assert "certtrain/py.typed" in names  # type checkers read the annotations of an installed package
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not {name.split("/")[0] for name in names} - {"certtrain", f"{wheel.name.split('-py3')[0]}.dist-info"}
 

@@ -11,10 +11,11 @@ from paper_files import ENTRY, ROWS, SMOOTHED, make_paper, make_run
 from scipy.stats import binomtest
 
 from certtrain.certificates import CertificateLog, Certificates
+from certtrain.certificates.card_check import indices_sha256
 from certtrain.reporting.brief import brief
 from certtrain.reporting.collected import collect
 from certtrain.reporting.comparison import clopper_pearson_mean, compare, notes_of
-from certtrain.reporting.paper_tables import cells
+from certtrain.reporting.paper_tables import cells, csv_text, latex, markdown
 from certtrain.reporting.published import read_paper
 
 
@@ -55,14 +56,64 @@ def test_within_means_not_below_by_more_than_the_tolerance(paper, tmp_path, shar
     assert by_name(lines(paper, tmp_path / "runs"))["certified@0.3"].verdict == verdict
 
 
-def test_fewer_images_than_published_widen_the_tolerance_to_their_interval(paper, tmp_path):
-    make_run(tmp_path / "runs", "p/small", 0, {"ibp": {**ENTRY, "n": 100, "certified": {"0.3": 0.86}}})
+EVERY_20TH = {**ENTRY, "n": 500, "indices_sha256": indices_sha256(range(0, 10000, 20))}
+
+
+@pytest.mark.parametrize(
+    ("n", "images"), [(100, range(100)), (10000, range(1, 10001)), (500, range(0, 10000, 20)), (500, range(500))]
+)
+def test_a_comparison_across_index_sets_is_refused(paper, tmp_path, n, images):
+    entry = {**ENTRY, "n": n, "indices_sha256": indices_sha256(images), "certified": {"0.3": 0.91}}
+    make_run(tmp_path / "runs", "p/small", 0, {"ibp": entry})
     found = lines(paper, tmp_path / "runs")
-    line = by_name(found)["certified@0.3"]
-    low, high = line.interval
-    assert line.allowed == pytest.approx((high - low) / 2)
-    assert line.verdict == "within"
-    assert any("ours on 100 images, published on 10,000" in note for note in notes_of(found))
+    for line in (by_name(found)[name] for name in ("clean", "certified@0.3")):
+        assert (line.verdict, line.published, line.difference, line.allowed) == ("other images", None, None, None)
+    assert by_name(found)["PGD@0.3"].verdict == "no target"
+    [note] = [note for note in notes_of(found) if "not compared" in note]
+    assert note.startswith(f"small: ours on {n:,} images, published on 10,000 (indices=all)")
+    tables = [(read_paper(paper), [line for line in found if line.ours is not None])]
+    for form in (markdown, latex, csv_text):
+        assert "other images" in form(tables)
+        assert "91.00 & 91.00" not in form(tables)
+    assert "(91.00)" not in brief(tables)
+
+
+def on_every_20th(**figures):
+    rows = copy.deepcopy(ROWS)
+    rows["small"]["published"]["on"] = {"every_20th": {"n": 500, **figures}}
+    return rows
+
+
+def test_figures_on_other_images_are_compared_with_ours_on_the_same(tmp_path):
+    rows = on_every_20th(certified={"0.3": 0.94}, clean=0.97, tolerance={"certified": 0.03, "reason": "seeds"})
+    paper = make_paper(tmp_path / "p", rows)
+    make_run(tmp_path / "runs", "p/small", 0, {"ibp": ENTRY, "some": EVERY_20TH})
+    found = [line for line in lines(paper, tmp_path / "runs") if line.row.name == "small"]
+    told = {(line.n, line.quantity): (line.published, line.allowed, line.verdict) for line in found if line.published}
+    assert told == {
+        (10000, "clean"): (0.98, 0.005, "within"),
+        (10000, "certified@0.3"): (0.91, 0.02, "within"),
+        (500, "clean"): (0.97, 0.0, "within"),
+        (500, "certified@0.3"): (0.94, 0.03, "short"),
+    }
+    assert "small: ours and the published figures on the same 500 images, indices=every_20th" in notes_of(found)
+
+
+def test_a_mean_over_seeds_is_never_of_different_images(tmp_path):
+    paper = make_paper(tmp_path / "p")
+    make_run(tmp_path / "runs", "p/small", 0)
+    make_run(tmp_path / "runs", "p/small", 1, {"ibp": EVERY_20TH})
+    found = [line for line in lines(paper, tmp_path / "runs") if line.quantity == "certified@0.3" and line.ours]
+    assert [(line.n, line.seeds, line.verdict) for line in found] == [(10000, 1, "within"), (500, 1, "other images")]
+
+
+def test_figures_whose_images_nobody_states_are_not_compared(tmp_path):
+    rows = copy.deepcopy(ROWS)
+    del rows["small"]["published"]["n"]
+    make_run(tmp_path / "runs", "p/small", 0)
+    found = lines(make_paper(tmp_path / "p", rows), tmp_path / "runs")
+    assert by_name(found)["clean"].verdict == "other images"
+    assert any("published on images that are not known" in note for note in notes_of(found))
 
 
 def test_rows_that_were_not_run_say_so_beside_their_target(paper, tmp_path):

@@ -22,11 +22,11 @@ from certtrain.reporting.curves import Outcomes
 from certtrain.reporting.palette import radius_axis
 
 
-def line(seed=0, claim=SMOOTHED):
+def line(seed=0, claim=SMOOTHED, step=1):
     rng = np.random.default_rng(seed)
     radius = np.where(rng.random(60) < 0.1, -1.0, rng.random(60))
     correct = (rng.random(60) < 0.9) & (radius >= 0)
-    return Line(f"log {seed}", Outcomes(np.arange(60), np.zeros(60, int), radius, correct), claim)
+    return Line(f"log {seed}", Outcomes(step * np.arange(60), np.zeros(60, int), radius, correct), claim)
 
 
 def test_the_curve_is_certified_accuracy():
@@ -55,6 +55,15 @@ def test_norms_never_share_axes():
     assert [len(axes.lines) for axes in figure.axes] == [1, 1]
     with pytest.raises(UserError, match="two norms cannot share an axis"):
         risk_coverage_figure([line(), Line("b", other.examples, replace(SMOOTHED, threat="linf"))])
+
+
+def test_different_images_never_share_axes():
+    figure = certified_figure([line(), line(1), line(2, step=20)])
+    assert [len(axes.lines) for axes in figure.axes] == [2, 1]
+    assert "different images" in figure.get_suptitle()
+    assert certified_figure([line(), line(1)]).get_suptitle() == ""
+    with pytest.raises(UserError, match="different images do not compare: log 0: n = 60; log 2: n = 60"):
+        risk_coverage_figure([line(), line(2, step=20)])
 
 
 def test_risk_coverage():

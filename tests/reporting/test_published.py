@@ -5,6 +5,7 @@ import copy
 import pytest
 from paper_files import ROWS, make_paper
 
+from certtrain.certificates.card_check import indices_sha256
 from certtrain.errors import UserError
 from certtrain.reporting.published import read_paper
 
@@ -40,6 +41,12 @@ def test_radii_are_kept_in_their_canonical_text(tmp_path):
         ({"published": {**ROWS["small"]["published"], "provenance": "hearsay"}}, "hearsay"),
         ({"published": {"clean": 0.9}}, "provenance"),
         ({"tolerance": {"clean": 0.1}}, "reason"),
+        ({"published": {**ROWS["small"]["published"], "n": 0}}, "n = 0"),
+        ({"published": {**ROWS["small"]["published"], "indices": "some"}}, "indices 'some' do not name 10,000"),
+        ({"published": {**ROWS["small"]["published"], "on": {"first_10": {"n": 11}}}}, "'first_10' do not name 11"),
+        ({"published": {**ROWS["small"]["published"], "on": {"every_20th": {"clean": 0.9}}}}, "every_20th need n"),
+        ({"published": {**ROWS["small"]["published"], "on": {"every_20th": {"n": 5, "acc": 0.9}}}}, "acc"),
+        ({"published": {**ROWS["small"]["published"], "on": {"every_20th": {"n": 5, "clean": 90}}}}, "clean = 90"),
     ],
 )
 def test_what_a_row_lacks_is_named(tmp_path, change, message):
@@ -57,6 +64,21 @@ def test_no_file_names_the_neighbours(tmp_path):
     with pytest.raises(UserError, match=r"there is no .*published\.yaml") as caught:
         read_paper(tmp_path / "zhang2021")
     assert "zhang2020" in caught.value.fix
+
+
+def test_figures_belong_to_the_images_that_a_rule_names(tmp_path):
+    """`on` stands bare in a file, where YAML 1.1 reads true."""
+    folder = make_paper(tmp_path / "p")
+    text = (folder / "published.yaml").read_text(encoding="utf-8")
+    more = "      on:\n        every_20th: {n: 500, clean: 0.97, source: the same}\n"
+    (folder / "published.yaml").write_text(text.replace("    tolerance:\n", more + "    tolerance:\n", 1), "utf-8")
+    figures = read_paper(folder).rows["small"].published
+    assert figures.of(indices_sha256(range(10000))) is figures
+    found = figures.of(indices_sha256(range(0, 10000, 20)))
+    assert (found.indices, found.n, found.clean, dict(found.certified)) == ("every_20th", 500, 0.97, {})
+    assert (found.provenance, found.seeds, found.verifier, found.source) == ("paper", 1, "IBP", "the same")
+    for images in (range(500), range(0, 9980, 20), range(9999)):
+        assert figures.of(indices_sha256(images)) is None
 
 
 @pytest.mark.parametrize("text", ["rows: 5", "[]", "a: [", "\x00"])
