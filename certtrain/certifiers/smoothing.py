@@ -217,8 +217,8 @@ class SmoothingCertifier(Certifier):
     def falsify(
         self, network: nn.Module, batch: Batch, certificates: Certificates, *, steps: int, progress: Progress = silent
     ) -> Falsification | None:
-        """Attack certified examples inside their balls (see `falsify_smoothing`), which knows l2 alone."""
-        if not isinstance(self.noise, Gaussian):
+        """Attack certified examples inside their sets (see `falsify_smoothing`), where the threat model has moves."""
+        if not self.threat.attackable:
             return None
         return falsify_smoothing(
             self.classifier(network, count_logits(network, batch.x)),
