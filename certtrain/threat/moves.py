@@ -39,14 +39,17 @@ class Moves(ABC):
         """A random input of the set; `draw(torch.rand | torch.randn, *shape)` gives numbers like x."""
 
     def start(self, restart: int, seed: int) -> Tensor:
-        """Where a start begins: the first at x, the others at random."""
+        """Where a start begins: the first at x, the others at random.
+
+        Every row by the same numbers, so that what an attack finds does not depend on the batch that an example is in.
+        """
         if restart == 0:
             return self.x
         words = key(seed, "attack", restart)
         generator = torch.Generator().manual_seed(words[0] << 32 | words[1])
 
         def draw(source: Callable[..., Tensor], *shape: int) -> Tensor:
-            return source(*shape, generator=generator, dtype=torch.float32).to(self.x)
+            return source(1, *shape[1:], generator=generator, dtype=torch.float32).to(self.x).expand(shape)
 
         return self.project(self.random(draw))
 
