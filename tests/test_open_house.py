@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from paper_files import make_paper
 
 from certtrain.certificates import CertificateLog
 from certtrain.cli import main
@@ -100,9 +101,7 @@ def test_without_trust_nothing_of_it_is_built(run, capsys):
 
 def test_a_noise_from_training_to_prediction(own_code, capsys):
     """Neither Gaussian nor uniform: training, certificates, attack, audit, table, plot, report and prediction."""
-    few = ["sigma=0.2", "radii=[0.02,0.1]", "n0=10", "n=200", "validation.n0=5", "validation.n=50"]
-    noisy = [word for word in TRAIN if not word.startswith(("method=", "radii=", "validation"))]
-    assert main([*noisy, "method=toy_noisy", *few, "validation.examples=20", "epochs=3", "name=noisy"]) == 0
+    assert main(["train", "experiment=toy/noisy", "name=noisy", *CONF]) == 0
     run = Path("runs/noisy")
     found = json.loads((run / "result.json").read_text())["validation"]
     assert (found["certifier"], found["claim"]["threat"]) == ("toy_laplace", "l1")
@@ -136,6 +135,12 @@ def test_a_noise_from_training_to_prediction(own_code, capsys):
     assert main(["plot", str(run), "--output", "curve.png"]) == 0
     assert main(["report", str(run), "--trust", "toy_parts", "--output", "page.html"]) == 0
     assert "toy Laplace noise" in Path("page.html").read_text()
+    row = {"data": "digits", "network": "MLP", "norm": "l1", "sigma": 0.2, "verifier": "toy_laplace"}
+    make_paper(Path("experiments/toy"), {"noisy": row}, family="smoothing")
+    capsys.readouterr()
+    assert main(["table", "experiments/toy", "--format", "csv"]) == 0
+    table = [line for line in capsys.readouterr().out.splitlines() if "toy,noisy" in line]
+    assert any("certified" in line and "toy_laplace" in line for line in table)
     np.save("input.npy", np.full((1, 8, 8), 0.3, dtype=np.float32))
     capsys.readouterr()
     assert main(["predict", *own, "input=input.npy"]) == 0
