@@ -10,7 +10,7 @@ from certtrain.threat.base import Threat, may_be_asked
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from certtrain.threat.moves import DiamondMoves
+    from certtrain.threat.moves import L1Moves
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ class L1(Threat):
     def distance(self, offset: Tensor) -> Tensor:
         return offset.flatten(1).abs().sum(1)
 
-    def moves(self, x: Tensor) -> DiamondMoves:
-        from certtrain.threat.moves import DiamondMoves
+    def moves(self, x: Tensor) -> L1Moves:
+        from certtrain.threat.moves import L1Moves
 
         if may_be_asked(x):
             self.check_range(x)
-        return DiamondMoves(x, self.eps_tensor(x), self.lower, self.upper)
+        return L1Moves(x, self.eps_tensor(x), self.lower, self.upper)
 
     def widest(self, dimensions: int | None) -> tuple[float, str] | None:
         if dimensions is None:

@@ -110,7 +110,7 @@ class BallMoves(Moves):
         return self.x + offset * (self.eps * share / _positive(self.length(offset)))
 
 
-class DiamondMoves(BallMoves):
+class L1Moves(BallMoves):
     """In an l1 ball and the input range: towards the corner of both that a linear function prefers, as Frank and Wolfe.
 
     That corner spends the radius on the coordinates of the largest derivatives, each as far as the range lets it (one

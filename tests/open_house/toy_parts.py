@@ -93,13 +93,14 @@ class ToyLaplace(Noise):
     def rows(self, seed, purpose, split, index, draw, shape):
         if purpose not in PURPOSES or split not in SPLITS:
             raise UserError(f"no stream {purpose} of {split}", where="toy noise")
-        size = math.prod(shape)
+        size, device = math.prod(shape), index.device
+        index, draw = index.cpu(), draw.cpu()  # where logarithms are rounded alike, whatever is trained on
         check_range("blocks of an input", 0, (size + 3) // 4)
-        block = torch.arange((size + 3) // 4, device=index.device)
+        block = torch.arange((size + 3) // 4)
         lanes = words(key(seed, "toy noise", purpose, split), index[:, None], draw[:, None], block)
         bits = torch.stack(lanes, dim=-1).reshape(len(index), -1)[:, :size]
         share = (bits + 0.5).double() / 2**31 - 1  # in (-1, 1), and never 0
-        return (-self.scale * share.sign() * torch.log1p(-share.abs())).float().reshape(-1, *shape)
+        return (-self.scale * share.sign() * torch.log1p(-share.abs())).float().reshape(-1, *shape).to(device)
 
     def radius(self, p):
         return -self.scale * np.log(2 * (1 - np.asarray(p))) * (1 - 1e-12)
