@@ -45,8 +45,8 @@ def falsify_smoothing(
 
     The attack descends `log mean_i softmax_y(f(x' + noise_i))` with fresh draws of the classifier's noise at each step,
     as the noise's threat model moves. A certificate by one-sided bounds says `p_y(x') >= 1/2` in its set, a two-sided
-    one `p_y(x') >= p_j(x')`:
-    where some draws at x' speak against that, fresh ones are drawn, and what they reject at level 1e-7 is a hit.
+    one `p_y(x') >= p_j(x')`: where some draws at x' speak against that, fresh ones are drawn, and what they reject at
+    level 1e-7 is a hit.
 
     Each certificate may be wrong with probability alpha: up to the 1 - 1e-6 quantile of Binomial(attacked, alpha) hits
     are allowed. The margin of a hit is the estimate of `p_y(x') - 1/2`, or of `(p_y - p_j) / (p_y + p_j)`.
