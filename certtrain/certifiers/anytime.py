@@ -73,6 +73,9 @@ class AnytimeCertifier(SmoothingCertifier):
             self._schedule = StageSchedule.plan(self.radii, sigma=self.sigma, n=self.n, alpha=alpha, early=self.early)
         return self._schedule
 
+    def reach(self, examples: int) -> None:
+        """Targets that its looks cannot reach are refused by its schedule, which knows their share of alpha."""
+
     def settings(self) -> dict[str, Any]:
         """Plain values for the card: all that decides the outcome, with the schedule in full."""
         abstain = abstention_rule(staged=True, two_sided=False)

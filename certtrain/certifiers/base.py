@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import nn
@@ -21,7 +21,37 @@ from certtrain.threat import Threat
 if TYPE_CHECKING:
     from certtrain.certificates.findings import Audit
 
-__all__ = ["Certifier", "frozen"]
+__all__ = ["Certifier", "Reach", "Trial", "frozen"]
+
+
+class Reach(NamedTuple):
+    """What limits the radii of a certifier, whatever the network.
+
+    Attributes:
+        radius: the largest that an example can get; negative where none gets a certificate.
+        words: the settings that make it so: `n = 100 draws at alpha = 0.001`.
+        needed: the settings that would reach a larger radius: `n=301 or more`.
+    """
+
+    radius: float
+    words: str
+    needed: Callable[[Fraction], str]
+
+
+class Trial(NamedTuple):
+    """What is timed to estimate the cost of a certifier.
+
+    Attributes:
+        certifier: itself, or one that does a share of its work.
+        rows: examples to time it on.
+        times: how many times dearer a certificate of the certifier itself is.
+        words: what its cost depends on, for the name of the stage: `n = 100,000`.
+    """
+
+    certifier: Certifier
+    rows: int = 32
+    times: float = 1.0
+    words: str = ""
 
 
 class Certifier(ABC):
@@ -114,6 +144,22 @@ class Certifier(ABC):
             seed: of the run.
         """
         return self
+
+    def reach(self, examples: int) -> Reach | None:
+        """What limits its radii whatever the network; None: nothing does, or it refuses such radii itself.
+
+        Args:
+            examples: how many will be certified in all.
+        """
+        return None
+
+    def doubts(self) -> list[str]:
+        """What a reader of the card should know of its settings, in words."""
+        return []
+
+    def trial(self) -> Trial:
+        """What is timed in its place before a run, to say how long it will take."""
+        return Trial(self)
 
     def source(self) -> dict[str, Any]:
         """What computed the certificates, for the card: `{"name", "package"}`."""

@@ -1,9 +1,9 @@
-"""Attacks smoothed certificates inside their balls, and tests with fresh draws what the attack found."""
+"""Attacks smoothed certificates inside their sets, and tests with fresh draws what the attack found."""
 
 from __future__ import annotations
 
 import contextlib
-import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,8 @@ from certtrain.data.batch import Batch
 from certtrain.evaluation import frozen
 from certtrain.falsification import Counterexample, Falsification, Progress, silent
 from certtrain.smoothing.classifier import SmoothedClassifier
-from certtrain.smoothing.noise import Split, noise_rows
+from certtrain.smoothing.distribution import Noise
+from certtrain.smoothing.noise import Split
 
 ATTACK_DRAWS = 8  # noise draws behind each gradient
 SCREEN, RETEST = 1_000, 20_000  # draws that look for a hit, fresh draws that must confirm it
@@ -40,17 +41,18 @@ def falsify_smoothing(
     steps: int,
     progress: Progress = silent,
 ) -> Falsification:
-    """An attack in the style of SmoothAdv (Salman et al. 2019) on each certified example, inside its certified l2 ball.
+    """An attack in the style of SmoothAdv (Salman et al. 2019) on each certified example, inside its certified set.
 
-    The attack descends `log mean_i softmax_y(f(x' + noise_i))` along normalised gradients with fresh noise at each
-    step. A certificate by one-sided bounds says `p_y(x') >= 1/2` in its ball, a two-sided one `p_y(x') >= p_j(x')`:
-    where some draws at x' speak against that, fresh ones are drawn, and what they reject at level 1e-7 is a hit.
+    The attack descends `log mean_i softmax_y(f(x' + noise_i))` with fresh draws of the classifier's noise at each step,
+    as the noise's threat model moves. A certificate by one-sided bounds says `p_y(x') >= 1/2` in its set, a two-sided
+    one `p_y(x') >= p_j(x')`: where some draws at x' speak against that, fresh ones are drawn, and what they reject at
+    level 1e-7 is a hit.
 
     Each certificate may be wrong with probability alpha: up to the 1 - 1e-6 quantile of Binomial(attacked, alpha) hits
     are allowed. The margin of a hit is the estimate of `p_y(x') - 1/2`, or of `(p_y - p_j) / (p_y + p_j)`.
 
     Args:
-        classifier: the network smoothed as when it was certified.
+        classifier: the network smoothed as when it was certified, under a noise whose threat model has moves.
         batch: the examples.
         certificates: their rows, in the batch's order; those without a certificate are passed over.
         alpha: probability with which one certificate may be wrong.
@@ -77,7 +79,7 @@ def falsify_smoothing(
         reach = torch.as_tensor(radius).to(batch.x)
         end = min(1, (at + size) / len(rows))
         with work.part(at / len(rows), end):
-            points = smoothed_attack(classifier.network, examples, reach, classifier.sigma, steps=steps, **noise)
+            points = smoothed_attack(classifier.network, examples, reach, classifier.noise, steps=steps, **noise)
         with work.part(end, end):
             found = _refuted(classifier, examples, points, radius, two_sided, noise)
         suspects += found[0]
@@ -87,7 +89,7 @@ def falsify_smoothing(
         "name": "gradient descent on the smoothed log-probability, in the style of SmoothAdv",
         "steps": steps,
         "draws_per_step": ATTACK_DRAWS,
-        "ball": "l2, at the certified radius, not clipped to the input range",
+        "ball": f"{classifier.noise.threat.symbol}, at the certified radius, not clipped to the input range",
         "screening": {"draws": SCREEN, "level": SUSPECT, "suspects": suspects},
         "retest": {"draws": RETEST, "level": CONFIRMED},
         "allowed": f"quantile 1 - {CHANCE:g} of Binomial(attacked, {alpha:g})",
@@ -106,6 +108,7 @@ def _refuted(
 ) -> tuple[int, list[Counterexample]]:
     """How many points were suspect, and the hits among them."""
     x, y, index = examples
+    distances = classifier.noise.threat.distance(points.double() - x.double()).tolist()
 
     def p_values(chosen: Tensor, start: int, draws: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         numbers = range(start, start + draws)
@@ -122,9 +125,9 @@ def _refuted(
     for i, value, votes in zip(suspect.tolist(), values.tolist(), counts):
         if value > CONFIRMED:
             continue
-        label, distance = int(y[i]), float((points[i].double() - x[i].double()).norm())
+        label = int(y[i])
         margin = _margin(votes, label, two_sided)
-        place = (int(index[i]), label, int(votes.argmax()), float(radius[i]), distance, margin)
+        place = (int(index[i]), label, int(votes.argmax()), float(radius[i]), distances[i], margin)
         facts = {"votes": votes.tolist(), "p_value": value}
         hits.append(Counterexample(*place, points[i].cpu().numpy(), facts))
     return len(suspect), hits
@@ -134,45 +137,42 @@ def smoothed_attack(
     network: nn.Module,
     examples: Batch,
     radius: Tensor,
-    sigma: float,
+    noise: Noise,
     *,
     seed: int,
     split: Split,
     steps: int,
 ) -> Tensor:
-    """(B, ...) points inside the l2 balls of `radius` (B,) around x where the smoothed probability of y is small.
+    """(B, ...) points within `radius` (B,) of x, in the noise's threat model, where the smoothed probability of y is
+    small; the input range does not limit them, because it does not limit what smoothing claims.
 
     A network whose output has no gradient is attacked along random directions.
     """
     x, y, index = examples
-    lengths = radius.reshape(-1, *([1] * (x.dim() - 1)))
-    # Rounding moves each of d coordinates by up to half an ulp: stay that far inside.
-    ulp = torch.finfo(x.dtype).eps
-    reach = float(x.abs().max()) + float(radius.max()) if len(x) else 1.0
-    inner = (lengths * (1 - 4 * ulp) - ulp * max(1.0, reach) * math.sqrt(x[0].numel())).clamp_min(0)
-    point = x.clone()
     rows = torch.arange(len(x), device=x.device).repeat_interleave(ATTACK_DRAWS)
     draws = torch.arange(ATTACK_DRAWS, device=x.device).repeat(len(x))
     with contextlib.ExitStack() as stack:
         if torch.is_inference_mode_enabled():
             stack.enter_context(torch.inference_mode(False))
-            x, y, point = x.clone(), y.clone(), point.clone()
+            x, y, radius = x.clone(), y.clone(), radius.clone()
         stack.enter_context(frozen(network))
         stack.enter_context(torch.enable_grad())
+        moves = replace(noise.threat, eps=radius, lower=None, upper=None).moves(x)
+        point = x
         for step in range(steps):
             work.tell(step / steps)
             at = draws + step * ATTACK_DRAWS
-            noise = noise_rows(seed, "selftest", split, index[rows], at, x.shape[1:], sigma).to(x.dtype)
+            drawn = noise.rows(seed, "selftest", split, index[rows], at, x.shape[1:]).to(x.dtype)
             point = point.detach().requires_grad_()
-            logits = network(point[rows] + noise)
+            logits = network(point[rows] + drawn)
             if logits.requires_grad:
                 log_p = logits.log_softmax(1).gather(1, y[rows, None])[:, 0].reshape(len(x), ATTACK_DRAWS)
                 (gradient,) = torch.autograd.grad(log_p.logsumexp(1).sum(), point)
             else:
-                gradient = noise.reshape(len(x), ATTACK_DRAWS, *x.shape[1:])[:, 0]
-            # The first step reaches the sphere from the centre; what is well inside it is the weaker attack.
-            offset = point.detach() - 2 * inner / max(1, steps) * _unit(gradient) * (steps if step == 0 else 1) - x
-            point = x + offset * (inner / _norms(offset)).clamp_max(1)
+                gradient = drawn.reshape(len(x), ATTACK_DRAWS, *x.shape[1:])[:, 0]
+            # The first step reaches the boundary from the centre; what is well inside is the weaker attack.
+            length = 2 * moves.eps / max(1, steps) * (steps if step == 0 else 1)
+            point = moves.project(point.detach() - length * moves.direction(gradient))
     return point.detach()
 
 
@@ -198,12 +198,3 @@ def _margin(votes: NDArray[np.int64], label: int, two_sided: bool) -> float:
         return float(votes[label] / max(1, votes.sum())) - 0.5
     other = np.delete(votes, label).max()
     return float((votes[label] - other) / max(1, votes[label] + other))
-
-
-def _unit(values: Tensor) -> Tensor:
-    return values / _norms(values)
-
-
-def _norms(values: Tensor) -> Tensor:
-    norms = values.flatten(1).norm(dim=1).reshape(-1, *([1] * (values.dim() - 1)))
-    return norms.clamp_min(torch.finfo(values.dtype).tiny)

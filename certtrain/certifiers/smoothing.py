@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, ClassVar, cast, get_args
 
 import numpy as np
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from certtrain.certificates import Certificates
-from certtrain.certifiers.base import Certifier
+from certtrain.certifiers.base import Certifier, Reach, Trial
 from certtrain.certifiers.checks import check_classes
 from certtrain.certifiers.claims import EACH, abstention_rule, shared_budget, smoothing_claim
 from certtrain.certifiers.falsify_smoothing import falsify_smoothing
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from certtrain.certificates.findings import Audit
 
 BUDGETS: tuple[str, ...] = get_args(Budget)
+TIMED_DRAWS = 2000
 
 
 class SmoothingCertifier(Certifier):
@@ -135,6 +138,43 @@ class SmoothingCertifier(Certifier):
         """A certifier of the same noise that draws as many as it is told."""
         return type(self)(**options)
 
+    def reach(self, examples: int) -> Reach | None:
+        """The radius of an example whose n votes are all for one class; of a data-set budget at one example's share.
+
+        Two sides take half of alpha each, and of such votes `1 - p_a` is the smaller bound of the other classes.
+        """
+        alpha = self.alpha / (examples if self.budget == "dataset" else 1)
+        level = alpha / (2 if self.two_sided else 1)
+        found = self.noise.one_sided(self.n, self.n, level)
+        shared = f" shared by {examples:,} examples" if self.budget == "dataset" else ""
+        words = f"n = {self.n:,} draws at alpha = {self.alpha:g}{shared} and sigma = {self.sigma:g}"
+
+        def needed(radius: Fraction) -> str:
+            enough = self.noise.fewest_draws(float(radius), level)
+            return f"n={enough} or more, or a larger sigma" if enough else "a larger sigma"
+
+        return Reach(-math.inf if found.abstain else float(found.radius), words, needed)
+
+    def doubts(self) -> list[str]:
+        """More draws select the class than estimate its radius: most often n0 and n were mixed up."""
+        if self.n0 <= self.n:
+            return []
+        return [f"n0 = {self.n0:,} draws select the class, only n = {self.n:,} estimate its radius"]
+
+    def trial(self) -> Trial:
+        """Fewer draws, at a fixed number, of one example."""
+        few = self._with_fixed_n(
+            sigma=self.sigma,
+            radii=self.radii,
+            n0=1,
+            n=min(self.n, TIMED_DRAWS),
+            alpha=self.alpha,
+            seed=self.seed,
+            batch_size=self.batch_size,
+            precision=self.precision,
+        )
+        return Trial(few, 1, (self.n + self.n0) / (few.n + few.n0), f"n = {self.n:,}")
+
     def source(self) -> dict[str, Any]:
         """The package of votes and confidence bounds."""
         return {"name": "certtrain.smoothing", "package": "certtrain"}
@@ -217,8 +257,8 @@ class SmoothingCertifier(Certifier):
     def falsify(
         self, network: nn.Module, batch: Batch, certificates: Certificates, *, steps: int, progress: Progress = silent
     ) -> Falsification | None:
-        """Attack certified examples inside their balls (see `falsify_smoothing`), which knows l2 alone."""
-        if not isinstance(self.noise, Gaussian):
+        """Attack certified examples inside their sets (see `falsify_smoothing`), where the threat model has moves."""
+        if not self.threat.attackable:
             return None
         return falsify_smoothing(
             self.classifier(network, count_logits(network, batch.x)),

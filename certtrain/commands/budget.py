@@ -30,7 +30,6 @@ from certtrain.training import TrainerSettings
 
 TIMED_STEPS, UNTIMED_STEPS = 20, 2
 PATIENCE = 30.0  # seconds for one phase; slower ones are timed by fewer steps
-TIMED_DRAWS, TIMED_ROWS = 2000, 32
 
 
 @dataclass(frozen=True)
@@ -158,17 +157,15 @@ def _certify_phases(
     count = len(choose_indices(str(config["indices"]), len(data.test)))
     phases = []
     for name, certifier in build.build_certifiers(config, scales).items():
-        rows, factor, draws = min(TIMED_ROWS, count), 1.0, ""
-        if certifier.claim().probabilistic and hasattr(certifier, "n"):
-            rows, whole, draws = 1, certifier.n + certifier.n0, f", n = {certifier.n:,}"
-            certifier.n, certifier.n0 = min(certifier.n, TIMED_DRAWS), 1
-            factor = whole / (certifier.n + 1)
+        trial = certifier.trial()
+        rows = min(trial.rows, count)
         x = data.test.x[:rows].to(device)
         with frozen(network):  # by its own predictions: bounds are not asked about what is misclassified
             y = network(x).argmax(1)
         batch = Batch(x, y, torch.arange(rows, device=device))
-        seconds = _certified(certifier, network, batch)
-        phases.append(Phase(f"certify by {name}{draws}", count, seconds * factor / rows, rows))
+        seconds = _certified(trial.certifier, network, batch)
+        words = ", ".join(filter(None, (f"certify by {name}", trial.words)))
+        phases.append(Phase(words, count, seconds * trial.times / rows, rows))
     return phases
 
 

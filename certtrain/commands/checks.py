@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from certtrain.certification import Examples
+    from certtrain.certifiers import Certifier
 
 FEW, HUNDREDS = 8, 300
 
@@ -24,7 +24,7 @@ FEW, HUNDREDS = 8, 300
 def before_certifying(
     network: nn.Module,
     examples: Examples,
-    certifiers: Mapping[str, Any],
+    certifiers: Mapping[str, Certifier],
     trained: Mapping[str, Any],
     now: Mapping[str, Any],
     device: torch.device,
@@ -49,8 +49,8 @@ def before_certifying(
         UserError: of the first check that refuses.
     """
     refuse_uncovered(network, examples, certifiers, device)
-    warnings = refuse_too_few_draws(certifiers, len(examples.indices), asked or _other_radii(trained, now))
-    return warnings + more_selection_than_estimation(certifiers)
+    warnings = refuse_out_of_reach(certifiers, len(examples.indices), asked or _other_radii(trained, now))
+    return warnings + [doubt for certifier in certifiers.values() for doubt in certifier.doubts()]
 
 
 def _other_radii(trained: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
@@ -79,36 +79,19 @@ def refuse_norm(given: Mapping[str, str], kinds: Kinds, certifier: object) -> No
         )
 
 
-def radii_out_of_reach(certifier: Any, examples: int) -> tuple[Fraction, ...]:
-    """The radii of the grid that n draws cannot certify even if every vote is for the top class.
-
-    `R_max = sigma Phi^-1(alpha^(1/n))`; two-sided, alpha/2 in place of alpha; of a data-set budget the share of one
-    example. Only certifiers with a fixed n: staged ones refuse such targets themselves.
+def radii_out_of_reach(certifier: Certifier, examples: int) -> tuple[Fraction, ...]:
+    """The radii of the grid that its settings cannot certify, whatever the network.
 
     Args:
         certifier: any.
         examples: how many share a data-set budget.
     """
-    if getattr(certifier, "name", "") != "smoothing":
-        return ()
-    most = largest_radius(certifier, examples)
-    return tuple(radius for radius in certifier.radii if float(radius) > most)
+    reach = certifier.reach(examples)
+    return () if reach is None else tuple(radius for radius in certifier.radii if float(radius) > reach.radius)
 
 
-def largest_radius(certifier: Any, examples: int) -> float:
-    """The radius of an example whose n votes are all for one class."""
-    from scipy.stats import norm
-
-    return float(certifier.sigma * norm.ppf(_alpha(certifier, examples) ** (1 / certifier.n)))
-
-
-def _alpha(certifier: Any, examples: int) -> float:
-    """What one bound of one example may spend: a data-set budget is shared out, two sides take half each."""
-    return certifier.alpha / (examples if certifier.budget == "dataset" else 1) / (2 if certifier.two_sided else 1)
-
-
-def refuse_too_few_draws(certifiers: Mapping[str, Any], examples: int, asked: bool) -> list[str]:
-    """Refuse radii that the number of draws cannot certify, where they were asked for or none is in reach.
+def refuse_out_of_reach(certifiers: Mapping[str, Certifier], examples: int, asked: bool) -> list[str]:
+    """Refuse radii that too few draws, say, cannot certify, where they were asked for or none is in reach.
 
     Args:
         certifiers: by name.
@@ -120,43 +103,28 @@ def refuse_too_few_draws(certifiers: Mapping[str, Any], examples: int, asked: bo
         Warnings, where nothing is refused.
 
     Raises:
-        UserError: names the largest radius in reach, and the smallest n that reaches the largest one of the grid.
+        UserError: names the largest radius in reach, and what would reach the largest one of the grid.
     """
     from certtrain.reporting.entries import floored
-    from certtrain.smoothing.anytime import fewest_draws
 
     warnings = []
     for name, certifier in certifiers.items():
-        beyond = radii_out_of_reach(certifier, examples)
-        if not beyond:
+        reach, beyond = certifier.reach(examples), radii_out_of_reach(certifier, examples)
+        if reach is None or not beyond:
             continue
-        most = floored(largest_radius(certifier, examples), 4)
-        shared = f" shared by {examples:,} examples" if certifier.budget == "dataset" else ""
         within = [radius_text(radius) for radius in certifier.radii if radius not in beyond]
-        what = (
-            f"n = {certifier.n:,} draws at alpha = {certifier.alpha:g}{shared} and sigma = {certifier.sigma:g} certify "
-            f"radii up to {most}, not {', '.join(radius_text(radius) for radius in beyond)}"
-        )
+        limit = f"radii up to {floored(reach.radius, 4)}, not" if reach.radius >= 0 else "nothing, so not"
+        what = f"{reach.words} certify {limit} {', '.join(radius_text(radius) for radius in beyond)}"
         if asked or not any(radius > 0 for radius in certifier.radii if radius not in beyond):
-            enough = fewest_draws(beyond[-1], certifier.sigma, _alpha(certifier, examples))
-            ways = [f"n={enough} or more"] if enough else []
-            ways.append(f"radii=[{','.join(within)}]" if within else "smaller radii, or a larger sigma")
-            raise UserError(what, where=f"configuration keys n and radii, certifier {name}", fix=", or ".join(ways))
+            less = f"radii=[{','.join(within)}]" if within else "smaller radii"
+            fix = f"{less}, or {reach.needed(beyond[-1])}"
+            raise UserError(what, where=f"configuration key radii, certifier {name}", fix=fix)
         warnings.append(what)
     return warnings
 
 
-def more_selection_than_estimation(certifiers: Mapping[str, Any]) -> list[str]:
-    """A warning where more draws choose the class than show its radius: most often n0 and n were mixed up."""
-    return [
-        f"n0 = {certifier.n0:,} draws select the class, only n = {certifier.n:,} estimate its radius"
-        for certifier in certifiers.values()
-        if getattr(certifier, "n0", 0) > getattr(certifier, "n", math.inf)
-    ]
-
-
 def refuse_uncovered(
-    network: nn.Module, examples: Examples, certifiers: Mapping[str, Any], device: torch.device
+    network: nn.Module, examples: Examples, certifiers: Mapping[str, Certifier], device: torch.device
 ) -> None:
     """Refuse a network that a certifier does not cover: now, and not after the stages before have worked.
 

@@ -12,6 +12,7 @@ from scipy.special import ndtri
 from torch import Tensor
 
 from certtrain.errors import UserError
+from certtrain.smoothing.anytime import MOST_DRAWS
 from certtrain.smoothing.confidence import SLACK, Radius, lower_bound, radius, upper_bound
 from certtrain.smoothing.noise import Purpose, Split, noise_rows
 from certtrain.smoothing.selftest import check_noise
@@ -88,6 +89,26 @@ class Noise(ABC):
         """
         return cls(settings["sigma"])
 
+    def fewest_draws(self, wanted: float, alpha: float) -> int | None:
+        """The least number of draws, all for one class, whose lower bound at alpha proves a radius by `radius`.
+
+        None where that is more than `MOST_DRAWS`, as for every radius beyond those of this noise.
+        """
+
+        def reaches(n: int) -> bool:
+            return not (found := self.one_sided(n, n, alpha)).abstain and bool(found.radius >= wanted)
+
+        enough = 1
+        while not reaches(enough):
+            if enough >= MOST_DRAWS:
+                return None
+            enough *= 2
+        least = enough // 2  # which does not reach it: a bisection, for more draws prove no less
+        while enough - least > 1:
+            middle = (least + enough) // 2
+            least, enough = (least, middle) if reaches(middle) else (middle, enough)
+        return enough
+
     def one_sided(self, count: ArrayLike, n: ArrayLike, alpha: float) -> Radius:
         """The radius from votes for a class that was chosen from other draws: abstains where its lower bound is < 1/2.
 
@@ -144,4 +165,7 @@ class Gaussian(Noise):
         return radius(p_a, p_b, self.sigma)
 
     def test(self, device: torch.device, *, seed: int, precision: Precision) -> dict[str, Any]:
-        return check_noise(device, seed=seed, precision=precision)
+        def rows(*key: Any) -> Tensor:  # which end with sigma
+            return type(self)(key[-1]).rows(*key[:-1])
+
+        return check_noise(device, seed=seed, precision=precision, generator=rows)

@@ -5,17 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from certtrain.threat.base import Threat
+from certtrain.threat.base import Threat, may_be_asked
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from certtrain.threat.moves import L1Moves
+
 
 @dataclass(frozen=True)
 class L1(Threat):
-    """`{x' : ||x' - x||_1 <= eps}`; certified by smoothing. Engines and attacks have no such set; see `Threat`."""
+    """`{x' : ||x' - x||_1 <= eps}`; certified by smoothing. Bound engines have no such set; see `Threat`."""
 
     norm: ClassVar[str] = "l1"
+    attackable: ClassVar[bool] = True
 
     @property
     def symbol(self) -> str:
@@ -26,6 +29,13 @@ class L1(Threat):
 
     def distance(self, offset: Tensor) -> Tensor:
         return offset.flatten(1).abs().sum(1)
+
+    def moves(self, x: Tensor) -> L1Moves:
+        from certtrain.threat.moves import L1Moves
+
+        if may_be_asked(x):
+            self.check_range(x)
+        return L1Moves(x, self.eps_tensor(x), self.lower, self.upper)
 
     def widest(self, dimensions: int | None) -> tuple[float, str] | None:
         if dimensions is None:

@@ -10,6 +10,7 @@ from certtrain.certificates import Certificates
 from certtrain.certifiers import AnytimeCertifier, SmoothingCertifier
 from certtrain.certifiers.falsify_smoothing import against, smoothed_attack
 from certtrain.data.batch import Batch
+from certtrain.smoothing.distribution import Gaussian
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ def test_a_network_without_gradients_is_attacked_too(batch):
 @pytest.mark.parametrize("steps", [1, 2, 17])
 def test_every_point_lies_in_the_ball(linear, batch, steps):
     radius = torch.linspace(1e-6, 30, 40)
-    points = smoothed_attack(linear, batch, radius, 0.25, seed=0, split="test", steps=steps)
+    points = smoothed_attack(linear, batch, radius, Gaussian(0.25), seed=0, split="test", steps=steps)
     distance = (points.double() - batch.x.double()).norm(dim=1)
     assert (distance <= radius.double()).all()
     assert (distance > 0.99 * radius.double())[5:].all()

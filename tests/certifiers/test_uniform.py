@@ -89,7 +89,7 @@ def test_its_card_passes_its_audit_and_another_claim_fails(network, tmp_path, tw
 
 @pytest.mark.parametrize("sides", [[], ["--two-sided"]])
 def test_at_another_alpha_its_radii_are_those_of_its_own_noise(network, tmp_path, capsys, sides):
-    """Gaussian noise of this sigma would prove up to three times the radius of the same votes, in another norm."""
+    """Gaussian noise of this sigma would prove a third more by these votes, 2.25 times by 100,000, in another norm."""
     network[1].bias.data = torch.tensor([9.0, 0.0, 0.0])  # all votes for one class: the largest radius there is
     log = certified(network, tmp_path)
     derived = tmp_path / "derived.tsv"
@@ -118,12 +118,9 @@ def test_targets_of_gaussian_noise_are_not_those_of_another(network):
         SmoothedClassifier(network, Uniform(0.25), 3).certify_targets(torch.rand(2, 1, 4, 4), torch.arange(2), schedule)
 
 
-def test_it_rehearses_itself_and_has_no_attack(network):
-    made = certifier()
-    cheap = made.rehearsal({"n0": 5, "n": 30, "alpha": 0.01}, seed=3)
+def test_it_rehearses_itself():
+    cheap = certifier().rehearsal({"n0": 5, "n": 30, "alpha": 0.01}, seed=3)
     assert (type(cheap), cheap.n, cheap.seed, cheap.split) == (UniformCertifier, 30, 3, "val")
-    batch = Batch(torch.rand(2, 1, 4, 4), torch.tensor([0, 1]), torch.arange(2))
-    assert made.falsify(network, batch, made.certify(network, batch), steps=2) is None
 
 
 def test_what_makes_no_noise_is_refused():

@@ -1,6 +1,9 @@
 """`certtrain certify certifier=anytime` and `budget=dataset`, from the command to the table."""
 
 import json
+import shutil
+from contextlib import redirect_stdout
+from io import StringIO
 
 import pytest
 
@@ -11,8 +14,18 @@ from certtrain.smoothing.anytime import StageSchedule
 FEW = ["indices=first_40", "falsify.examples=10", "falsify.steps=3"]
 
 
-def certify(*arguments):
-    return cli.main(["certify", "run=noise", *FEW, *arguments])
+def certify(*arguments, run="noise"):
+    return cli.main(["certify", f"run={run}", *FEW, *arguments])
+
+
+@pytest.fixture(scope="module")
+def anytime(trained_runs, tmp_path_factory):
+    """A folder of runs with one certified by stages, to be read or added to, and what the command printed."""
+    runs = tmp_path_factory.mktemp("anytime")
+    run = shutil.copytree(trained_runs / "noise", runs / "noise")
+    with redirect_stdout(StringIO()) as shown:
+        assert certify("certifier=anytime", "n=4000", "radii=[0.02,0.1,0.2]", run=run) == 0
+    return runs, shown.getvalue()
 
 
 def found(runs, name):
@@ -22,9 +35,8 @@ def found(runs, name):
     return entry, card, CertificateLog(folder / "certificates" / f"{name}.tsv").read()
 
 
-def test_anytime_from_the_command(runs, capsys):
-    assert certify("certifier=anytime", "n=4000", "radii=[0.02,0.1,0.2]") == 0
-    printed = capsys.readouterr().out
+def test_anytime_from_the_command(anytime):
+    runs, printed = anytime
     assert "none: a radius here is a target that was reached" in printed
     assert "times fewer than the last look's 4,000" in " ".join(printed.split())
     entry, card, rows = found(runs, "anytime_n4000_first_40")
@@ -40,10 +52,10 @@ def test_anytime_from_the_command(runs, capsys):
     assert (entry["falsification"]["attacked"], entry["falsification"]["failed"]) == (10, False)
 
 
-def test_the_same_draws_as_with_a_fixed_n(runs):
+def test_the_same_draws_as_with_a_fixed_n(anytime):
     """The claims of both about the same example come from the same stream: they differ near a target only."""
-    assert certify("certifier=anytime", "n=4000", "radii=[0.02,0.1,0.2]") == 0
-    assert certify("certifier=smoothing", "n=4000", "radii=[0.02,0.1,0.2]") == 0
+    runs, _ = anytime
+    assert certify("certifier=smoothing", "n=4000", "radii=[0.02,0.1,0.2]", run=runs / "noise") == 0
     anytime, fixed = found(runs, "anytime_n4000_first_40"), found(runs, "smoothing_n4000_first_40")
     for radius, share in fixed[0]["certified"].items():
         assert abs(share - anytime[0]["certified"][radius]) <= 0.05

@@ -1,6 +1,9 @@
 """`certtrain certify certifier=cascade`: all four bounds by both engines, the tables, the card and the audit."""
 
 import json
+import shutil
+from contextlib import redirect_stdout
+from io import StringIO
 
 import numpy as np
 import pytest
@@ -12,11 +15,14 @@ from certtrain.certificates import STATUSES, CertificateLog
 QUICK = ["certifier=cascade", "certifier.cascade.attack_steps=5", "radii=[0.02,0.1]"]
 
 
-@pytest.fixture
-def cascade(runs, capsys):
-    """A run certified by the cascade, and what the command printed."""
-    assert cli.main(["certify", "run=bounds", *QUICK, "indices=every_3rd", "certifier.cascade.bisect=0.01"]) == 0
-    return runs / "bounds", capsys.readouterr().out
+@pytest.fixture(scope="module")
+def cascade(trained_runs, tmp_path_factory):
+    """A run certified by the cascade, to be read, and what the command printed."""
+    run = shutil.copytree(trained_runs / "bounds", tmp_path_factory.mktemp("cascade") / "bounds")
+    with redirect_stdout(StringIO()) as shown:
+        words = [*QUICK, "indices=every_3rd", "certifier.cascade.bisect=0.01"]
+        assert cli.main(["certify", f"run={run}", *words]) == 0
+    return run, shown.getvalue()
 
 
 def test_the_six_statuses_add_up_and_the_command_prints_them(cascade):
@@ -86,8 +92,8 @@ def test_it_proves_at_least_the_union_of_the_bounds_alone(cascade):
     assert (rows.radius >= union).all()
 
 
-def test_the_audit_recomputes_statuses_and_stages(cascade, capsys):
-    run, _ = cascade
+def test_the_audit_recomputes_statuses_and_stages(cascade, tmp_path, capsys):
+    run = shutil.copytree(cascade[0], tmp_path / "bounds")
     path = run / "certificates" / "cascade_every_3rd.json"
     assert cli.main(["audit", str(path)]) == 0
     shown = capsys.readouterr().out

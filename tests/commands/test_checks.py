@@ -1,6 +1,7 @@
 """What the certify stage refuses: one clear message, nothing written, nothing lost."""
 
 import json
+import math
 import sys
 from fractions import Fraction
 
@@ -13,13 +14,14 @@ from torch import nn
 
 from certtrain import cli
 from certtrain.certification import Examples
-from certtrain.certifiers import SmoothingCertifier
+from certtrain.certifiers import AnytimeCertifier, SmoothingCertifier
+from certtrain.certifiers.uniform import UniformCertifier
 from certtrain.commands.checks import (
     chance_level,
-    largest_radius,
     radii_out_of_reach,
-    refuse_too_few_draws,
+    refuse_out_of_reach,
 )
+from certtrain.data.batch import Batch
 from certtrain.errors import UserError
 from certtrain.invariance import check_function
 from certtrain.smoothing.confidence import radius_one_sided, radius_two_sided
@@ -118,7 +120,7 @@ def test_the_runs_own_recipe_is_a_warning(runs, capsys):
 )  # fewest draws, all for one class, at alpha 0.001
 def test_fewest_draws_are_the_designs(ratio, draws):
     with pytest.raises(UserError, match=f"n={draws} or more"):
-        refuse_too_few_draws({"smoothing": SmoothingCertifier(0.5, [ratio / 2], n=10)}, 1, asked=True)
+        refuse_out_of_reach({"smoothing": SmoothingCertifier(0.5, [ratio / 2], n=10)}, 1, asked=True)
     assert radii_out_of_reach(SmoothingCertifier(0.5, [ratio / 2], n=draws), 1) == ()
     assert radii_out_of_reach(SmoothingCertifier(0.5, [ratio / 2], n=draws - 1), 1) == (Fraction(ratio, 2),)
 
@@ -127,24 +129,55 @@ def test_fewest_draws_are_the_designs(ratio, draws):
 def test_the_draws_that_the_message_names_are_enough(settings):
     """Of a shared or halved alpha, too."""
     with pytest.raises(UserError) as caught:
-        refuse_too_few_draws({"smoothing": SmoothingCertifier(0.5, [1.0], n=10, **settings)}, 50, asked=True)
+        refuse_out_of_reach({"smoothing": SmoothingCertifier(0.5, [1.0], n=10, **settings)}, 50, asked=True)
     n = int(caught.value.fix.split("n=")[1].split(" ")[0])
-    assert refuse_too_few_draws({"smoothing": SmoothingCertifier(0.5, [1.0], n=n, **settings)}, 50, asked=True) == []
+    assert refuse_out_of_reach({"smoothing": SmoothingCertifier(0.5, [1.0], n=n, **settings)}, 50, asked=True) == []
     with pytest.raises(UserError, match="certify radii up to"):
-        refuse_too_few_draws({"smoothing": SmoothingCertifier(0.5, [1.0], n=n - 1, **settings)}, 50, asked=True)
+        refuse_out_of_reach({"smoothing": SmoothingCertifier(0.5, [1.0], n=n - 1, **settings)}, 50, asked=True)
 
 
 @pytest.mark.parametrize("n", [20, 1000, 100_000])
 def test_the_largest_radius_is_that_of_unanimous_votes(n):
     one = SmoothingCertifier(0.5, [0.1], n=n)
-    assert largest_radius(one, 1) == pytest.approx(float(radius_one_sided([n], n, 0.001, 0.5).radius[0]))
+    assert one.reach(1).radius == pytest.approx(float(radius_one_sided([n], n, 0.001, 0.5).radius[0]))
     two = SmoothingCertifier(0.5, [0.1], n=n, two_sided=True)
     votes = torch.tensor([[n, 0, 0]]).numpy()
-    assert largest_radius(two, 1) == pytest.approx(float(radius_two_sided(votes, [0], 0.001, 0.5).radius[0]))
+    assert two.reach(1).radius == pytest.approx(float(radius_two_sided(votes, [0], 0.001, 0.5).radius[0]))
     shared = SmoothingCertifier(0.5, [0.1], n=n, budget="dataset")
-    assert largest_radius(shared, 50) == pytest.approx(
+    assert shared.reach(50).radius == pytest.approx(
         float(radius_one_sided([n], n, 0.001 / 50, 0.5).radius[0]), rel=1e-9
     )
+
+
+def test_uniform_noise_has_a_reach_of_its_own():
+    """At most its width, however many draws there are; nothing at all where all votes are not enough for one half."""
+    noise = UniformCertifier(0.5, ["0.5", "0.8"], n=30)
+    p = 0.001 ** (1 / 30)
+    assert noise.reach(1).radius == pytest.approx(2 * math.sqrt(3) * 0.5 * (p - 0.5))
+    assert radii_out_of_reach(noise, 1) == (Fraction(4, 5),)
+    with pytest.raises(UserError, match=r"certify radii up to 0\.5097, not 0\.8") as caught:
+        refuse_out_of_reach({"uniform": noise}, 1, asked=True)
+    assert "a larger sigma" in caught.value.fix
+    n = int(caught.value.fix.split("n=")[1].split(" ")[0])
+    for draws, reached in ((n - 1, False), (n, True)):
+        assert (UniformCertifier(0.5, ["0.8"], n=draws).reach(1).radius >= 0.8) == reached
+    for wide in (UniformCertifier(0.5, ["0.1", "0.87"], n=10**6), UniformCertifier(0.5, ["0.1"], n=9)):
+        with pytest.raises(UserError) as caught:
+            refuse_out_of_reach({"uniform": wide}, 1, asked=True)
+        assert caught.value.fix.endswith("larger sigma")
+    assert "certify nothing, so not 0.1" in caught.value.what
+
+
+@pytest.mark.parametrize("budget", ["example", "dataset"])
+def test_every_certifier_of_votes_is_timed_by_fewer_of_them(budget):
+    """Of targets that a tenth of the draws could not decide, too."""
+    network, batch = nn.Linear(4, 2), Batch(torch.rand(1, 4), torch.zeros(1, dtype=torch.int64), torch.arange(1))
+    made = [kind(0.5, [1.5], n0=100, n=20_000, budget=budget) for kind in (SmoothingCertifier, AnytimeCertifier)]
+    for certifier in (*made, UniformCertifier(0.5, [0.5], n0=100, n=20_000, budget=budget)):
+        trial = certifier.trial()
+        assert (trial.certifier.n, trial.rows, trial.words) == (2000, 1, "n = 20,000")
+        assert trial.times == 20_100 / 2001
+        assert trial.certifier.certify(network, batch).columns["n"].tolist() == [2000]
 
 
 class Dropout(nn.Module):

@@ -1,7 +1,5 @@
 """Noises: today's Gaussian bits, and uniform noise against exact probabilities."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -9,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from certtrain.errors import UserError
 from certtrain.smoothing.confidence import radius_one_sided
 from certtrain.smoothing.distribution import Gaussian
 from certtrain.smoothing.noise import noise_rows
@@ -27,55 +24,6 @@ def test_gaussian_noise_and_radii_are_what_they_were():
     count = np.arange(0, 1001)
     for new, old in zip(Gaussian(0.5).one_sided(count, 1000, 0.001), radius_one_sided(count, 1000, 0.001, 0.5)):
         assert np.array_equal(new, old)
-
-
-def test_uniform_noise_is_keyed():
-    noise = Uniform(0.5)
-    whole = rows(noise)
-    assert torch.equal(whole[1:2], rows(noise, INDEX[1:2], DRAW[1:2]))
-    assert not torch.equal(whole[0], whole[1])
-    assert not torch.equal(whole[1], whole[2])
-    for other in ({"seed": 2}, {"purpose": "select"}, {"split": "val"}):
-        assert not torch.equal(whole, rows(noise, **other))
-    for wrong in ({"purpose": "odd"}, {"split": "odd"}):
-        with pytest.raises(UserError, match="odd"):
-            rows(noise, **wrong)
-
-
-def test_uniform_noise_has_the_moments_that_it_should():
-    sigma = 0.3
-    drawn = rows(Uniform(sigma), torch.arange(4000), torch.zeros(4000, dtype=torch.int64), (250,)).double()
-    width, n = math.sqrt(3) * sigma, drawn.numel()
-    assert float(drawn.abs().max()) <= width
-    assert abs(float(drawn.mean())) < 6 * sigma / math.sqrt(n)
-    assert float(drawn.var()) == pytest.approx(sigma**2, rel=6 * math.sqrt(0.8 / n))  # the kurtosis is 1.8
-    below = int((drawn < width / 2).sum())
-    assert 1e-9 < binom.cdf(below, n, 0.75) < 1 - 1e-9
-
-
-@pytest.mark.parametrize("kind", [Gaussian, Uniform])
-@pytest.mark.parametrize("sigma", [0, -0.25, math.inf, math.nan, True, "0.25", None])
-def test_no_noise_is_of_such_a_sigma_whoever_states_it(kind, sigma):
-    for make in (lambda: kind(sigma), lambda: kind.from_settings({"sigma": sigma})):
-        with pytest.raises(UserError, match="with smoothing"):
-            make()
-
-
-class Broken(Uniform):
-    def __init__(self, change):
-        super().__init__(0.25)
-        self.change = change
-
-    def rows(self, *arguments):
-        return self.change(super().rows(*arguments))
-
-
-def test_a_broken_generator_is_refused():
-    cpu = torch.device("cpu")
-    assert Uniform(0.25).test(cpu, seed=0, precision="float32")["numbers"] == 2**22
-    for change in (lambda x: x * 1.01, lambda x: x * 0.99, lambda x: x[:1].expand_as(x), lambda x: x.abs()):
-        with pytest.raises(UserError, match="not uniform"):
-            Broken(change).test(cpu, seed=0, precision="float32")
 
 
 def overlap(low, high, centre, width):
