@@ -31,6 +31,7 @@ SMALL = {"only": (440, 250)}
 SEVERAL = {"wide": (1200, 420), "middle": (600, 330), "narrow": (360, 270)}
 LEFT, RIGHT, TOP, BOTTOM = 62, 18, 10, 42  # margins, in which ticks and the axes' names stand
 FONT, NAME = 11.5, 12.0  # sizes of ticks and of the axes' names
+DPI = 72  # of matplotlib's SVG: a unit is a point
 HUGE = 1e300  # beyond it the arithmetic of an axis overflows
 # Colours of the style sheet in the order of the lines, and dashes, which tell lines apart without colour.
 LINES = (("s0", ()), ("s1", (7, 2)), ("s2", (2, 2)), ("s3", (8, 2, 2, 2)), ("s4", (12, 3)), ("s5", (4, 2)))
@@ -155,7 +156,10 @@ def _draw(
     buffer = io.StringIO()
     with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # letters that matplotlib's font lacks: the browser has others
-        axes = _axes(width, height)
+        axes = _axes()
+        axes.figure.set_size_inches(width / DPI, height / DPI)
+        axes.xaxis.get_major_locator().set_params(nbins=width // 85)
+        axes.yaxis.get_major_locator().set_params(nbins=height // 50)
         axes.set_position((left / width, bottom / height, room[0] / width, room[1] / height))
         axes.set_xlabel(x_name, fontsize=NAME)
         axes.set_ylabel(y_name, fontsize=NAME)
@@ -172,13 +176,13 @@ def _draw(
 
 
 @cache
-def _axes(width: int, height: int) -> Axes:
-    """Empty axes of a size, used for one chart after the other: matplotlib takes longer to make them than to draw."""
+def _axes() -> Axes:
+    """Empty axes, used for one chart after the other: matplotlib takes longer to make them than to draw."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(width / 72, height / 72), dpi=72)
+    figure = Figure(dpi=DPI)
     FigureCanvasSVG(figure)
     figure.patch.set_visible(False)
     axes = figure.add_axes((0, 0, 1, 1))
@@ -188,8 +192,8 @@ def _axes(width: int, height: int) -> Axes:
     axes.grid(axis="y", color=INKS["rule"], linewidth=0.7)
     axes.set_axisbelow(True)
     axes.tick_params(length=0, pad=6)
-    for axis, most in ((axes.xaxis, width // 85), (axes.yaxis, height // 50)):
-        axis.set_major_locator(MaxNLocator(most, steps=(1, 2, 2.5, 5, 10)))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(steps=(1, 2, 2.5, 5, 10)))
         axis.set_major_formatter(lambda value, _: f"{value:.10g}" if abs(value) < 10_000 else f"{value:,.6g}")
     return axes
 

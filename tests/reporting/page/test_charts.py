@@ -1,6 +1,7 @@
 """Charts: where their points lie, steps, bands, what a reader without eyes or colours gets, and what is refused."""
 
 import re
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -43,8 +44,8 @@ def test_ends_of_a_line_lie_on_the_axes():
 
 def test_steps_hold_down_to_the_point_before_or_up_to_the_next():
     before, after = (points(lines_of(made(line([0, 1, 2], [9, 5, 1], step=step)))[0]) for step in ("pre", "post"))
-    assert [b[0] == a[0] for a, b in zip(before, before[1:])] == [True, False, True, False]
-    assert [b[0] == a[0] for a, b in zip(after, after[1:])] == [False, True, False, True]
+    assert [b[0] == a[0] for a, b in pairwise(before)] == [True, False, True, False]
+    assert [b[0] == a[0] for a, b in pairwise(after)] == [False, True, False, True]
 
 
 def test_a_band_holds_its_line_and_is_drawn_under_it():
