@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from certtrain.data import DataModule
+    from certtrain.reporting.page.counterexamples import Counterexample
     from certtrain.reporting.page.evidence import Certified
-    from certtrain.reporting.page.hits import Hit
     from certtrain.runs import RunDirectory
 
 STEPS, RESTARTS, SEED = 40, 2, 1
@@ -36,10 +36,12 @@ class Refinder:
 
     def __init__(self, run: RunDirectory, data: DataModule, trust: Sequence[str] = ()) -> None:
         self.run, self.data, self.trust = run, data, trust
-        self._found: dict[tuple[str, str, str, int, Fraction], Hit | None] = {}
+        self._found: dict[tuple[str, str, str, int, Fraction], Counterexample | None] = {}
         self._threats: dict[str, Threat] = {}
 
-    def __call__(self, certificate: Certified, index: NDArray[np.int64], radii: Sequence[Fraction]) -> dict[int, Hit]:
+    def __call__(
+        self, certificate: Certified, index: NDArray[np.int64], radii: Sequence[Fraction]
+    ) -> dict[int, Counterexample]:
         """By index the inputs found within each example's radius; those that resist now are left out."""
         from certtrain.runs import sha256_file
 
@@ -62,7 +64,7 @@ class Refinder:
                 self._attack(path, new)
             except Exception:  # a network of the user's own may fail in any way: the page does without these inputs
                 return {}
-        return {key[3]: hit for key in keys if (hit := self._found[key]) is not None}
+        return {key[3]: found for key in keys if (found := self._found[key]) is not None}
 
     def _attack(self, path: Path, keys: Sequence[tuple[str, str, str, int, Fraction]]) -> None:
         import torch
@@ -70,7 +72,7 @@ class Refinder:
         from certtrain.attacks import ATTACKS, inner, inside, strongest
         from certtrain.commands.loading import load_run
         from certtrain.evaluation import frozen
-        from certtrain.reporting.page.hits import Hit
+        from certtrain.reporting.page.counterexamples import Counterexample
 
         network = load_run(self.run.path, path.stem, trust=self.trust).network.double()
         ball, split = keys[0][1], getattr(self.data, keys[0][2])
@@ -87,4 +89,4 @@ class Refinder:
         for i, key in enumerate(keys):
             if predict[i] != y[i] and distance[i] <= float(key[4]):
                 facts = (int(y[i]), int(predict[i]), float(key[4]), float(distance[i]))
-                self._found[key] = Hit(key[3], *facts, worst.x[i].numpy())
+                self._found[key] = Counterexample(key[3], *facts, worst.x[i].numpy())

@@ -1,4 +1,4 @@
-"""The built wheel works away from the repository: it carries conf/, and its commands run."""
+"""The built wheel works away from the repository: it carries conf/ and the templates, and its commands run."""
 
 import os
 import subprocess
@@ -43,12 +43,15 @@ def installed(wheel, tmp_path_factory):
     return scripts
 
 
-def test_wheel_holds_the_configuration_and_the_licence(wheel):
+def test_wheel_holds_the_configuration_the_templates_and_the_licence(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     committed = {f"certtrain/conf/{path.relative_to(ROOT / 'conf')}" for path in (ROOT / "conf").rglob("*.yaml")}
     assert committed
     assert committed <= names
     assert "certtrain/py.typed" in names  # type checkers read the annotations of an installed package
+    templates = {str(path.relative_to(ROOT)) for path in (ROOT / "certtrain").rglob("templates/*")}
+    assert templates
+    assert templates <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not {name.split("/")[0] for name in names} - {"certtrain", f"{wheel.name.split('-py3')[0]}.dist-info"}
 

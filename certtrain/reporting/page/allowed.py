@@ -5,12 +5,15 @@ from __future__ import annotations
 from certtrain.errors import UserError
 from certtrain.features import Feature, features_from_list
 from certtrain.reporting.page.evidence import Certified
-from certtrain.reporting.page.markup import Node, details, table, tag
+from certtrain.reporting.page.table import Table
 from certtrain.threat.scales import Scales
 
 
-def allowed(certificate: Certified) -> Node:
-    """A table of the features' changes at radius 1, behind a click; None for a certificate without such sizes."""
+def allowed(certificate: Certified) -> tuple[str, Table | None] | None:
+    """A title and the table of the features' changes at radius 1; None for a certificate without such sizes.
+
+    Where the card cannot be read, the title says so and there is no table.
+    """
     stated = certificate.settings.get("scales")
     if stated is None:
         return None
@@ -19,9 +22,7 @@ def allowed(certificate: Certified) -> Node:
         listed = certificate.card.get("input_contract", {}).get("features")
         features = features_from_list(listed) if listed else ()
     except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
-        return tag(
-            "p", f"What may change cannot be read from the card: {type(error).__name__}: {error}", class_="faint"
-        )
+        return f"What may change cannot be read from the card: {type(error).__name__}: {error}", None
     known: dict[str, Feature] = {feature.name: feature for feature in features}
     lines, still = [], {*scales.immutable}
     for name, size, whole in zip(scales.names, scales.values, scales.whole):
@@ -38,4 +39,4 @@ def allowed(certificate: Certified) -> Node:
     title = f"What may change: {changing} of {len(scales.names)} features, {scales.label}"
     header = ["feature", "at radius 1 (% of its range)", "at radius 1, in its own units", "range in the training part"]
     caption = f"{certificate.name}: how far each feature may move at radius 1, all at once; in proportion at others"
-    return details(title, table(header, lines, caption=caption, words=[0]))
+    return title, Table(caption, header, lines, words=(0,))

@@ -1,9 +1,10 @@
-"""The part of the page about one certificate."""
+"""What the part of the page about one certificate shows; `templates/certificate.html` writes it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -19,8 +20,8 @@ from certtrain.reporting.page.classes import class_table, confusion
 from certtrain.reporting.page.evidence import Certified
 from certtrain.reporting.page.figures import radii_of, share, stated
 from certtrain.reporting.page.gallery import Source, gallery
-from certtrain.reporting.page.markup import Markup, Node, definitions, details, join, section, table, tag
 from certtrain.reporting.page.meaning import meaning
+from certtrain.reporting.page.table import Table
 
 WITHHELD = "withheld: an attack refuted these certificates"
 VERDICTS = {"same": "checks hold", "not checked": "not possible", "warning": "warnings", "DIFFERENT": "differ"}
@@ -28,46 +29,57 @@ VERDICTS = {"same": "checks hold", "not checked": "not possible", "warning": "wa
 CLAIMS = ("certified", "acr", "acr_grid", "largest_eps", "mean_largest_eps", "statuses", "stages", "decided")
 
 
-def certificate_section(
+@dataclass(frozen=True)
+class Notice:
+    """What a reader must know before any figure: a title, a text or a list of them, whether it is bad news."""
+
+    title: str
+    text: str = ""
+    items: Sequence[str] = ()
+    bad: bool = False
+
+
+def certificate_view(
     certificate: Certified,
     radius: Fraction,
     *,
-    identifier: str,
-    first: bool,
     source: Source | None,
     why: str,
     most: int,
     findings: Sequence[tuple[str, str]] | None,
-) -> Markup:
+) -> dict[str, Any]:
     """All about one certificate.
 
     Args:
         certificate: of the run.
         radius: at which classes are told apart.
-        identifier: of the part, for links to it.
-        first: of its kind: what such a certificate means is opened.
         source: of the inputs; None for the reason `why`.
         most: examples shown of the largest, and of the smallest radius; 0 for none.
         findings: of an audit, (kind, what) each; None when there was none.
     """
-    parts: list[Node] = [tag("p", badges(certificate)), *notices(certificate), meaning(certificate, opened=first)]
-    parts.append(allowed(certificate))
-    names = source.class_names if source and source.refusal(certificate) is None else None
-    if certificate.shown:
-        parts += [tag("h3", "By radius"), radius_table(certificate)]
-        parts += [_stages(certificate)]
-        if certificate.rows is not None:
-            parts += [tag("h3", "By class"), class_table(certificate, radius, names)]
-            parts += [tag("h3", f"Confusion at radius {radius_text(radius)}"), *confusion(certificate, radius, names)]
-    examples = gallery(certificate, source, why, most)
-    parts += [tag("h3", "Examples"), *examples] if examples else []
-    parts += [_attack(certificate), _audit(findings), _card(certificate)]
-    return section(identifier, ["Certificate ", tag("code", certificate.name)], *parts)
-
-
-def badges(certificate: Certified) -> Markup:
-    """How it stands and what kind it is, in a few words."""
-    return join(state_badge(certificate), [tag("span", text, class_="badge") for text in kinds(certificate)])
+    refusal = why if source is None else source.refusal(certificate)
+    source = None if refusal else source
+    names = source.class_names if source else None
+    counted = certificate.shown and certificate.rows is not None
+    said, points = meaning(certificate)
+    return {
+        "certificate": certificate,
+        "state": state(certificate),
+        "kinds": kinds(certificate),
+        "notices": notices(certificate),
+        "said": said,
+        "points": points,
+        "allowed": allowed(certificate),
+        "by_radius": radius_table(certificate) if certificate.shown else None,
+        "amounts": _amounts(certificate) if certificate.shown else "",
+        "stages": _stages(certificate) if certificate.shown else None,
+        "by_class": class_table(certificate, radius, names) if counted else None,
+        "confusion": confusion(certificate, radius, names) if counted else [],
+        "gallery": gallery(certificate, source, refusal, most),
+        "attack": _attack(certificate),
+        "audit": _audit(findings),
+        "card": _card(certificate),
+    }
 
 
 def kinds(certificate: Certified) -> list[str]:
@@ -79,47 +91,44 @@ def kinds(certificate: Certified) -> list[str]:
     return [text for text in told if text]
 
 
-def state_badge(certificate: Certified) -> Markup:
-    """How it stands: complete, unfinished, FALSIFIED, or with figures that its rows contradict."""
-    state = ("FALSIFIED", "bad") if certificate.falsified else ("unfinished", "warn")
+def state(certificate: Certified) -> tuple[str, str]:
+    """How it stands, and the class of its badge: complete, unfinished, FALSIFIED, or contradicted by its rows."""
     if certificate.shown:
-        state = ("complete", "good")
-    elif certificate.mismatch and not certificate.falsified:
-        state = ("does not add up", "bad")
-    return tag("span", state[0], class_=f"badge {state[1]}")
+        return "complete", "good"
+    if certificate.falsified:
+        return "FALSIFIED", "bad"
+    return ("does not add up", "bad") if certificate.mismatch else ("unfinished", "warn")
 
 
-def notices(certificate: Certified) -> list[Node]:
+def notices(certificate: Certified) -> list[Notice]:
     """What a reader must know before any figure."""
-    made: list[Node] = []
+    made: list[Notice] = []
     if certificate.falsified:
         record = certificate.card.get("falsification") or (certificate.entry or {}).get("falsification") or {}
-        hits, attacked = record.get("hits", "some"), record.get("attacked", "the")
-        broke = f"An attack broke {hits} of {attacked} certificates that it tried"
-        broke += f" (at most {record['allowed']} may fall). " if "allowed" in record else ". "
-        made.append(_notice("FALSIFIED", broke + "No figure of it is shown as certified.", bad=True))
+        broke = f"An attack broke {record.get('hits', 'some')} of {record.get('attacked', 'the')} certificates that it "
+        broke += f"tried (at most {record['allowed']} may fall). " if "allowed" in record else "tried. "
+        made.append(Notice("FALSIFIED", broke + "No figure of it is shown as certified.", bad=True))
     elif certificate.mismatch:
-        made.append(_notice("Does not add up", f"Its figures are withheld: {certificate.mismatch}.", bad=True))
+        made.append(Notice("Does not add up", f"Its figures are withheld: {certificate.mismatch}.", bad=True))
     elif not certificate.complete:
         done = 0 if certificate.rows is None else len(certificate.rows)
         of = certificate.card.get("n", "?")
         text = f"{done:,} of {of} examples were certified when it stopped. The rest may be other than these: no figure "
-        made.append(_notice("Unfinished", text + "is shown. The same command goes on from there."))
+        made.append(Notice("Unfinished", text + "is shown. The same command goes on from there."))
     if said := guess_note(certificate.entry):
-        made.append(_notice("No better than a guess", f"This classifier is {said}.", bad=True))
+        made.append(Notice("No better than a guess", f"This classifier is {said}.", bad=True))
     if warnings := certificate.card.get("warnings"):
-        made.append(_notice("Warnings of the card", tag("ul", [tag("li", warning) for warning in warnings])))
-    made += [_notice("Incomplete evidence", problem) for problem in certificate.problems]
-    return made
+        made.append(Notice("Warnings of the card", items=warnings if isinstance(warnings, list) else [warnings]))
+    return made + [Notice("Incomplete evidence", problem) for problem in certificate.problems]
 
 
-def radius_table(certificate: Certified) -> Markup:
+def radius_table(certificate: Certified) -> Table:
     """Certified accuracy by radius with intervals; coverage for smoothing, the statuses for bounds."""
     entry, rows = certificate.entry, certificate.rows
     assert entry is not None
     n = entry["n"]
     grid = sorted({Fraction(0), *radii_of(certificate)})
-    header: list[Node] = ["radius", "certified (%)", "95 % interval"]
+    header = ["radius", "certified (%)", "95 % interval"]
     attacked = entry.get("pgd") or {}
     header += ["attack's bound (%)"] * bool(attacked)
     votes = certificate.probabilistic and rows is not None
@@ -127,11 +136,11 @@ def radius_table(certificate: Certified) -> Markup:
     bounds = not certificate.probabilistic and rows is not None
     header += list(STATUSES) if bounds else []
     found = curves(outcomes(rows), [float(r) for r in grid]) if rows is not None and votes else None
-    lines: list[list[Node]] = []
+    lines = []
     for i, radius in enumerate(grid):
         value = stated(certificate, radius)
         _, interval = share(round((value or 0.0) * n), n)
-        line: list[Node] = [radius_text(radius), percent(value), interval if value is not None else "–"]
+        line = [radius_text(radius), percent(value), interval if value is not None else "–"]
         line += [percent(attacked.get(radius_text(radius)))] if attacked else []
         if found is not None:
             line += [_percent(found.coverage.value[i]), _percent(found.selective.value[i])]
@@ -141,9 +150,7 @@ def radius_table(certificate: Certified) -> Markup:
             line += [f"{counts[status]:,}" if at else "–" for status in STATUSES]
         lines.append([*line, f"{n:,}"])
     caption = f"{certificate.name}: certified accuracy by radius; at 0 the accuracy of the certified classifier"
-    return join(
-        table([*header, "n"], lines, caption=caption, strong=1), tag("p", _amounts(certificate), class_="faint")
-    )
+    return Table(caption, [*header, "n"], lines, strong=1)
 
 
 def _amounts(certificate: Certified) -> str:
@@ -170,7 +177,7 @@ def _amounts(certificate: Certified) -> str:
     return "; ".join(told) + "."
 
 
-def _stages(certificate: Certified) -> Node:
+def _stages(certificate: Certified) -> Table | None:
     stages = (certificate.entry or {}).get("stages")
     if not isinstance(stages, Mapping):
         return None
@@ -179,42 +186,42 @@ def _stages(certificate: Certified) -> Node:
         for name, stage in stages.items()
     ]
     header = ["stage", "examples seen", "decided", "seconds"]
-    return table(header, lines, caption=f"{certificate.name}: what each stage did and cost", words=[0])
+    return Table(f"{certificate.name}: what each stage did and cost", header, lines, words=(0,))
 
 
-def _attack(certificate: Certified) -> Node:
+def _attack(certificate: Certified) -> tuple[str, list[tuple[str, str]] | None]:
+    """A title, and the facts of the attack on issued certificates; None for them when there was none."""
     record = certificate.card.get("falsification") or (certificate.entry or {}).get("falsification")
     if not isinstance(record, Mapping):
-        return details("Standing attack: none was made", tag("p", "No issued certificate was attacked afterwards."))
+        return "Standing attack: none was made", None
     settings = record.get("settings") if isinstance(record.get("settings"), Mapping) else {}
-    pairs = [(key, record.get(key)) for key in ("attacked", "hits", "allowed", "failed")]
-    pairs += [
-        (key, _json(value) if isinstance(value, (dict, list)) else value) for key, value in (settings or {}).items()
-    ]
+    facts = [("attacked", "attacked"), ("counterexamples", "hits"), ("allowed", "allowed"), ("failed", "failed")]
+    pairs: Iterable[tuple[str, Any]] = [(name, record.get(key)) for name, key in facts] + list((settings or {}).items())
     title = f"Standing attack: {record.get('hits', '?')} of {record.get('attacked', '?')} certificates broken"
-    return details(title, definitions((key, None if value is None else str(value)) for key, value in pairs))
+    told = [
+        (key, _json(value) if isinstance(value, (dict, list)) else str(value))
+        for key, value in pairs
+        if value not in (None, "")
+    ]
+    return title, told
 
 
-def _audit(findings: Sequence[tuple[str, str]] | None) -> Node:
+def _audit(findings: Sequence[tuple[str, str]] | None) -> dict[str, Any] | None:
     if findings is None:
         return None
     count = {kind: sum(k == kind for k, _ in findings) for kind in dict.fromkeys(kind for kind, _ in findings)}
-    differs = count.get("DIFFERENT", 0)
+    differs = "DIFFERENT" in count
     told = ", ".join(f"{n} {VERDICTS.get(kind, kind)}" for kind, n in count.items())
-    title = f"Audit: {'FAILS' if differs else 'passes'}, {told}"
     ordered = sorted(findings, key=lambda finding: (finding[0] != "DIFFERENT", finding[0] == "same"))
-    lines = [tag("li", f"{kind}: {what}", class_="differs" if kind == "DIFFERENT" else None) for kind, what in ordered]
-    return details(title, tag("ul", lines, class_="findings"), opened=bool(differs))
+    return {"title": f"Audit: {'FAILS' if differs else 'passes'}, {told}", "findings": ordered, "differs": differs}
 
 
-def _card(certificate: Certified) -> Node:
-    if not certificate.card:
-        return None
+def _card(certificate: Certified) -> str:
     card: Mapping[str, Any] = certificate.card
     if certificate.falsified and isinstance(card.get("summary"), Mapping):
         summary = {key: WITHHELD if key in CLAIMS else value for key, value in card["summary"].items()}
         card = {**card, "summary": summary}
-    return details("The card in full", tag("pre", _json(card)))
+    return _json(card) if card else ""
 
 
 def _json(value: object) -> str:
@@ -223,10 +230,3 @@ def _json(value: object) -> str:
 
 def _percent(value: np.float64) -> str:
     return "–" if np.isnan(value) else percent(float(value))
-
-
-def _notice(title: str, text: Node, *, bad: bool = False) -> Markup:
-    inner = text if isinstance(text, Markup) else tag("span", text)
-    return tag(
-        "div", tag("strong", title, class_="title"), inner, class_="notice bad" if bad else "notice", role="note"
-    )

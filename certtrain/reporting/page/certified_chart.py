@@ -9,33 +9,30 @@ import numpy as np
 from certtrain.radii import parse_radius
 from certtrain.reporting.curves import curves, outcomes, steps
 from certtrain.reporting.entries import acr_text, upper_bound
-from certtrain.reporting.page.chart import Series, chart
+from certtrain.reporting.page.charts import SEVERAL, Chart, Series, chart
 from certtrain.reporting.page.evidence import Certified
 from certtrain.reporting.page.figures import radii_of, stated
-from certtrain.reporting.page.markup import Markup, Node, tag
 from certtrain.reporting.plots import clopper_pearson
 
 
-def certified_charts(certificates: Sequence[Certified]) -> Markup | None:
-    """The charts of all certificates whose figures are shown; None when there are none."""
-    panels: dict[tuple[str, str, str, str | None], list[Certified]] = {}
+def panels(certificates: Sequence[Certified]) -> list[list[Certified]]:
+    """The certificates whose figures are shown, together where they may stand on one pair of axes."""
+    found: dict[tuple[str, str, str, str | None], list[Certified]] = {}
     for certificate in certificates:
         if certificate.shown and certificate.entry is not None and certificate.claim is not None:
             # What an attack leaves standing bounds the certificates of the same examples only.
             examples = None if certificate.probabilistic else str(certificate.entry.get("indices_sha256"))
             kind = (certificate.claim.threat, certificate.claim.kind, certificate.split, examples)
-            panels.setdefault(kind, []).append(certificate)
-    if not panels:
-        return None
-    charts = [_panel(panel) for panel in panels.values()]
-    note = (
-        "A certificate at a radius proves all smaller ones: steps. Shaded: 95 % intervals over images "
-        "(Clopper-Pearson, at each radius by itself)."
-    )
-    return tag("div", tag("div", charts, class_="charts few"), tag("p", note, class_="faint"))
+            found.setdefault(kind, []).append(certificate)
+    return list(found.values())
 
 
-def _panel(certificates: Sequence[Certified]) -> Node:
+def certified_charts(certificates: Sequence[Certified]) -> list[Chart]:
+    """A chart of each panel."""
+    return [_chart(panel) for panel in panels(certificates)]
+
+
+def _chart(certificates: Sequence[Certified]) -> Chart:
     claim, split = certificates[0].claim, certificates[0].split
     assert claim is not None
     lines = [_series(certificate) for certificate in certificates]
@@ -48,13 +45,15 @@ def _panel(certificates: Sequence[Certified]) -> Node:
         )
     title = f"Certified accuracy, {claim.symbol}, {claim.kind}" + ("" if split == "test" else f", {split} split")
     told = "; ".join(f"{c.name}: " + ", ".join(_point(c, i) for i in range(len(radii_of(c)))) for c in certificates)
+    unit = "" if claim.unit or claim.radii == "count" else " (inputs in [0, 1])"
     return chart(
         lines,
         title=title,
-        x_label=claim.axis,
+        x_label=claim.axis + unit,
         y_label="certified accuracy (%)",
         y_range=(0, 100),
         describe=told,
+        sizes=SEVERAL,
     )
 
 
@@ -76,9 +75,8 @@ def _series(certificate: Certified) -> Series:
         share = curves(examples, at).certified
         value, low, high = share.value, share.low, share.high
     else:  # the points of the grid: what holds at each is known at no other radius but the smaller ones
-        grid = sorted({0.0: entry["clean"]} | {float(r): stated(certificate, r) or 0.0 for r in radii_of(certificate)})
         by_radius = {0.0: entry["clean"]} | {float(r): stated(certificate, r) or 0.0 for r in radii_of(certificate)}
-        at, value = np.array(grid), np.array([by_radius[radius] for radius in grid])
+        at, value = np.array(sorted(by_radius)), np.array([by_radius[radius] for radius in sorted(by_radius)])
         low, high = clopper_pearson(np.round(value * entry["n"]).astype(np.int64), entry["n"])
     if certificate.claim is not None and certificate.claim.mean_radius == "acr" and certificate.rows is not None:
         at, value = np.append(at, at[-1]), np.append(value, 0.0)  # beyond the largest radius nothing is certified

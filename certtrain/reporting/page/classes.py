@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
@@ -14,10 +15,27 @@ from certtrain.radii import radius_text
 from certtrain.reporting.entries import percent
 from certtrain.reporting.page.evidence import Certified
 from certtrain.reporting.page.figures import held, radii_of, share
-from certtrain.reporting.page.markup import Markup, Node, captioned, details, table, tag
+from certtrain.reporting.page.table import Table
 
 MATRIX = 25  # classes up to which the matrix is shown; beyond it the most frequent confusions
 PAIRS = 30
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A confusion matrix, shaded by its counts.
+
+    Attributes:
+        caption: what it shows.
+        header: the first cell, a class or another answer per column, and n.
+        rows: (class, column of the right answer, counts) of each class that has examples.
+        peak: the largest count.
+    """
+
+    caption: str
+    header: Sequence[str]
+    rows: Sequence[tuple[str, int, Sequence[int]]]
+    peak: int
 
 
 def classes_of(rows: Certificates) -> NDArray[np.int64]:
@@ -34,20 +52,20 @@ def class_name(number: int, names: Sequence[str] | None) -> str:
     )
 
 
-def class_table(certificate: Certified, radius: Fraction, names: Sequence[str] | None) -> Markup:
+def class_table(certificate: Certified, radius: Fraction, names: Sequence[str] | None) -> Table:
     """Per class: n, accuracy, and certified accuracy at the radii of the grid, with the interval at the chosen one."""
     rows = certificate.rows
     assert rows is not None
     grid = sorted({*(r for r in radii_of(certificate) if r > 0), radius} - {Fraction(0)})
-    header: list[Node] = ["class", "n", "smoothed (%)" if certificate.probabilistic else "clean (%)"]
+    header = ["class", "n", "smoothed (%)" if certificate.probabilistic else "clean (%)"]
     header += ["abstained"] * certificate.probabilistic
     for at in grid:
         header += [f"at {radius_text(at)} (%)"] + ["95 % interval"] * (at == radius)
-    lines: list[list[Node]] = []
+    lines = []
     for label in np.unique(rows.label).tolist():
         part = rows.select(rows.label == label)
         n = len(part)
-        line: list[Node] = [class_name(label, names), f"{n:,}", percent(int(certified(part, Fraction(0)).sum()) / n)]
+        line = [class_name(label, names), f"{n:,}", percent(int(certified(part, Fraction(0)).sum()) / n)]
         line += [f"{int((part.predict == ABSTAIN).sum()):,}"] * certificate.probabilistic
         for at in grid:
             value, interval = share(int(certified(part, at).sum()), n)
@@ -55,22 +73,20 @@ def class_table(certificate: Certified, radius: Fraction, names: Sequence[str] |
         lines.append(line)
     caption = f"{certificate.name}: certified accuracy by true class"
     strong = header.index(f"at {radius_text(radius)} (%)") if radius in grid else None
-    return table(header, lines, caption=caption, words=[0], strong=strong)
+    return Table(caption, header, lines, words=(0,), strong=strong)
 
 
-def confusion(certificate: Certified, radius: Fraction, names: Sequence[str] | None) -> list[Markup]:
-    """The matrix at the chosen radius, and for few classes those of the other radii behind a click."""
+def confusion(
+    certificate: Certified, radius: Fraction, names: Sequence[str] | None
+) -> list[tuple[str, Matrix | Table]]:
+    """By radius the matrix, at the chosen one first; of many classes at 0 and the chosen radius only."""
     rows = certificate.rows
     assert rows is not None
-    others = [r for r in radii_of(certificate) if r != radius] if len(classes_of(rows)) <= MATRIX else []
-    made = [_confusion(certificate, radius, names)]
-    return made + [
-        details(f"Confusion at radius {radius_text(other)}", _confusion(certificate, other, names))
-        for other in sorted({Fraction(0), *others} - {radius})
-    ]
+    others = {Fraction(0), *(radii_of(certificate) if len(classes_of(rows)) <= MATRIX else ())} - {radius}
+    return [(radius_text(at), _confusion(certificate, at, names)) for at in (radius, *sorted(others))]
 
 
-def _confusion(certificate: Certified, radius: Fraction, names: Sequence[str] | None) -> Markup:
+def _confusion(certificate: Certified, radius: Fraction, names: Sequence[str] | None) -> Matrix | Table:
     counts, classes, columns = confusion_counts(certificate, radius)
     text = radius_text(radius)
     caption = (
@@ -80,17 +96,9 @@ def _confusion(certificate: Certified, radius: Fraction, names: Sequence[str] | 
         caption += "; wrong answers are those of the network, which bounds do not certify"
     if len(classes) > MATRIX:
         return _pairs(counts, classes, names, caption)
-    header = ["true class", *(class_name(c, names) for c in classes), *columns, "n"]
-    peak = max(1, int(counts.max()))
-    body: list[Node] = []
-    for i, label in enumerate(classes):
-        if not counts[i].sum():
-            continue
-        cells = [_cell(int(value), peak, right=j == i) for j, value in enumerate(counts[i].tolist())]
-        total = tag("td", f"{int(counts[i].sum()):,}")
-        body.append(tag("tr", tag("th", class_name(label, names), scope="row", class_="words"), cells, total))
-    head = tag("tr", [tag("th", cell, scope="col", class_="words" if not i else None) for i, cell in enumerate(header)])
-    return captioned(tag("table", tag("thead", head), tag("tbody", body), class_="confusion"), caption)
+    told = [class_name(c, names) for c in classes]
+    shown = [(told[i], i, line) for i, line in enumerate(counts.tolist()) if sum(line)]
+    return Matrix(caption, ["true class", *told, *columns, "n"], shown, max(1, int(counts.max())))
 
 
 def confusion_counts(certificate: Certified, radius: Fraction) -> tuple[NDArray[np.int64], list[int], list[str]]:
@@ -117,18 +125,12 @@ def confusion_counts(certificate: Certified, radius: Fraction) -> tuple[NDArray[
     return counts, classes.tolist(), columns
 
 
-def _cell(count: int, peak: int, *, right: bool) -> Markup:
-    names = " ".join(["zero"] * (count == 0) + ["right"] * right)
-    shade = f"background: rgba(var(--cell), {0.06 + 0.5 * count / peak:.2f})" if count else None
-    return tag("td", f"{count:,}" if count else "·", class_=names or None, style=shade)
-
-
-def _pairs(counts: NDArray[np.int64], classes: list[int], names: Sequence[str] | None, caption: str) -> Markup:
+def _pairs(counts: NDArray[np.int64], classes: list[int], names: Sequence[str] | None, caption: str) -> Table:
     k = len(classes)
     off = counts[:, :k].copy()
     np.fill_diagonal(off, 0)
     order = np.argsort(-off, axis=None, kind="stable")[:PAIRS]
-    lines: list[list[Node]] = []
+    lines = []
     for i, j in zip(*np.unravel_index(order, off.shape)):
         if off[i, j]:
             n = int(counts[i].sum())
@@ -136,4 +138,4 @@ def _pairs(counts: NDArray[np.int64], classes: list[int], names: Sequence[str] |
                 [class_name(classes[i], names), class_name(classes[j], names), f"{int(off[i, j]):,}", f"{n:,}"]
             )
     title = f"{caption}. {k} classes are too many for a matrix: the most frequent confusions."
-    return table(["true class", "answer", "examples", "of n"], lines, caption=title, words=[0, 1])
+    return Table(title, ["true class", "answer", "examples", "of n"], lines, words=(0, 1))

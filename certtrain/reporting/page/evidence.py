@@ -23,7 +23,7 @@ from certtrain.errors import UserError
 from certtrain.radii import parse_radii
 from certtrain.reporting import entries
 from certtrain.reporting.entries import Entry
-from certtrain.reporting.page.hits import Hit, read_hits
+from certtrain.reporting.page.counterexamples import Counterexample, read_counterexamples
 from certtrain.runs import RunDirectory
 
 T = TypeVar("T")
@@ -40,7 +40,7 @@ class Certified:
         card: `{}` where there is none.
         rows: of the log, by index; None where it is missing or unreadable.
         entry: the figures, of `result.json` or else of the card's summary.
-        hits: inputs that broke certificates, as an attack kept them.
+        counterexamples: inputs that broke certificates, as an attack kept them.
         problems: what could not be read.
         disagreement: in what the log is not the one that the card is about; None where in nothing.
     """
@@ -49,7 +49,7 @@ class Certified:
     card: Mapping[str, Any]
     rows: Certificates | None
     entry: Entry | None
-    hits: tuple[Hit, ...] = ()
+    counterexamples: tuple[Counterexample, ...] = ()
     problems: tuple[str, ...] = ()
     disagreement: str | None = None
 
@@ -208,9 +208,9 @@ def _certificate(path: Path, entry: object) -> Certified:
             why = _attempt(problems, lambda: disagreement(found, card, CertificateLog(logs[0], read_only=True)), None)
     else:
         problems.append(f"there is no log beside the card {path.name}: only its summary is shown")
-    hits = _attempt(problems, lambda: read_hits(path), ())
+    broken = _attempt(problems, lambda: read_counterexamples(path), ())
     figures = _figures(problems, entry if entry is not None else card.get("summary"))
-    return Certified(path.stem, card, rows, figures, hits, tuple(problems), why)
+    return Certified(path.stem, card, rows, figures, broken, tuple(problems), why)
 
 
 def _without_card(name: str, entry: object) -> Certified:

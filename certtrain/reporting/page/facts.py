@@ -1,14 +1,13 @@
-"""What was run, and where: the parts of the page about the configuration and the environment."""
+"""What was run, and where: what the page says of the configuration and the environment."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import yaml
 
 from certtrain.reporting.page.evidence import Evidence
-from certtrain.reporting.page.markup import Markup, definitions, details, section, tag
 
 RESULT = (
     "experiment",
@@ -27,8 +26,8 @@ CONFIG = ("norm", "scales", "eps", "train_eps", "sigma", "radii", "alpha", "n0",
 BOUNDS, VOTES = ("norm", "scales", "eps", "train_eps"), ("sigma", "alpha", "n0", "n")
 
 
-def configuration_section(evidence: Evidence) -> Markup:
-    """The scalars that decide, what the user wrote, and the whole configuration behind a click."""
+def configuration_view(evidence: Evidence) -> dict[str, Any]:
+    """The scalars that decide, what the user wrote, and the whole configuration."""
     result = evidence.result or {}
     pairs = [(key.replace("_", " "), _text(result.get(key))) for key in RESULT]
     method = evidence.config.get("method")
@@ -40,35 +39,25 @@ def configuration_section(evidence: Evidence) -> Markup:
         pairs.append(("training", f"{result['seconds']:,.1f} s"))
     if isinstance(source := result.get("source"), Mapping):
         pairs += [(f"source: {key}", _text(value)) for key, value in source.items()]
-    written = " ".join(evidence.overrides)
     dumped = yaml.safe_dump(dict(evidence.config), sort_keys=False, width=100, allow_unicode=True)
-    return section(
-        "configuration",
-        "Configuration",
-        definitions(pairs),
-        tag("p", "Overrides: ", tag("code", written)) if written else None,
-        details("The whole configuration (config.yaml)", tag("pre", dumped)) if evidence.config else None,
-    )
+    return {"facts": _said(pairs), "written": " ".join(evidence.overrides), "whole": dumped if evidence.config else ""}
 
 
-def environment_section(evidence: Evidence) -> Markup:
+def environment_view(evidence: Evidence) -> dict[str, Any]:
     """The commit, the packages, the machine, and every session that resumed the run."""
     described = evidence.environment
-    if not described:
-        return section("environment", "Environment", tag("p", "There is no environment.json in the run."))
     rest = {key: value for key, value in described.items() if key not in ("resumed", "packages", "diff")}
     resumed = described.get("resumed") or []
     packages = described.get("packages") or {}
     dirty = (described.get("git") or {}).get("dirty") if isinstance(described.get("git"), Mapping) else None
     notes = [f"Resumed {len(resumed)} times."] * bool(resumed)
     notes += ["The code had changes that were not committed: diff.patch in the run."] * bool(dirty)
-    return section(
-        "environment",
-        "Environment",
-        definitions((key, value) for key, value in _flat(rest)),
-        tag("p", " ".join(notes)) if notes else None,
-        details("Package versions", definitions((key, _text(v)) for key, v in packages.items())) if packages else None,
-    )
+    versions = _said((key, _text(value)) for key, value in packages.items())
+    return {"known": bool(described), "facts": _said(_flat(rest)), "notes": " ".join(notes), "packages": versions}
+
+
+def _said(pairs: Iterable[tuple[str, str | None]]) -> list[tuple[str, str]]:
+    return [(key, value) for key, value in pairs if value]
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str | None]]:

@@ -15,17 +15,46 @@ from certtrain.features import Feature
 from certtrain.radii import parse_radius, radius_text
 from certtrain.reporting.entries import floored
 from certtrain.reporting.page.classes import class_name
+from certtrain.reporting.page.counterexamples import Counterexample
 from certtrain.reporting.page.evidence import Certified
 from certtrain.reporting.page.figures import radii_of
-from certtrain.reporting.page.hits import Hit
-from certtrain.reporting.page.images import difference, is_image, picture
-from certtrain.reporting.page.markup import Markup, Node, table, tag
+from certtrain.reporting.page.images import Picture, difference, is_image, picture
+from certtrain.reporting.page.table import Table
 
-HITS = 12  # counterexamples shown
-FEATURES = 5  # changed most, of a counterexample that is no image
+SHOWN = 12  # counterexamples shown
+FEATURES = 5  # changed most, of a counterexample that is not an image
 CHANCE = "Not more than chance allows: each certificate is wrong with probability alpha at most, so a few may fall."
 AGAIN = "Beside each that the log calls broken at a larger radius: an input there that an attack finds."
 TOLD = "the examples cannot be shown: {}"
+
+
+@dataclass(frozen=True)
+class Item:
+    """An example: what stands out of its text, the rest in lines, its pictures, and what changed where it has none."""
+
+    strong: str
+    lines: Sequence[str]
+    pictures: Sequence[Picture] = ()
+    changes: str = ""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Examples under a title: as pictures, as pairs with their counterexamples, or as a table."""
+
+    title: str
+    notes: Sequence[str] = ()
+    items: Sequence[Item] = ()
+    pairs: bool = False
+    table: Table | None = None
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The groups, and what must be said of them all."""
+
+    groups: Sequence[Group] = ()
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -50,7 +79,7 @@ class Source:
     class_names: Sequence[str] | None = None
     feature_names: Sequence[str] | None = None
     hash_of: Callable[[str, NDArray[np.int64]], str] | None = None
-    attack: Callable[[Certified, NDArray[np.int64], Sequence[Fraction]], dict[int, Hit]] | None = None
+    attack: Callable[[Certified, NDArray[np.int64], Sequence[Fraction]], dict[int, Counterexample]] | None = None
     features: Sequence[Feature] | None = None
 
     def refusal(self, certificate: Certified) -> str | None:
@@ -86,50 +115,46 @@ def extremes(rows: Certificates, most: int) -> tuple[NDArray[np.int64], NDArray[
     return at[:most], at[most:][-most:][::-1] if most else at[:0]
 
 
-def gallery(certificate: Certified, source: Source | None, why: str, most: int) -> list[Node]:
+def gallery(certificate: Certified, source: Source | None, refusal: str | None, most: int) -> Gallery:
     """Examples by radius, and counterexamples. Of what is not shown as certified the counterexamples only.
 
     Args:
         certificate: with its rows.
-        source: of the inputs; None where there are none, for the reason `why`.
+        source: of the inputs; None where there are none of these examples.
+        refusal: why there are none.
         most: examples of the largest, and of the smallest radius.
     """
-    refusal = why if source is None else source.refusal(certificate)
-    made: list[Node] = []
-    if certificate.hits:
-        made += _hits(certificate, None if refusal else source)
+    groups = [_counterexamples(certificate, source)] if certificate.counterexamples else []
+    notes: list[str] = []
     if certificate.shown and certificate.rows is not None and most:
-        made += _by_radius(certificate, None if refusal else source, most)
-    if refusal and made:
-        made.append(tag("p", TOLD.format(refusal), class_="faint"))
-    return made
+        by_radius = _by_radius(certificate, source, most)
+        groups += by_radius
+        notes += ["No example is certified at a radius above 0."] * (not by_radius)
+    if refusal and (groups or notes):
+        notes.append(TOLD.format(refusal))
+    return Gallery(groups, notes)
 
 
-def _by_radius(certificate: Certified, source: Source | None, most: int) -> list[Node]:
+def _by_radius(certificate: Certified, source: Source | None, most: int) -> list[Group]:
     assert certificate.rows is not None
-    made: list[Node] = []
+    made: list[Group] = []
     for title, at in zip(("Largest certified radius", "Smallest certified radius"), extremes(certificate.rows, most)):
         if not len(at):
             continue
         rows = certificate.rows.select(at)
         names = source.class_names if source else None
         x = source.inputs(certificate.split, rows.index) if source else None
-        made.append(tag("h4", title))
         found = _again(certificate, rows, source)
         if x is not None and found:
-            made += [tag("p", AGAIN, class_="faint"), _pairs(certificate, rows, x, found, source)]
+            made.append(Group(title, (AGAIN,), _pairs(certificate, rows, x, found, source), pairs=True))
         elif x is not None and is_image(x.shape[1:]):
-            made.append(
-                tag("ul", [_item(certificate, rows, i, x[i], names) for i in range(len(rows))], class_="gallery")
-            )
+            made.append(Group(title, items=[_item(certificate, rows, i, x[i], names) for i in range(len(rows))]))
         else:
-            made.append(_list(certificate, rows, title, names))
-    if not made:
-        made.append(tag("p", "No example is certified at a radius above 0."))
+            made.append(Group(title, table=_list(certificate, rows, title, names)))
     return made
 
 
-def _again(certificate: Certified, rows: Certificates, source: Source | None) -> dict[int, Hit]:
+def _again(certificate: Certified, rows: Certificates, source: Source | None) -> dict[int, Counterexample]:
     """Counterexamples, beyond the certified radius, to the rows that the certifier's attack broke."""
     broken = {int(i): _broken_at(certificate, rows, k) for k, i in enumerate(rows.index)}
     known = {index: parse_radius(text) for index, text in broken.items() if text}
@@ -139,33 +164,36 @@ def _again(certificate: Certified, rows: Certificates, source: Source | None) ->
 
 
 def _pairs(
-    certificate: Certified, rows: Certificates, x: NDArray[Any], found: dict[int, Hit], source: Source | None
-) -> Markup:
+    certificate: Certified,
+    rows: Certificates,
+    x: NDArray[Any],
+    found: dict[int, Counterexample],
+    source: Source | None,
+) -> list[Item]:
     """Examples, each beside what breaks it just beyond its certificate."""
     names, items = source.class_names if source else None, []
     for i, index in enumerate(rows.index.tolist()):
         label, radius = class_name(int(rows.label[i]), names), _radius(certificate, float(rows.radius[i]))
-        told: list[Node] = [tag("strong", f"radius {radius}"), f", class {label}, idx {index}"]
-        hit = found.get(index)
-        if hit is not None:
-            told.append(f"; at distance {hit.distance:.6g} it answers class {class_name(hit.predict, names)}")
+        told = f", class {label}, idx {index}"
+        other = found.get(index)
+        if other is not None:
+            told += f"; at distance {other.distance:.6g} it answers class {class_name(other.predict, names)}"
         elif broken := _broken_at(certificate, rows, i):
-            told.append(f"; broken by the attack at {broken}, not again here")
-        items.append(tag("li", _beside(x[i], hit, f"example {index}", source), tag("div", told)))
-    return tag("ul", items, class_="gallery pairs")
+            told += f"; broken by the attack at {broken}, not again here"
+        items.append(Item(f"radius {radius}", [told], *_beside(x[i], other, f"example {index}", source)))
+    return items
 
 
-def _item(certificate: Certified, rows: Certificates, i: int, x: NDArray[Any], names: Sequence[str] | None) -> Markup:
+def _item(certificate: Certified, rows: Certificates, i: int, x: NDArray[Any], names: Sequence[str] | None) -> Item:
     label, index = class_name(int(rows.label[i]), names), int(rows.index[i])
     radius = _radius(certificate, float(rows.radius[i]))
-    alternative = f"example {index}, class {label}, certified radius {radius}"
-    lines: list[Node] = [tag("strong", f"radius {radius}"), tag("br"), f"class {label}, idx {index}"]
+    lines = [f"class {label}, idx {index}"]
     if broken := _broken_at(certificate, rows, i):
-        lines += [tag("br"), f"broken by the attack at {broken}"]
-    return tag("li", picture(x, alternative), lines)
+        lines.append(f"broken by the attack at {broken}")
+    return Item(f"radius {radius}", lines, [picture(x, f"example {index}, class {label}, certified radius {radius}")])
 
 
-def _list(certificate: Certified, rows: Certificates, title: str, names: Sequence[str] | None) -> Markup:
+def _list(certificate: Certified, rows: Certificates, title: str, names: Sequence[str] | None) -> Table:
     lines = [
         [
             int(rows.index[i]),
@@ -176,7 +204,7 @@ def _list(certificate: Certified, rows: Certificates, title: str, names: Sequenc
         for i in range(len(rows))
     ]
     header = ["idx", "class", "certified radius", "broken by the attack at"]
-    return table(header, lines, caption=f"{certificate.name}: {title.lower()}", words=[1])
+    return Table(f"{certificate.name}: {title.lower()}", header, lines, words=(1,))
 
 
 def _broken_at(certificate: Certified, rows: Certificates, i: int) -> str | None:
@@ -194,47 +222,40 @@ def _radius(certificate: Certified, value: float) -> str:
     return radius_text(exact) if exact is not None else floored(value, 4)
 
 
-def _hits(certificate: Certified, source: Source | None) -> list[Node]:
-    hits = certificate.hits[:HITS]
-    many = f", {HITS} of them shown" if len(certificate.hits) > HITS else ""
-    made: list[Node] = [tag("h4", f"Counterexamples: {len(certificate.hits):,}{many}")]
-    made += [] if certificate.falsified else [tag("p", CHANCE)]
+def _counterexamples(certificate: Certified, source: Source | None) -> Group:
+    shown = certificate.counterexamples[:SHOWN]
+    many = f", {SHOWN} of them shown" if len(certificate.counterexamples) > SHOWN else ""
     x = None
-    if source and all(0 <= hit.index < source.sizes.get(certificate.split, 0) for hit in hits):
-        x = source.inputs(certificate.split, np.array([hit.index for hit in hits]))
-    drawn = [_pair(certificate, hit, None if x is None else x[i], source) for i, hit in enumerate(hits)]
-    return [*made, tag("ul", drawn, class_="gallery pairs")]
+    if source and all(0 <= one.index < source.sizes.get(certificate.split, 0) for one in shown):
+        x = source.inputs(certificate.split, np.array([one.index for one in shown]))
+    items = [_pair(certificate, one, None if x is None else x[i], source) for i, one in enumerate(shown)]
+    title = f"Counterexamples: {len(certificate.counterexamples):,}{many}"
+    return Group(title, () if certificate.falsified else (CHANCE,), items, pairs=True)
 
 
-def _pair(certificate: Certified, hit: Hit, x: NDArray[Any] | None, source: Source | None) -> Markup:
+def _pair(certificate: Certified, one: Counterexample, x: NDArray[Any] | None, source: Source | None) -> Item:
     names = source.class_names if source else None
-    found = "abstains" if hit.predict == ABSTAIN else f"class {class_name(hit.predict, names)}"
-    label, radius = class_name(hit.label, names), _radius(certificate, hit.radius)
-    said = f"idx {hit.index}: claimed class {label} within {radius}; at distance {hit.distance:.6g} it {_verb(found)}"
-    return tag("li", _beside(x, hit, f"example {hit.index}", source), tag("div", said))
+    found = "abstains" if one.predict == ABSTAIN else f"answers class {class_name(one.predict, names)}"
+    label, radius = class_name(one.label, names), _radius(certificate, one.radius)
+    told = f"idx {one.index}: claimed class {label} within {radius}; at distance {one.distance:.6g} it {found}"
+    return Item("", [told], *_beside(x, one, f"example {one.index}", source))
 
 
-def _beside(x: NDArray[Any] | None, hit: Hit | None, name: str, source: Source | None) -> Markup | None:
-    """An example, its counterexample and the change between them, as pictures or as the features that changed most."""
-    row: list[Node] = []
-    other = hit.x if hit is not None else None
+def _beside(
+    x: NDArray[Any] | None, found: Counterexample | None, name: str, source: Source | None
+) -> tuple[list[Picture], str]:
+    """An example, its counterexample and the change between them: as pictures, or the features that changed most."""
+    pictures: list[Picture] = []
+    other = found.x if found is not None else None
     if x is not None and is_image(x.shape):
-        row.append(_captioned(x, "example", name))
+        pictures.append(picture(x, name, "example"))
     if other is not None and is_image(other.shape):
-        row.append(_captioned(other, "counterexample", f"counterexample to {name}"))
+        pictures.append(picture(other, f"counterexample to {name}", "counterexample"))
         if x is not None and x.shape == other.shape:
-            row.append(_captioned(difference(x, other), "change, scaled", f"change of {name}, scaled"))
+            pictures.append(picture(difference(x, other), f"change of {name}, scaled", "change, scaled"))
     elif other is not None and x is not None and x.shape == other.shape:
-        row.append(tag("span", _changes(x, other, source)))
-    return tag("div", row, class_="row") if row else None
-
-
-def _verb(found: str) -> str:
-    return found if found == "abstains" else f"answers {found}"
-
-
-def _captioned(x: NDArray[Any], caption: str, alternative: str) -> Markup:
-    return tag("figure", picture(x, alternative), tag("figcaption", caption))
+        return pictures, _changes(x, other, source)
+    return pictures, ""
 
 
 def _changes(x: NDArray[Any], other: NDArray[Any], source: Source | None) -> str:

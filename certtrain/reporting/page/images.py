@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import base64
 import io
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from certtrain.reporting.page.markup import Markup, tag
-
 MOST = 96  # pixels a side that a picture keeps: a page of large ones would be large
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image of the page: the base64 text of a PNG, what to say in place of it, its size in pixels, a caption."""
+
+    png: str
+    alternative: str
+    width: int
+    height: int
+    caption: str = ""
 
 
 def is_image(shape: tuple[int, ...]) -> bool:
@@ -19,10 +29,9 @@ def is_image(shape: tuple[int, ...]) -> bool:
     return len(shape) == 3 and shape[0] in (1, 3)
 
 
-def picture(x: NDArray[Any], alternative: str) -> Markup:
+def picture(x: NDArray[Any], alternative: str, caption: str = "") -> Picture:
     """An input (1 or 3, H, W) in [0, 1] as an image; values outside are clipped."""
-    height, width = x.shape[1:]
-    return tag("img", src=f"data:image/png;base64,{png(x)}", alt=alternative, width=width, height=height)
+    return Picture(png(x), alternative, x.shape[2], x.shape[1], caption)
 
 
 def difference(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from certtrain.reporting.page.evidence import Certified
-from certtrain.reporting.page.markup import Markup, details, tag
 
 THREATS = {
     "linf": "A radius r in l-inf allows every single input value (a pixel's channel, a feature) to move by at most r, "
@@ -24,15 +23,10 @@ EVERY = (
 )
 
 
-def meaning(certificate: Certified, *, opened: bool = True) -> Markup:
+def meaning(certificate: Certified) -> tuple[str, list[str]]:
     """The card's claim, and what a reader needs to take it neither for more nor for less."""
     claim = certificate.claim
-    said = claim.sentence() if claim is not None else "none is stated that can be read"
-    if certificate.falsified:
-        return tag("div", tag("p", tag("strong", "Refuted claim: "), said), class_="claim bad")
-    points = [*EVERY]
-    if claim is not None:
-        points = [*filter(None, [SCALED if claim.unit else THREATS.get(claim.threat)]), *claim.plain(), *EVERY]
-    listed = tag("ul", [tag("li", point) for point in points])
-    words = tag("p", said if claim is not None else f"The claim: {said}.")
-    return tag("div", words, details("In plain words", listed, opened=opened), class_="claim")
+    if claim is None:
+        return "none is stated that can be read", [*EVERY]
+    told = [SCALED] if claim.unit else [THREATS[claim.threat]] if claim.threat in THREATS else []
+    return claim.sentence(), [*told, *claim.plain(), *EVERY]

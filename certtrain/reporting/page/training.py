@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-from certtrain.reporting.page.chart import Series, chart
+from certtrain.reporting.page.charts import Chart, Series, chart
 from certtrain.reporting.page.evidence import Evidence
-from certtrain.reporting.page.markup import Markup, Node, details, section, tag
 
 # Title, axis, whether in percent, and which columns.
 Group = tuple[str, str, bool, Callable[[str], bool]]
@@ -29,13 +29,9 @@ GROUPS: tuple[Group, ...] = (
 MORE = 24  # charts of further columns
 
 
-def training_section(evidence: Evidence) -> Markup:
-    """The curves, the usual ones first; every further column in a part that a click opens."""
-    if not evidence.metrics:
-        elsewhere = bool(evidence.result) and evidence.result.get("trained") is False  # type: ignore[union-attr]
-        why = "The network was trained elsewhere." if elsewhere else "There is no metrics.csv with values in the run."
-        return section("training", "Training", tag("p", why))
-    charts: list[Node] = []
+def training_view(evidence: Evidence) -> dict[str, Any]:
+    """The curves, the usual ones first; further columns apart, the first of them as charts."""
+    charts: list[Chart] = []
     shown: set[str] = set()
     for title, axis, percent, belongs in GROUPS:
         names = [name for name in evidence.metrics if belongs(name)]
@@ -44,16 +40,11 @@ def training_section(evidence: Evidence) -> Markup:
             shown.update(names)
     rest = [name for name in evidence.metrics if name not in shown]
     more = [_chart(evidence, name, "value", [name], False) for name in rest[:MORE]]
-    left = tag("p", f"{len(rest) - MORE} more columns are in metrics.csv.") if len(rest) > MORE else None
-    return section(
-        "training",
-        "Training",
-        tag("div", charts, class_="charts"),
-        details(f"{len(rest)} further measurements", tag("div", more, class_="charts"), left) if rest else None,
-    )
+    elsewhere = bool(evidence.result) and evidence.result.get("trained") is False  # type: ignore[union-attr]
+    return {"charts": charts, "more": more, "further": len(rest), "elsewhere": elsewhere}
 
 
-def _chart(evidence: Evidence, title: str, axis: str, names: list[str], percent: bool) -> Markup:
+def _chart(evidence: Evidence, title: str, axis: str, names: list[str], percent: bool) -> Chart:
     lines = []
     for name in names:
         steps, values = evidence.metrics[name]

@@ -10,8 +10,15 @@ from certtrain.certificates.summary import summarise
 from certtrain.falsification import Counterexample, Falsification, write_counterexamples
 from certtrain.radii import parse_radii
 from certtrain.reporting.page.evidence import Certified
+from certtrain.reporting.page.rendering import environment
 
 RADII = ("0.1", "2/255")
+
+
+def html(macro, shown):
+    """What a macro of the templates makes of a value."""
+    text = f'{{% from "macros.html" import {macro} %}}{{{{ {macro}(shown) }}}}'
+    return environment().from_string(text).render(shown=shown)
 
 
 def bound_rows(n=12, classes=3, seed=0):
@@ -79,6 +86,6 @@ def write_run(folder, certificates, *, status="complete", config=None, metrics=N
     return run
 
 
-def write_hits(run, name, x, index, *, label=0, predict=1, radius=0.1):
-    hits = [Counterexample(i, label, predict, radius, radius, -1.0, x[k]) for k, i in enumerate(index)]
-    write_counterexamples(run / "certificates" / f"{name}.counterexamples", Falsification(9, tuple(hits), 0, {}))
+def write_found(run, name, x, index, *, label=0, predict=1, radius=0.1):
+    found = [Counterexample(i, label, predict, radius, radius, -1.0, x[k]) for k, i in enumerate(index)]
+    write_counterexamples(run / "certificates" / f"{name}.counterexamples", Falsification(9, tuple(found), 0, {}))

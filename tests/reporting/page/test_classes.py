@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 from html_reader import Reader
-from makers import bound_rows, certificate, vote_rows
+from makers import bound_rows, certificate, html, vote_rows
 
 from certtrain.certificates.summary import certified
 from certtrain.reporting.page.classes import class_name, class_table, confusion, confusion_counts
@@ -40,19 +40,24 @@ def test_a_wrong_answer_counts_with_its_certificate_only():
 def test_tables():
     rows = bound_rows(n=60)
     found = certificate(rows)
-    by_class = Reader(class_table(found, Fraction("0.1"), ["a", "<b>", "2"])).table("class", "n")
+    by_class = Reader(html("table", class_table(found, Fraction("0.1"), ["a", "<b>", "2"]))).table("class", "n")
     assert [row["class"] for row in by_class] == ["0 (a)", "1 (<b>)", "2"]
     shares = [certified(rows.select(rows.label == c), Fraction("0.1")).mean() for c in range(3)]
     assert [float(row["at 0.1 (%)"]) for row in by_class] == [pytest.approx(100 * s, abs=0.005) for s in shares]
-    read = Reader("".join(confusion(found, Fraction("0.1"), None)))
-    assert len(read.tables) == 3
-    assert len(read.of("details")) == 2
+    made = confusion(found, Fraction("0.1"), None)
+    assert [radius for radius, _ in made] == ["0.1", "0", "2/255"]
+    read = Reader(html("matrix", made[0][1]))
+    counts, _, columns = confusion_counts(found, Fraction("0.1"))
+    assert [[int(row[c].replace("·", "0")) for c in ("0", "1", "2", *columns)] for row in read.table("true class")] == (
+        counts.tolist()
+    )
+    assert len([a for a in read.of("td") if "right" in a.get("class", "")]) == 3
     assert sum(int(row["n"]) for row in read.table("true class")) == 60
 
 
 def test_many_classes_have_a_list_of_confusions():
     rows = vote_rows(n=200, classes=40)
-    read = Reader("".join(confusion(certificate(rows), Fraction("0.1"), None)))
+    read = Reader(html("matrix", confusion(certificate(rows), Fraction("0.1"), None)[0][1]))
     counts, classes, _ = confusion_counts(certificate(rows), Fraction("0.1"))
     pairs = read.table("true class", "answer")
     for row in pairs:

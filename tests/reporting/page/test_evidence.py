@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from makers import bound_rows, card_of, certificate, vote_rows, write_hits, write_run
+from makers import bound_rows, card_of, certificate, vote_rows, write_found, write_run
 
 from certtrain.reporting.page.evidence import read_evidence, read_metrics
 from certtrain.runs import RunDirectory
@@ -17,15 +17,15 @@ def read(run):
 def test_a_run_in_full(tmp_path):
     bounds, votes = bound_rows(), vote_rows()
     run = write_run(tmp_path, {"v": (votes, card_of(votes, "smoothing")), "b": (bounds, card_of(bounds, "ibp"))})
-    write_hits(run, "b", np.zeros((2, 1, 2, 2)), [3, 1])
+    write_found(run, "b", np.zeros((2, 1, 2, 2)), [3, 1])
     found = read(run)
     assert (found.name, found.status, found.overrides, found.problems) == ("run", "complete", ("eps=0.1",), ())
     assert [c.name for c in found.certificates] == ["v", "b"]  # as result.json has them
     v, b = found.certificates
     assert (v.probabilistic, b.probabilistic, v.claim.threat, b.claim.threat) == (True, False, "l2", "linf")
     assert all(c.shown and c.complete and not c.falsified and c.mismatch is None for c in (v, b))
-    assert [hit.index for hit in b.hits] == [1, 3]
-    assert b.hits[0].x.shape == (1, 2, 2)
+    assert [one.index for one in b.counterexamples] == [1, 3]
+    assert b.counterexamples[0].x.shape == (1, 2, 2)
 
 
 @pytest.mark.parametrize("where", ["card", "summary", "entry"])
@@ -86,7 +86,7 @@ def test_damaged_files_are_named_and_the_rest_is_read(tmp_path):
     )
     for name in ("config.yaml", "environment.json", "certificates/b.json", "certificates/c.tsv"):
         (run / name).write_text("{\n")
-    write_hits(run, "c", np.zeros((1, 1, 2, 2)), [0])
+    write_found(run, "c", np.zeros((1, 1, 2, 2)), [0])
     (run / "certificates" / "c.counterexamples.npz").write_bytes(b"no archive")
     (run / "result.json").write_text('{"status": "complete", "test": []}')
     found = read(run)

@@ -7,15 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from html_reader import Reader
-from makers import bound_rows, certificate, vote_rows
+from makers import bound_rows, certificate, html, vote_rows
 from PIL import Image
 
 from certtrain.radii import radius_text
+from certtrain.reporting.page.counterexamples import Counterexample
 from certtrain.reporting.page.evidence import Certified
 from certtrain.reporting.page.gallery import Source, extremes, gallery
-from certtrain.reporting.page.hits import Hit
 from certtrain.reporting.page.images import MOST, difference, png
-from certtrain.reporting.page.markup import join
 
 
 def source(rows, shape=(1, 4, 4), **more):
@@ -23,8 +22,10 @@ def source(rows, shape=(1, 4, 4), **more):
     return Source("toy", lambda s, i: x[i], lambda s, i: rows.label[i], {"test": len(rows)}, **more)
 
 
-def shown(*arguments):
-    return Reader(join(gallery(*arguments)))
+def shown(certificate, source, why, most):
+    refusal = why if source is None else source.refusal(certificate)
+    made = gallery(certificate, None if refusal else source, refusal, most)
+    return Reader("".join([*(html("group", group) for group in made.groups), *map("<p>{}</p>".format, made.notes)]))
 
 
 @pytest.mark.parametrize("make", [bound_rows, vote_rows])
@@ -83,9 +84,12 @@ def test_data_that_are_not_those_of_the_log_are_refused():
 
 def test_counterexamples_beside_their_examples():
     rows = bound_rows(n=40)
-    hits = (Hit(3, 0, 1, 0.1, 0.0999, np.full((1, 4, 4), 0.5)), Hit(4, 1, -1, 2 / 255, 0.007, None))
+    found = (
+        Counterexample(3, 0, 1, 0.1, 0.0999, np.full((1, 4, 4), 0.5)),
+        Counterexample(4, 1, -1, 2 / 255, 0.007, None),
+    )
     card = certificate(rows).card | {"falsification": {"failed": True}}
-    fallen = Certified("ibp", card, rows, card["summary"], hits)
+    fallen = Certified("ibp", card, rows, card["summary"], found)
     read = shown(fallen, source(rows), "", 3)
     assert [a["alt"].split(",")[0] for a in read.of("img")] == [
         "example 3",
@@ -102,7 +106,7 @@ def test_counterexamples_beside_their_examples():
     )
     read = shown(fallen, source(rows, shape=(16,)), "", 3)
     assert "Counterexamples: 2" in read.text
-    tabular = Certified("ibp", card, rows, card["summary"], (Hit(3, 0, 1, 0.1, 0.1, np.ones(2)),))
+    tabular = Certified("ibp", card, rows, card["summary"], (Counterexample(3, 0, 1, 0.1, 0.1, np.ones(2)),))
     read = shown(tabular, source(rows, shape=(2,), feature_names=["age", "size"]), "", 3)
     assert "changed most: " in read.text
     assert "age 0." in read.text
@@ -114,7 +118,7 @@ def test_inputs_found_again_stand_beside_the_examples():
 
     def attack(certificate, index, radii):
         asked.append((index.tolist(), radii))
-        return {int(index[0]): Hit(int(index[0]), 0, 2, float(radii[0]), 0.05, np.full((1, 4, 4), 0.5))}
+        return {int(index[0]): Counterexample(int(index[0]), 0, 2, float(radii[0]), 0.05, np.full((1, 4, 4), 0.5))}
 
     read = shown(certificate(rows), source(rows, attack=attack), "", 4)
     assert len([a for a in read.of("img") if a["alt"].startswith("counterexample")]) == len(asked) > 0

@@ -49,12 +49,38 @@ def test_figures_are_those_of_the_result(tmp_path):
     for row in tables["ibp"][1:]:  # the six statuses add up to n
         names = ("misclassified", "verified", "falsified", "unknown", "invalid", "error")
         assert sum(int(row[name]) for name in names) == 61
-    assert [a["aria-label"].split(".")[0] for a in read.of("svg") if "aria-label" in a][:2] == [
-        "certified accuracy (%) against l-inf radius",
-        "certified accuracy (%) against l2 radius",
+    assert [a["aria-label"].split(".")[0] for _, a in read.elements if a.get("role") == "img"][:2] == [
+        "certified accuracy (%) against l-inf radius (inputs in [0, 1])",
+        "certified accuracy (%) against l2 radius (inputs in [0, 1])",
     ]
     assert "classifies every input of the closed l-inf ball" in read.text
     assert "ACR" in read.text
+
+
+def test_the_certified_figure_stands_on_top(tmp_path):
+    run = both(tmp_path)
+    test = json.loads((run / "result.json").read_text())["test"]
+    text = made(run).text
+    top = text[: text.index("all certificates of the run")]
+    for name, at in (("ibp", "l-inf radius 0.1, deterministic"), ("votes", "l2 radius 0.1, alpha 0.001")):
+        entry = test[name]
+        assert f"{percent(entry['certified']['0.1'])} % certified at {at}" in top
+        assert f"n = {entry['n']}; accuracy {percent(entry['clean'])} %; by {name}" in top
+
+
+def test_of_several_proofs_the_largest_figure_leads_and_smoothed_classifiers_each_have_one(tmp_path):
+    cards = {}
+    for name, make, seed in (("a", bound_rows, 1), ("b", bound_rows, 2), ("c", vote_rows, 1), ("d", vote_rows, 2)):
+        rows = make(n=60, seed=seed)
+        cards[name] = (rows, card_of(rows, "x"))
+    run = write_run(tmp_path, cards)
+    proofs = {name: cards[name][1]["summary"]["certified"]["0.1"] for name in "ab"}
+    text = made(run).text
+    best = max(proofs, key=proofs.get)
+    assert len(set(proofs.values())) == 2
+    top = text[: text.index("all certificates of the run")]
+    assert [part.split()[0] for part in top.split("; by ")[1:]] == [best, "c", "d"]
+    assert f"{percent(proofs[best])} % certified at l-inf radius 0.1" in text
 
 
 def test_structure_and_closed_to_the_network(tmp_path):
@@ -108,6 +134,7 @@ def test_falsified_certificates_have_no_certified_figure(tmp_path):
     [row] = read.table("certificate", "status")
     assert row["status"] == "FALSIFIED"
     assert {value for key, value in row.items() if key not in ("certificate", "status", "what")} == {"–"}
+    assert "headline" not in [a.get("class") for a in read.of("p")]
     assert len(read.tables) == 1
     assert "Refuted claim" in read.text
     for value in card["summary"]["certified"].values():
@@ -162,7 +189,7 @@ def test_an_attack_bounds_the_certificates_of_its_own_examples_only(tmp_path):
         card["summary"] |= {"indices_sha256": sha, "pgd": {"0.1": 0.9}}
         cards[name] = (rows, card)
     read = made(write_run(tmp_path, cards))
-    drawn = [a["aria-label"] for a in read.of("svg") if "certified accuracy (%) against" in a.get("aria-label", "")]
+    drawn = [a["aria-label"] for _, a in read.elements if a.get("role") == "img"]
     assert [[name for name in cards if f"{name}:" in label] for label in drawn] == [["all", "too"], ["few"]]
     assert read.text.count("left standing by the attack") == 2
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
-class Hit:
-    """An input inside a certified ball that is not put into the certified class.
+class Counterexample:
+    """An input inside a ball around an example that is not put into the class of the example.
 
     Attributes:
         index: position in the split.
@@ -33,14 +33,14 @@ class Hit:
     x: NDArray[Any] | None
 
 
-def read_hits(card: Path) -> tuple[Hit, ...]:
+def read_counterexamples(card: Path) -> tuple[Counterexample, ...]:
     """All counterexamples beside a card, by index.
 
     Raises:
         ValueError: a file that holds something else.
         OSError: a file that cannot be read.
     """
-    found: list[Hit] = []
+    found: list[Counterexample] = []
     for path in sorted(card.parent.glob(f"{_literal(card.stem)}.counterexamples*.json")):
         try:
             facts = json.loads(path.read_text(encoding="utf-8"))["counterexamples"]
@@ -48,10 +48,10 @@ def read_hits(card: Path) -> tuple[Hit, ...]:
             for fact in facts:
                 index = int(fact["index"])
                 numbers = (int(fact["label"]), int(fact["predict"]), float(fact["radius"]), float(fact["distance"]))
-                found.append(Hit(index, *numbers, inputs.get(index)))
+                found.append(Counterexample(index, *numbers, inputs.get(index)))
         except (KeyError, TypeError, BadZipFile) as error:
             raise ValueError(f"{path.name} does not hold counterexamples: {error}") from error
-    return tuple(sorted(found, key=lambda hit: hit.index))
+    return tuple(sorted(found, key=lambda one: one.index))
 
 
 def _inputs(path: Path) -> dict[int, NDArray[Any]]:
