@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(command: str, arguments: list[str]) -> int:
-    if command not in COMMANDS and command != WORKER:
+    if command not in COMMANDS and not (command == WORKER and "TORCHELASTIC_RUN_ID" in os.environ):
         hint = "certtrain train " + command if "=" in command else nearest(command, COMMANDS)
         raise UserError(f"unknown command {command!r}", where="the command line", fix=hint)
     from importlib import import_module

@@ -1,7 +1,7 @@
 """Starts the processes of one training or certification on this machine, by torch's elastic launcher.
 
 All start at once, before anything is built here. The launcher's agent, in this process, gives each its rank in the
-environment and a store to meet at, on the loopback interface; it ends the others when one fails, and passes SIGINT and
+environment and a store to meet at, by the loopback address; it ends the others when one fails, and passes SIGINT and
 SIGTERM on. Whoever has not ended by itself `SHUTDOWN_SECONDS` later is killed. Rank 0 has this terminal, and says
 itself what it has to say; what the others say is shown when they fail.
 
@@ -20,6 +20,7 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -65,6 +66,8 @@ def launch(order: Mapping[str, Any], count: int, *, output_of_all: bool = False)
     with tempfile.TemporaryDirectory(prefix="certtrain_") as folder, _quiet(), _surroundings(count):
         file = Path(folder, "order.json")
         file.write_text(json.dumps({**order, "words": environment.typed_words(), "parent": os.getpid()}))
+        # SIGHUP is for what was started without nohup, and ends it anyway; the first versions pass it on regardless.
+        known = LaunchConfig.__dataclass_fields__
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
@@ -75,7 +78,7 @@ def launch(order: Mapping[str, Any], count: int, *, output_of_all: bool = False)
             local_addr="127.0.0.1",
             max_restarts=0,
             logs_specs=DefaultLogsSpecs(folder, redirects=dict.fromkeys(hidden, Std.ALL)),
-            signals_to_handle="SIGTERM,SIGINT",  # SIGHUP ends what was started without nohup, and only that
+            **({"signals_to_handle": "SIGTERM,SIGINT"} if "signals_to_handle" in known else {}),
         )
         flags = ["--traceback"] if "--traceback" in sys.argv else []
         try:
@@ -154,6 +157,9 @@ def _surroundings(count: int) -> Iterator[None]:
     os.environ["PYTHONPATH"] = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SHUTDOWN_SECONDS))
     os.environ.setdefault("OMP_NUM_THREADS", threads_of(count))
+    loopback = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]
+    if loopback:  # gloo would listen on the interface of this machine's name
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback[0])
     try:
         yield
     finally:

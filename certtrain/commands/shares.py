@@ -37,6 +37,7 @@ class Fellows:
     def __init__(self, place: Rank, flag: SignalFlag) -> None:
         self.place, self.flag = place, flag
         self._store = dist.PrefixStore("certtrain", store_of(place))
+        self._batch: float | None = None  # where the batch at work began, in the rows that its certifier counts
 
     def ready(self) -> None:
         """Rank 0's word that the run may be loaded."""
@@ -64,12 +65,13 @@ class Fellows:
             total = len(stage.examples.indices) * len(stage.certifiers)
             with Bar(console, f"certify in {self.place.of} processes", total) as bar:
 
-                def show(*within: object) -> None:
+                def show(done: float = 0.0, doing: str = "") -> None:
+                    self._batch = done if self._batch is None else self._batch
                     rows = self._store.add("rows", 0)
-                    bar.often(rows, f"certified {self._store.add('certified', 0) / rows:.1%}" if rows else "")
+                    certified = f"certified {self._store.add('certified', 0) / rows:.1%}" if rows else ""
+                    bar.often(rows + done - self._batch, "; ".join(filter(None, (doing, certified))))
 
-                with watched(told=show):
-                    self._certify(stage)
+                self._certify(stage, show)
                 self._wait(lambda: self._store.add("done", 0) >= self.place.of, show)
 
         return certify
@@ -90,14 +92,15 @@ class Fellows:
             self._wait(lambda: self._store.check(["begun"]))
             self._certify(stage)
 
-    def _certify(self, stage: Stage) -> None:
+    def _certify(self, stage: Stage, told: Callable[[float, str], None] = lambda done, doing: None) -> None:
         place = Place(process=Share(self.place.number + 1, self.place.of))
-        certify_place(stage, place, self._tell, self.flag.raise_if_set)
+        certify_place(stage, place, self._tell, self.flag.raise_if_set, told)
         self._store.add("done", 1)
 
     def _tell(self, new: Certificates) -> None:
         self._store.add("certified", int((new.correct & (new.radius > 0)).sum()))
         self._store.add("rows", len(new))
+        self._batch = None
 
     def _wait(self, until: Callable[[], bool], meanwhile: Callable[[], None] = lambda: None) -> None:
         while not until():
@@ -122,7 +125,11 @@ def load_stage(config: dict[str, Any], number: int = 0) -> Stage:
 
 
 def certify_place(
-    stage: Stage, place: Place, progress: Callable[[Certificates], None], stop: Callable[[], None]
+    stage: Stage,
+    place: Place,
+    progress: Callable[[Certificates], None],
+    stop: Callable[[], None],
+    told: Callable[[float, str], None] = lambda done, doing: None,
 ) -> None:
     """Certify one process's share with every configured certifier, into its part logs.
 
@@ -131,6 +138,7 @@ def certify_place(
         place: which share.
         progress: told the new rows of each batch.
         stop: called between batches; raises to end the work there.
+        told: within a batch, how far it is, in rows of its log, and what is done.
 
     Raises:
         UserError: a log was made with other settings, examples, labels or weights.
@@ -152,5 +160,6 @@ def certify_place(
             batch_size=certifier.rows_per_write,
             device=stage.device,
             progress=new_rows,
+            told=told,
             stop=stop,
         )
