@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from certtrain.cli import main
 from certtrain.commands import launcher
 from certtrain.commands.launcher import ProcessDied, launch, threads_of
 from certtrain.signals import Interrupted
@@ -197,3 +198,8 @@ def test_processes_end_with_their_launcher(in_tmp):
 def test_the_cores_are_shared(monkeypatch):
     monkeypatch.setattr("certtrain.environment.hardware", lambda: {"usable_cores": 8})
     assert [threads_of(count) for count in (1, 3, 8, 9)] == ["8", "2", "1", "1"]
+
+
+def test_nobody_types_it(capsys):
+    assert main(["worker", "order.json"]) == 2
+    assert "unknown command 'worker'" in capsys.readouterr().err
