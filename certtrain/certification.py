@@ -186,12 +186,14 @@ def certify_share(
     batch_size: int,
     device: torch.device,
     progress: Callable[[int, Certificates | None], None] = lambda done, new: None,
+    told: Callable[[float, str], None] = lambda done, doing: None,
     stop: Callable[[], None] = lambda: None,
 ) -> None:
     """Certify one process's share of what neither the log nor a part holds, into a part log of its own.
 
     Args:
-        network, certifier, examples, log_path, card, batch_size, device, progress, stop: as for `certify_examples`.
+        network, certifier, examples, log_path, card: as for `certify_examples`.
+        batch_size, device, progress, told, stop: as for `certify_examples`.
         place: which share; no other process may have the same.
 
     Raises:
@@ -215,7 +217,7 @@ def certify_share(
     logged = set(CertificateLog(log_path, read_only=True).done_indices())
     blocks = place.blocks(examples.indices.tolist(), batch_size, logged)
     done = done_anywhere(log_path)
-    _certify_rows(network, certifier, examples, log, blocks, done, device, progress, stop)
+    _certify_rows(network, certifier, examples, log, blocks, done, device, progress, stop, told)
 
 
 def begin(

@@ -43,6 +43,7 @@ start here
 
 --traceback (or CERTTRAIN_TRACEBACK=1) shows where an error was raised."""
 
+WORKER = "worker"  # of `commands.launcher`, which nobody types
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
@@ -86,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(command: str, arguments: list[str]) -> int:
-    if command not in COMMANDS:
+    if command not in COMMANDS and not (command == WORKER and "TORCHELASTIC_RUN_ID" in os.environ):
         hint = "certtrain train " + command if "=" in command else nearest(command, COMMANDS)
         raise UserError(f"unknown command {command!r}", where="the command line", fix=hint)
     from importlib import import_module
@@ -99,9 +100,9 @@ def _dispatch(command: str, arguments: list[str]) -> int:
     environment.remember_command(["certtrain", command, *arguments])
     started = environment.torchrun()
     if command == "train" and started is not None and started.number > 0:
-        from certtrain.commands.ranks import follow
+        from certtrain.commands.ranks import follow_torchrun
 
-        return follow()  # it is told what to train, and where
+        return follow_torchrun()  # it is told what to train, and where
     module = import_module(f"certtrain.commands.{command}")
     if hasattr(module, "main"):  # composes no configuration of its own
         return module.main(arguments)

@@ -25,8 +25,7 @@ HOLDER = re.compile(r"pid (\d+) on (\S+) since \S+")
 class FileLock:
     """An exclusive lock of a file, which is made and stays: `flock`, or what the system has instead, by `filelock`.
 
-    As a context manager it waits until it has the lock. A process that inherits `descriptor` keeps the lock as long as
-    it lives. On a file system without locks everybody gets it.
+    As a context manager it waits until it has the lock. On a file system without locks everybody gets it.
 
     Args:
         path: of a file that holds nothing but the holder's name; never one that is a link.
@@ -37,9 +36,9 @@ class FileLock:
         self._file: FileIO | None = None
 
     @property
-    def descriptor(self) -> int | None:
-        """The open file that holds the lock; None without it."""
-        return None if self._file is None else self._file.fileno()
+    def held(self) -> bool:
+        """Whether this process has it."""
+        return self._file is not None
 
     def acquire(self, wait: bool = False) -> bool:
         """Whether the lock is had; without waiting, unless asked to.
@@ -89,7 +88,7 @@ class FileLock:
         """Give the lock back; the file stays, because deleting it would race with the next process."""
         if self._file is not None:
             with contextlib.suppress(OSError):
-                self._file.close()  # not unlocked: a process that inherited it works on
+                self._file.close()
             self._file = None
 
     def _open(self) -> FileIO:
@@ -150,13 +149,7 @@ class RunLock:
     @property
     def held(self) -> bool:
         """Whether this process has it."""
-        return bool(self.descriptors)
-
-    @property
-    def descriptors(self) -> tuple[int, ...]:
-        """Open files that hold the locks: a process that inherits them keeps the locks as long as it lives."""
-        files = (lock.descriptor for lock in (self._run, self._shard) if lock is not None)
-        return tuple(descriptor for descriptor in files if descriptor is not None)
+        return any(lock is not None and lock.held for lock in (self._run, self._shard))
 
     def acquire(self, shard: str | None = None) -> None:
         """Take the lock; nothing where this process has it already.

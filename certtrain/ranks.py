@@ -20,7 +20,6 @@ from certtrain.errors import UserError
 
 # What one process waits for the others at most: a validation on all of them takes as long as its slowest share.
 PATIENCE = timedelta(minutes=30)
-LOCALHOST = "127.0.0.1"
 
 
 @dataclass(frozen=True)
@@ -39,15 +38,9 @@ class Rank:
 
     @classmethod
     def from_environment(cls, variables: Mapping[str, str] = os.environ) -> Rank:
-        """The place that torchrun, or a parent process of ours, gave this process."""
+        """The place that torch's launcher gave this process."""
         keys = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
         return cls(*(int(variables[key]) for key in keys), variables["MASTER_ADDR"], int(variables["MASTER_PORT"]))
-
-    def environment(self) -> dict[str, str]:
-        """The variables that `from_environment` reads."""
-        numbers = {"RANK": self.number, "WORLD_SIZE": self.of, "LOCAL_RANK": self.local}
-        numbers |= {"LOCAL_WORLD_SIZE": self.local_of, "MASTER_PORT": self.port}
-        return {"MASTER_ADDR": self.address, **{key: str(value) for key, value in numbers.items()}}
 
     def strategy(self) -> DDPStrategy:
         """Lightning's DDP for a process whose siblings run already.
@@ -60,13 +53,12 @@ class Rank:
 
 
 @contextlib.contextmanager
-def joined(place: Rank, device: str, store: dist.Store | None = None) -> Iterator[None]:
+def joined(place: Rank, device: str) -> Iterator[None]:
     """Within it, this process belongs to the group, and `certtrain.collective` spans all of it.
 
     Args:
         place: of this process.
         device: `cuda` or `cpu`, which decides by what the processes talk (NCCL, gloo).
-        store: of the parent that made the others; None to find the one at the place's address.
 
     Raises:
         UserError: the others do not come, or an accelerator is missing.
@@ -76,8 +68,7 @@ def joined(place: Rank, device: str, store: dist.Store | None = None) -> Iterato
         torch.cuda.set_device(place.local)
         backend = "cpu:gloo,cuda:nccl"
     try:
-        if store is None:  # before the group, of which nothing may be left when this fails
-            store, _, _ = next(dist.rendezvous("env://", place.number, place.of, timeout=PATIENCE))
+        store = store_of(place)  # before the group, of which nothing may be left when this fails
         dist.init_process_group(backend, store=store, rank=place.number, world_size=place.of, timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
         raise UserError(
@@ -92,9 +83,10 @@ def joined(place: Rank, device: str, store: dist.Store | None = None) -> Iterato
         dist.destroy_process_group()
 
 
-def local_store(processes: int) -> dist.TCPStore:
-    """A store on this machine, at a port that was free, for processes that this one starts."""
-    return dist.TCPStore(LOCALHOST, 0, processes, is_master=True, wait_for_workers=False)
+def store_of(place: Rank) -> dist.Store:
+    """Through which the processes find each other: the launcher's own, or one that rank 0 makes at its address."""
+    store, _, _ = next(dist.rendezvous("env://", place.number, place.of, timeout=PATIENCE))
+    return store
 
 
 class _Cluster(ClusterEnvironment):

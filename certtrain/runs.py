@@ -32,10 +32,15 @@ class RunDirectory:
 
     `RunDirectory(path)` only names paths. `RunDirectory.open` creates or resumes; use the run as a context manager, or
     call `close`, to give the lock back.
+
+    Args:
+        path: of the directory.
+        held: the process that started this one has it open, for as long as this one lives.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, held: bool = False) -> None:
         self.path = Path(path)
+        self._held = held
         self._lock = RunLock(self.path)
         self._found: frozenset[str] | None = None  # what lay in the directory when it was opened; None: it was made
 
@@ -172,12 +177,8 @@ class RunDirectory:
             UserError: another process has the lock; the lock file cannot be written; files of the run are links.
         """
         refuse_links(self.path, (*FOLDERS, "certificates/parts"))
-        self._lock.acquire(shard)
-
-    @property
-    def lock_descriptors(self) -> tuple[int, ...]:
-        """Open files that hold the locks: a process that inherits them keeps the locks as long as it lives."""
-        return self._lock.descriptors
+        if not self._held:
+            self._lock.acquire(shard)
 
     def close(self) -> None:
         """Give the locks back."""
@@ -315,7 +316,9 @@ class RunDirectory:
 
     def _complete_environment(self) -> None:
         found = environment.accelerators()
-        if found is None or not self._lock.held:  # only the process that opened the run knows its hardware
+        if found is None or not (
+            self._held or self._lock.held
+        ):  # only the process that opened the run knows its hardware
             return
         described = self._read_environment()
         session = (described.get("resumed") or [described])[-1]

@@ -35,9 +35,15 @@ def test_three_processes_train_as_one_does(three, kind):
         assert logged[name] == pytest.approx(logged_alone[name], rel=1e-4, abs=1e-4), name
 
 
+def variables(place: Rank) -> dict[str, str]:
+    keys = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    values = (place.number, place.of, place.local, place.local_of, place.address, place.port)
+    return dict(zip(keys, map(str, values), strict=True))
+
+
 def test_a_place_is_that_of_its_environment():
     place = Rank(3, 4, 1, 2, "10.0.0.1", 29500)
-    assert Rank.from_environment(place.environment()) == place
+    assert Rank.from_environment(variables(place)) == place
     cluster = place.strategy().cluster_environment
     assert (cluster.global_rank(), cluster.local_rank(), cluster.node_rank(), cluster.world_size()) == (3, 1, 1, 4)
     assert (cluster.main_address, cluster.main_port) == ("10.0.0.1", 29500)
@@ -52,7 +58,7 @@ def test_a_place_is_that_of_its_environment():
 
 def test_others_that_do_not_come(monkeypatch):
     """Nobody listens there; the connection fails at once."""
-    for name, value in Rank(1, 2, 1, 2, "127.0.0.1", 9).environment().items():
+    for name, value in variables(Rank(1, 2, 1, 2, "127.0.0.1", 9)).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("certtrain.ranks.PATIENCE", timedelta(seconds=1))
     with pytest.raises(UserError, match="process 2 of 2 cannot join"), joined(Rank.from_environment(os.environ), "cpu"):

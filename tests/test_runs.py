@@ -144,12 +144,7 @@ def test_shards_share_the_lock_with_each_other_only(tmp_path, monkeypatch):
         with pytest.raises(UserError, match="another process"):
             third.lock(shard=taken)
     first.close()
-    child = subprocess.Popen(["sleep", "60"], pass_fds=second.lock_descriptors)
     second.close()
-    with pytest.raises(UserError, match="another process"):  # the one that inherited it still works there
-        third.lock()
-    child.kill()
-    child.wait()
     third.lock()
     threading.Timer(0.3, third.close).start()  # it only looked whether all shards are there
     monkeypatch.setattr("certtrain.locks.SHARD_PATIENCE", 20.0)

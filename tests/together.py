@@ -1,12 +1,10 @@
-"""Jobs that several processes do together: a test is number 0 and runs this file as the others."""
+"""Jobs that several processes do together, started by torch's launcher."""
 
-import os
-import subprocess
-import sys
-from contextlib import contextmanager
+import signal
 
 import lightning as L
 import torch
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from certtrain import collective
 from certtrain.bounds import NativeEngine
@@ -17,7 +15,7 @@ from certtrain.data import Digits
 from certtrain.methods import IBP, CrownIBP, Gaussian, Ramp, ShiRegulariser, Standard
 from certtrain.methods.module import CertifiedTraining
 from certtrain.models import resnet_small
-from certtrain.ranks import LOCALHOST, Rank, joined, local_store
+from certtrain.ranks import Rank, joined
 
 # Each a method, whether the network has BatchNorm, the precision, and batches that are added up before a step.
 TRAININGS = {
@@ -93,43 +91,26 @@ def sums(place: Rank) -> dict[str, object]:
     }
 
 
-def do(jobs: list[str], place: Rank) -> list:
-    return [sums(place) if job == "sums" else train(job, place) for job in jobs]
-
-
-@contextmanager
-def others(count: int, jobs: list[str]):
-    """Start the other processes, with their store."""
-    store = local_store(count)
-    places = [Rank(number, count, number, count, LOCALHOST, store.port) for number in range(count)]
-    started = [
-        subprocess.Popen(
-            [sys.executable, __file__, *jobs],
-            env={**os.environ, **place.environment(), "PYTHONPATH": os.pathsep.join(sys.path)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for place in places[1:]
-    ]
-    try:
-        yield places[0], store
-        for process in started:
-            _, said = process.communicate(timeout=60)
-            assert process.returncode == 0, said
-    finally:
-        for process in started:
-            process.kill()
-            process.wait()
+def do(jobs: list[str]) -> dict[str, object]:
+    """One process's results by job."""
+    place = Rank.from_environment()
+    with joined(place, "cpu"):
+        return {job: sums(place) if job == "sums" else train(job, place) for job in jobs}
 
 
 def by_three() -> dict[str, object]:
     """By job the result that number 0 of three processes gets."""
-    jobs = ["sums", *TRAININGS]
-    with others(3, jobs) as (place, store), joined(place, "cpu", store):
-        return dict(zip(jobs, do(jobs, place), strict=True))
-
-
-if __name__ == "__main__":
-    own = Rank.from_environment()
-    with joined(own, "cpu", torch.distributed.TCPStore(own.address, own.port, own.of, is_master=False)):
-        do(sys.argv[1:], own)
+    here = {
+        "signals_to_handle": "SIGTERM,SIGINT",
+        "rdzv_backend": "c10d",
+        "rdzv_endpoint": "127.0.0.1:0",
+        "local_addr": "127.0.0.1",
+        "run_id": "three",
+    }
+    config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=3, max_restarts=0, **here)
+    handlers = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT)]
+    try:
+        return elastic_launch(config, do)(["sums", *TRAININGS])[0]
+    finally:
+        for number, handler in handlers:
+            signal.signal(number, handler)

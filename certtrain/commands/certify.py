@@ -7,22 +7,29 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from certtrain import environment
 from certtrain.commands import elsewhere
 from certtrain.commands.checks import refuse_norm
 from certtrain.commands.compose import given_values, quoted
 from certtrain.commands.inherited import literal, option
+from certtrain.commands.launcher import ProcessDied, launch
 from certtrain.commands.received import targets_of, trusted
 from certtrain.config import check_scales, check_units, resolve_radii
 from certtrain.errors import UserError
 from certtrain.files import check_name
 from certtrain.kinds import fixed_norm, of_choice, of_nodes
 from certtrain.radii import parse_radii, radius_text
+from certtrain.reporting import terminal
 from certtrain.runs import find_run
 from certtrain.scale_request import request_text
+from certtrain.signals import Interrupted, SignalFlag
 from certtrain.threat import norm_text
+
+if TYPE_CHECKING:
+    from certtrain.commands.shares import Fellows
+    from certtrain.parts import Share
 
 # What a run's configuration says and the certify command takes over unless it is given.
 INHERITED = ("radii", "norm", "scales", "sigma", "n0", "n", "alpha", "budget", "seed", "data_dir")
@@ -133,17 +140,6 @@ def run(config: Any) -> int:
     from certtrain.commands.several import check_several
 
     shard, processes = check_several(resolved)
-    from certtrain.callbacks.signals import Interrupted, SignalFlag
-    from certtrain.commands.build import build_data
-    from certtrain.commands.loading import load_run
-    from certtrain.commands.processes import ProcessDied
-    from certtrain.commands.several import certify_run
-    from certtrain.commands.stage import Job
-    from certtrain.commands.standing_check import FALSIFIED_STATUS
-    from certtrain.reporting import terminal
-    from certtrain.work import watched
-
-    console = terminal.console()
     trust = trusted(resolved["trust"])
     if resolved["run"] is None:
         from hydra.core.hydra_config import HydraConfig
@@ -153,22 +149,57 @@ def run(config: Any) -> int:
         trust += tuple(targets_of(resolved, ("data", "model")))  # which were typed
         resolved |= {"run": str(run), "checkpoint": None, "name": None}
     resolved["trust"] = list(trust)  # for the processes that help
-    if shard.of == 1:
-        with find_run(resolved["run"], resolved["runs_dir"]) as free:
-            free.lock()  # one that is still in training is told to be so, before its checkpoint is looked for
-    loaded = load_run(resolved["run"], resolved["checkpoint"], resolved["runs_dir"], trust)
-    if loaded.note:
-        terminal.print_line(console, f"not checked: {loaded.note}")
-    config_of_data = {**loaded.config["data"], "data_dir": resolved["data_dir"]}
-    data = build_data({**loaded.config, "data": config_of_data})
     try:
-        with loaded.run, SignalFlag() as flag, watched(flag.raise_if_overdue):
-            job = Job(loaded, data, {**resolved, "run": str(loaded.run.path)}, console, flag)
-            found = certify_run(job, shard, processes)
+        if processes > 1:
+            return _launch(resolved, shard, processes)
+        with SignalFlag() as flag:
+            return certify(resolved, shard, flag)
     except Interrupted as interrupted:
-        terminal.print_line(console, f"{interrupted}: the same command goes on from here", "yellow")
+        terminal.print_line(terminal.console(), f"{interrupted}: the same command goes on from here", "yellow")
         return interrupted.exit_status
     except ProcessDied as died:
-        print(f"certtrain: {died}", file=sys.stderr)
+        kept = "what all of them had certified is kept, and the same command goes on from there"
+        print(f"certtrain: {died}; {kept} with any number of processes", file=sys.stderr)
         return 1
+
+
+def _launch(config: dict[str, Any], shard: Share, processes: int) -> int:
+    with find_run(config["run"], config["runs_dir"]) as run:
+        if shard.of == 1:  # else each process locks a shard of its own
+            run.lock()
+        order = {"command": "certify", "config": {**config, "run": str(run.path)}, "shard": str(shard)}
+        return launch(order, processes, output_of_all=shard.of > 1)
+
+
+def certify(config: dict[str, Any], shard: Share, flag: SignalFlag, fellows: Fellows | None = None) -> int:
+    """Certify in this process. Returns the exit status: 1 when the standing check broke a certificate.
+
+    Args:
+        config: resolved, with a run.
+        shard: of the machines.
+        flag: set by signals.
+        fellows: of which this process is rank 0; their launcher has the run's lock.
+
+    Raises:
+        UserError, Interrupted: as `certify_run`.
+    """
+    from certtrain.commands.build import build_data
+    from certtrain.commands.loading import load_run
+    from certtrain.commands.several import certify_run
+    from certtrain.commands.stage import Job
+    from certtrain.commands.standing_check import FALSIFIED_STATUS
+    from certtrain.work import watched
+
+    console = terminal.console()
+    if shard.of == 1 and fellows is None:
+        with find_run(config["run"], config["runs_dir"]) as free:
+            free.lock()  # one that is still in training is told to be so, before its checkpoint is looked for
+    loaded = load_run(config["run"], config["checkpoint"], config["runs_dir"], config["trust"])
+    if loaded.note:
+        terminal.print_line(console, f"not checked: {loaded.note}")
+    config_of_data = {**loaded.config["data"], "data_dir": config["data_dir"]}
+    data = build_data({**loaded.config, "data": config_of_data})
+    with loaded.run, watched(flag.raise_if_overdue):
+        job = Job(loaded, data, {**config, "run": str(loaded.run.path)}, console, flag)
+        found = certify_run(job, shard, fellows)
     return FALSIFIED_STATUS if any(entry.get("falsified") for entry in found.values()) else 0

@@ -14,7 +14,7 @@ from certtrain.callbacks.checkpoint import Checkpoints
 from certtrain.callbacks.pruning import Report, ReportValidation
 from certtrain.callbacks.signals import SignalFlag
 from certtrain.checkpoints import load_weights, read_checkpoint
-from certtrain.collective import gather, processes, rank
+from certtrain.collective import processes, rank
 from certtrain.commands import build
 from certtrain.commands.initial import start_from
 from certtrain.commands.loggers import build_callbacks
@@ -65,11 +65,7 @@ def fit_run(
     """
     settings = call_partial(TrainerSettings, "trainer", **config["trainer"])
     callbacks = build_callbacks(config)
-    if rank() > 0:
-        gather(None)  # number 0 may have to fetch the data first
     data = build.build_data(config)
-    if rank() == 0:
-        gather(None)
     refuse_unshareable(data)
     contract = InputContract.of(data)
     network = contract.classifier(build.build_network(config["model"], contract, config["seed"]))

@@ -164,6 +164,8 @@ class Task:
             record["status"] = module.run(config)
             if record["status"] == FAILED:
                 record["error"] = "an attack broke certificates that it issued"
+            elif 0 < record["status"] < INTERRUPTED:  # of several processes, one of which has told it
+                record |= {"status": FAILED, "error": "what it refused is said above"}
         except Exception as error:
             message = _message(error)
             record |= {"status": FAILED, "error": str(message or f"{type(error).__name__}: {error}")}

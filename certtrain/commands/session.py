@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import sys
+import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from certtrain import environment
+from certtrain.commands.launcher import ProcessDied
 from certtrain.errors import command_line
 from certtrain.reporting import terminal
 from certtrain.reporting.terminal import print_line
 from certtrain.runs import RunDirectory, State
+from certtrain.signals import Interrupted, SignalFlag
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
     from rich.console import Console
 
     from certtrain.callbacks.pruning import Report
-    from certtrain.callbacks.signals import SignalFlag
+    from certtrain.commands.shares import Fellows
 
 
 class Session:
@@ -34,6 +36,7 @@ class Session:
         config: resolved.
         report: of a study's trial: told of each validation after the ramp's end, and may stop the training.
         shown: the configuration that was shown last, if any: of this one what differs is shown, and it is in its place.
+        fellows: of which this process is rank 0, whose launcher holds the run open: they certify with it.
     """
 
     def __init__(
@@ -43,13 +46,14 @@ class Session:
         config: dict[str, Any],
         report: Report | None = None,
         shown: list[dict[str, Any]] | None = None,
+        fellows: Fellows | None = None,
     ) -> None:
         self.shown = [] if shown is None else shown
         self.directory, self.state, self.config, self.report = directory, state, config, report
+        self.fellows = fellows
         previous = directory.read_result() or {}
         self.test = previous.get("test")
         self.trained = bool(previous.get("trained")) and previous.get("epochs") == config["epochs"]
-        self.devices = 1
         choices = config["choices"]
         self.base = {"experiment": choices.get("experiment"), "seed": config["seed"]}
         self.base |= {key: choices[key] for key in ("method", "data", "model")} | {"epochs": config["epochs"]}
@@ -60,12 +64,12 @@ class Session:
         """Train unless that is done; certify the test set when asked to.
 
         Returns:
-            The exit status: 0; 1 when a certificate of the test set was falsified or a process died; 130 or 143 after
-            a signal.
+            The exit status: 0; 1 when a certificate of the test set was falsified.
 
         Raises:
-            UserError: a mistake in the configuration or the data, and the directory of a new run is gone; training that
-                diverged.
+            UserError: a mistake in the configuration or the data; training that diverged.
+            Interrupted: a signal came.
+            ProcessDied: another process of the training has ended.
             Pruned: the report said to stop.
         """
         from certtrain.reporting.tables import config_difference, config_tree, result_tables
@@ -73,8 +77,10 @@ class Session:
         console = terminal.console()
         if environment.torchrun() is not None and (self.state == "complete" or self.trained):
             from certtrain.commands.ranks import dismiss
+            from certtrain.trainer_settings import TrainerSettings
 
-            dismiss()
+            known = self.fellows is not None
+            dismiss(TrainerSettings(**self.config["trainer"]).device_type if known else None)
         if self.state == "complete":
             print_line(console, f"{self.directory.path} is complete; another seed= or name= makes another run")
             if self.test:
@@ -88,30 +94,15 @@ class Session:
 
         from certtrain.callbacks.guard import TrainingDiverged
         from certtrain.callbacks.pruning import Pruned
-        from certtrain.callbacks.signals import Interrupted, SignalFlag
-        from certtrain.commands.processes import ProcessDied
-        from certtrain.commands.ranks import FAILED, RankDied, device_count
 
         try:
-            self.devices = device_count(self.config)
-            with SignalFlag() as flag:
+            with SignalFlag() if self.fellows is None else contextlib.nullcontext(self.fellows.flag) as flag:
                 self._work(console, flag)
-        except Interrupted as interrupted:
-            self._record(status="interrupted", reason=str(interrupted))
-            print_line(console, f"{interrupted}: the same command goes on from here, {self.directory.path}")
-            return interrupted.exit_status
         except TrainingDiverged as error:
             self._record(status="failed", reason=error.what, step=error.step)
             raise
-        except (RankDied, ProcessDied) as died:
-            self._record(status="interrupted", reason=str(died))
-            print(f"certtrain: {died}", file=sys.stderr)
-            return FAILED
-        except Pruned as pruned:
-            self._record(status="interrupted", reason=str(pruned))
-            raise
-        except Exception:  # whatever it is, a user's class may raise anything: the mended command may have the name
-            self._withdraw()
+        except (Interrupted, ProcessDied, Pruned) as stopped:
+            self._record(status="interrupted", reason=str(stopped))
             raise
         return self._status()
 
@@ -145,7 +136,6 @@ class Session:
             close(loggers, failed)
 
     def _train(self, console: Console, flag: SignalFlag, loggers: Sequence[Logger]) -> None:
-        from certtrain.callbacks.signals import Interrupted
         from certtrain.checkpoints import read_checkpoint
         from certtrain.commands.fitting import fit_run
         from certtrain.commands.ranks import joined_by_all
@@ -156,7 +146,7 @@ class Session:
             self.directory.check_checkpoint(self.directory.last)
         self._set_aside()
         self._record(status="interrupted", trained=False, test={}, validation=None, checkpoints_sha256=None)
-        with joined_by_all(self.config, self.directory, self.state, self.devices) as place:
+        with joined_by_all(self.config, self.directory, self.state) as place:
             try:
                 trained = fit_run(self.directory, self.state, self.config, console, flag, loggers, self.report, place)
             except Interrupted:  # which leaves a whole checkpoint to resume from
@@ -169,19 +159,16 @@ class Session:
     def _certify(self, console: Console, flag: SignalFlag) -> dict[str, Any]:
         from certtrain.commands.build import build_data
         from certtrain.commands.loading import load_run
-        from certtrain.commands.received import targets_of
-        from certtrain.commands.several import helpers
-        from certtrain.commands.stage import Job, certify_stage
+        from certtrain.commands.several import certify_run
+        from certtrain.commands.stage import Job
+        from certtrain.parts import Share
         from certtrain.work import watched
 
-        trust = targets_of(self.config)  # what this session itself was asked to build
-        loaded = replace(load_run(self.directory.path, trust=trust), run=self.directory)  # which holds the lock
-        config, processes = self.config, 1 if environment.torchrun() is not None else self.devices
-        if processes > 1:  # they read it as the certify command's
-            config = {**config, "run": str(self.directory.path), "checkpoint": None, "name": None, "trust": trust}
+        config = certify_config(self.config, self.directory)
+        loaded = replace(load_run(self.directory.path, trust=config["trust"]), run=self.directory)  # which has the lock
         job = Job(loaded, build_data(self.config), config, console, flag)
         with watched(flag.raise_if_overdue):
-            return certify_stage(job, helpers(job, processes))
+            return certify_run(job, Share(), self.fellows)
 
     def _set_aside(self) -> None:
         """Certificates of a checkpoint are no evidence of the next one: they move to `certificates/superseded_N`."""
@@ -202,12 +189,15 @@ class Session:
         gone = {key for key in ("reason", "step", "checkpoints_sha256") if new.get(key) is None}
         self.directory.write_result({key: value for key, value in new.items() if key not in gone})
 
-    def _withdraw(self) -> None:
-        """Take back a new run without weights, so that the mended command may have its name."""
-        if self.state == "new" and not (self.directory.last.exists() or self.directory.best.exists()):
-            self.directory.withdraw()
-
     def _status(self) -> int:
         """The exit status of a complete run: 1 when a certificate of the test set was falsified."""
         test = (self.directory.read_result() or {}).get("test") or {}
         return 1 if any(entry.get("falsified") for entry in test.values()) else 0
+
+
+def certify_config(config: dict[str, Any], directory: RunDirectory) -> dict[str, Any]:
+    """A run's configuration as that of the certify command, for the run itself."""
+    from certtrain.commands.received import targets_of
+
+    trust = targets_of(config)  # what its session was asked to build
+    return {**config, "run": str(directory.path), "checkpoint": None, "name": None, "trust": trust}

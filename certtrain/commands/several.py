@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from certtrain import environment
@@ -10,9 +9,8 @@ from certtrain.errors import UserError
 from certtrain.parts import Place, Share, done_anywhere
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from certtrain.certificates import Certificates
+    from certtrain.commands.shares import Fellows
     from certtrain.commands.stage import Job, Stage
 
 
@@ -32,48 +30,32 @@ def check_several(config: dict[str, Any]) -> tuple[Share, int]:
     return Share() if config["shard"] is None else Share.parse(config["shard"]), count
 
 
-def certify_run(job: Job, shard: Share, processes: int) -> dict[str, Any]:
-    """Certify what a configuration asks for, or this machine's shard of it. The caller closes `job.loaded.run`.
+def certify_run(job: Job, shard: Share, fellows: Fellows | None = None) -> dict[str, Any]:
+    """Certify what a configuration asks for, or a shard of it. The caller closes `job.loaded.run`.
 
     Args:
         job: of the certify command, with its run in the configuration.
         shard: of the machines.
-        processes: of this machine.
+        fellows: of which this process is rank 0: each certifies its share. Their launcher has the run's lock.
 
     Returns:
         The entries of `result.json`; none while shards are missing.
 
     Raises:
         UserError, Interrupted: as `certify_stage`; another process works in the run.
-        ProcessDied: a process was killed or crashed.
     """
     from certtrain.commands.stage import certify_stage
 
     if shard.of > 1:
-        return _certify_shard(job, shard, processes)
+        return _certify_shard(job, shard)
+    if fellows is not None:
+        fellows.ready()
+        return certify_stage(job, fellows.lead(job.console))
     job.loaded.run.lock()
-    return certify_stage(job, helpers(job, processes))
+    return certify_stage(job)
 
 
-def helpers(job: Job, processes: int) -> Callable[[Stage, int], None] | None:
-    """What lets `processes` processes certify first, for `certify_stage`; None for one.
-
-    Args:
-        job: with its run in the configuration, and the run locked.
-        processes: of this machine.
-    """
-    from certtrain.commands.processes import certify_in_processes
-
-    def certify(stage: Stage, blocks: int) -> None:
-        count = _useful(processes, blocks, job.console)
-        if count > 1:
-            certify_in_processes(job, Share(), count, len(stage.examples.indices) * len(stage.certifiers))
-
-    return certify if processes > 1 else None
-
-
-def _certify_shard(job: Job, shard: Share, processes: int) -> dict[str, Any]:
-    from certtrain.commands.processes import certify_in_processes
+def _certify_shard(job: Job, shard: Share) -> dict[str, Any]:
     from certtrain.commands.shares import certify_place
     from certtrain.commands.stage import certify_stage, prepare_stage
     from certtrain.reporting.bar import Bar
@@ -82,21 +64,16 @@ def _certify_shard(job: Job, shard: Share, processes: int) -> dict[str, Any]:
     run.lock(shard=f"{shard.number}-of-{shard.of}")
     started = environment.torchrun()
     stage = prepare_stage(job.loaded, job.data, job.config, started.local if started else 0)
-    blocks = max(len(place_blocks(stage, name, Place(shard))) for name in stage.certifiers)
-    count = _useful(processes, blocks, console)
     total = -(-len(stage.examples.indices) // shard.of) * len(stage.certifiers)
-    if count > 1:
-        certify_in_processes(job, shard, count, total)
-    else:
-        with Bar(console, f"certify shard {shard}", total) as bar:
-            rows = 0
+    with Bar(console, f"certify shard {shard}", total) as bar:
+        rows = 0
 
-            def progress(new: Certificates) -> None:
-                nonlocal rows
-                rows += len(new)
-                bar.update(rows)
+        def progress(new: Certificates) -> None:
+            nonlocal rows
+            rows += len(new)
+            bar.update(rows)
 
-            certify_place(stage, Place(shard), progress, job.flag.raise_if_set)
+        certify_place(stage, Place(shard), progress, job.flag.raise_if_set)
     run.close()
     try:
         run.lock()
@@ -114,22 +91,6 @@ def _certify_shard(job: Job, shard: Share, processes: int) -> dict[str, Any]:
     return certify_stage(job)
 
 
-def place_blocks(stage: Stage, name: str, place: Place) -> list[list[int]]:
-    """The blocks that a certifier's log lacks, of a place's share."""
-    from certtrain.certificates import CertificateLog
-
-    certifier, log, _ = stage.of(name)
-    done = CertificateLog(log, read_only=True).done_indices()
-    return place.blocks(stage.examples.indices.tolist(), certifier.rows_per_write, done)
-
-
 def _missing(stage: Stage, name: str) -> int:
     _, log, _ = stage.of(name)
     return len(set(stage.examples.indices.tolist()) - done_anywhere(log))
-
-
-def _useful(processes: int, blocks: int, console: Console) -> int:
-    """Whole batches are dealt out, so that each row comes out the same whoever computes it."""
-    if 0 < blocks < processes:
-        console.print(f"{blocks} batches are left to certify, so {blocks} of {processes} processes work")
-    return min(processes, blocks)

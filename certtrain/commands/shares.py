@@ -1,77 +1,120 @@
-"""One process's share of the certify stage: `python -m certtrain.commands.shares`, started by `commands.processes`.
-
-It is told what to do by one line of JSON on its standard input, whose end tells it to stop; it answers with lines of
-JSON on its standard output. What it certifies goes to part logs, which the process that started it collects.
-"""
+"""Certifies one process's share of a list; ranks that certify side by side meet at the store of their launcher."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import signal
-import sys
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
-from certtrain import environment
-from certtrain.allocator import keep_freed_memory
-from certtrain.callbacks.signals import Interrupted, SignalFlag
+import torch.distributed as dist
+from rich.console import Console
+
 from certtrain.certificates import Certificates
 from certtrain.certification import certify_share
 from certtrain.commands.build import build_data
 from certtrain.commands.loading import load_run
 from certtrain.commands.stage import Stage, prepare_stage
-from certtrain.errors import UserError
-from certtrain.files import explained
 from certtrain.parts import Place, Share
+from certtrain.ranks import Rank, store_of
+from certtrain.reporting.bar import Bar
+from certtrain.signals import SignalFlag
 from certtrain.work import watched
 
-ORPHAN_SECONDS = 600.0  # to end the batch that it is at, once who started it was killed; the run is locked until then
+POLL_SECONDS = 0.1
 
 
-def main() -> int:
-    """Certify the share that standard input names. Returns the exit status: 2 for a mistake, 143 when stopped."""
-    parent = os.getppid()
-    order = json.loads(sys.stdin.readline())
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what else is printed here is no answer
+class Fellows:
+    """The ranks of one launcher, which certify one list: rank 0 begins the logs, and merges when all are done.
 
-    def say(answer: dict[str, Any]) -> None:
-        with contextlib.suppress(BrokenPipeError):  # nobody listens any more, and the end of standard input says so
-            print(json.dumps(answer), file=answers, flush=True)
+    What they tell each other stands in the launcher's store: that the run may be loaded, that its logs are begun, how
+    many rows are done. They wait by looking, so that a signal is noticed: when one dies, the launcher sends it.
 
-    def refuse(error: UserError) -> int:
-        say({"error": {"what": error.what, "where": error.where, "fix": error.fix}})
-        return 2
+    Args:
+        place: of this process.
+        flag: set by signals.
+    """
 
-    keep_freed_memory()
-    environment.remember_command(order["command"])
-    place = Place(*(Share.parse(order["place"][key]) for key in ("shard", "process")))
-    try:
-        with SignalFlag(quiet=True) as flag, watched(flag.raise_if_overdue):
-            threading.Thread(target=_stop_when_told, args=(flag, parent), daemon=True).start()
-            stage = load_stage(order["config"], place.process.number - 1)
+    def __init__(self, place: Rank, flag: SignalFlag) -> None:
+        self.place, self.flag = place, flag
+        self._store = dist.PrefixStore("certtrain", store_of(place))
+        self._batch: float | None = None  # where the batch at work began, in the rows that its certifier counts
 
-            def progress(new: Certificates) -> None:
-                say({"rows": len(new), "certified": int((new.correct & (new.radius > 0)).sum())})
+    def ready(self) -> None:
+        """Rank 0's word that the run may be loaded."""
+        self._store.set("ready", "")
 
-            certify_place(stage, place, progress, flag.raise_if_set)
-    except Interrupted as interrupted:
-        return interrupted.exit_status
-    except UserError as error:
-        return refuse(error)
-    except OSError as error:
-        if (message := explained(error)) is None:
-            raise
-        return refuse(message)
-    return 0
+    def lead(self, console: Console) -> Callable[[Stage, int], None]:
+        """What rank 0 gives `certify_stage`: to be called once the logs are begun; certifies its share, and waits.
+
+        Args:
+            console: for the bar, which shows the rows of all.
+
+        Raises:
+            Interrupted: the returned function, at a signal.
+            UserError: it, too, as `certify_place`.
+        """
+
+        def certify(stage: Stage, blocks: int) -> None:
+            if not blocks:
+                self._store.set("begun", "")
+                return
+            if blocks < self.place.of:
+                text = f"{blocks} batches are left to certify, so {blocks} of {self.place.of} processes work"
+                console.print(text, highlight=False)
+            self._store.set("begun", "")
+            total = len(stage.examples.indices) * len(stage.certifiers)
+            with Bar(console, f"certify in {self.place.of} processes", total) as bar:
+
+                def show(done: float = 0.0, doing: str = "") -> None:
+                    self._batch = done if self._batch is None else self._batch
+                    rows = self._store.add("rows", 0)
+                    certified = f"certified {self._store.add('certified', 0) / rows:.1%}" if rows else ""
+                    bar.often(rows + done - self._batch, "; ".join(filter(None, (doing, certified))))
+
+                self._certify(stage, show)
+                self._wait(lambda: self._store.add("done", 0) >= self.place.of, show)
+
+        return certify
+
+    def help(self, config: dict[str, Any]) -> None:
+        """Another rank: certify its share.
+
+        Args:
+            config: as `load_stage` reads it.
+
+        Raises:
+            Interrupted: at a signal.
+            UserError: as `load_stage` and `certify_place`.
+        """
+        self._wait(lambda: self._store.check(["ready"]))
+        with watched(self.flag.raise_if_overdue):
+            stage = load_stage(config, self.place.local)
+            self._wait(lambda: self._store.check(["begun"]))
+            self._certify(stage)
+
+    def _certify(self, stage: Stage, told: Callable[[float, str], None] = lambda done, doing: None) -> None:
+        place = Place(process=Share(self.place.number + 1, self.place.of))
+        certify_place(stage, place, self._tell, self.flag.raise_if_set, told)
+        self._store.add("done", 1)
+
+    def _tell(self, new: Certificates) -> None:
+        self._store.add("certified", int((new.correct & (new.radius > 0)).sum()))
+        self._store.add("rows", len(new))
+        self._batch = None
+
+    def _wait(self, until: Callable[[], bool], meanwhile: Callable[[], None] = lambda: None) -> None:
+        while not until():
+            self.flag.raise_if_set()
+            meanwhile()
+            time.sleep(POLL_SECONDS)
 
 
 def load_stage(config: dict[str, Any], number: int = 0) -> Stage:
-    """The checked stage of the run that a resolved certify configuration names.
+    """The checked stage of the run that a resolved configuration names.
+
+    Args:
+        config: of the certify command, or of a run, with its path as `run`.
+        number: of this process on this machine, from 0: which accelerator is its own.
 
     Raises:
         UserError: as `prepare_stage` and `load_run`.
@@ -82,7 +125,11 @@ def load_stage(config: dict[str, Any], number: int = 0) -> Stage:
 
 
 def certify_place(
-    stage: Stage, place: Place, progress: Callable[[Certificates], None], stop: Callable[[], None]
+    stage: Stage,
+    place: Place,
+    progress: Callable[[Certificates], None],
+    stop: Callable[[], None],
+    told: Callable[[float, str], None] = lambda done, doing: None,
 ) -> None:
     """Certify one process's share with every configured certifier, into its part logs.
 
@@ -91,6 +138,7 @@ def certify_place(
         place: which share.
         progress: told the new rows of each batch.
         stop: called between batches; raises to end the work there.
+        told: within a batch, how far it is, in rows of its log, and what is done.
 
     Raises:
         UserError: a log was made with other settings, examples, labels or weights.
@@ -112,19 +160,6 @@ def certify_place(
             batch_size=certifier.rows_per_write,
             device=stage.device,
             progress=new_rows,
+            told=told,
             stop=stop,
         )
-
-
-def _stop_when_told(flag: Any, parent: int) -> None:
-    sys.stdin.read()  # ends when the one who started this process closes it, or dies
-    if flag.number is None:
-        flag.number = signal.SIGTERM
-    while os.getppid() == parent:  # who ends this process when it does not stop
-        time.sleep(1)
-    time.sleep(ORPHAN_SECONDS)
-    os._exit(128 + signal.SIGTERM)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

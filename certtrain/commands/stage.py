@@ -13,7 +13,6 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from certtrain.callbacks.signals import SignalFlag
 from certtrain.certificates import CertificateLog, Certificates, read_card
 from certtrain.certificates.card_check import disagreement
 from certtrain.certificates.summary import held_radii
@@ -38,6 +37,7 @@ from certtrain.reporting.tables import result_tables
 from certtrain.reporting.terminal import print_line
 from certtrain.runs import RunDirectory, config_hash, sha256_file
 from certtrain.scale_request import read_request
+from certtrain.signals import SignalFlag
 
 SPLITS = ("test", "val", "train")
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from certtrain.errors import UserError
 from certtrain.files import FULL
+from certtrain.locks import FileLock
 
+DOWNLOADING = ".downloading"  # there while a process fetches files: what is there already may not be whole
 UNWRITABLE = FULL | {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
@@ -18,7 +20,7 @@ def missing_files(folder: Path, names: Sequence[str]) -> list[str]:
 
 
 def require_files(folder: Path, names: Sequence[str], *, data: str, download: Callable[[], object] | None) -> None:
-    """Make sure that a data set's files are there: nothing when they are, else a download.
+    """Make sure that a data set's files are there: nothing when they are, else a download, by one process at a time.
 
     Args:
         folder: where they belong.
@@ -29,11 +31,15 @@ def require_files(folder: Path, names: Sequence[str], *, data: str, download: Ca
     Raises:
         UserError: they are missing and were not to be had; says what was looked for and how to get it.
     """
-    missing = missing_files(folder, names)
+    missing, lock = missing_files(folder, names), FileLock(folder / DOWNLOADING)
     cause, way = "", "connect to the internet and run again"
-    if missing and download is not None:
+    if download is not None and (missing or lock.path.exists()):
         try:
-            download()
+            folder.mkdir(parents=True, exist_ok=True)
+            with lock:
+                if missing_files(folder, names):
+                    download()
+                lock.path.unlink()  # who waits for it locks another one, and finds everything there
         except Exception as error:  # whatever a network, a disk or a checksum can do: the answer is the same
             cause = f"; the download failed: {type(error).__name__}: {error}"
             if isinstance(error, OSError) and error.errno in UNWRITABLE:

@@ -4,12 +4,9 @@ import json
 import os
 import re
 import shlex
-import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -18,11 +15,9 @@ import torch
 from certtrain import environment
 from certtrain.checkpoints import network_state, read_checkpoint
 from certtrain.cli import main
-from certtrain.commands import certify, ranks, train
+from certtrain.commands import certify, launcher, one_run, train
 from certtrain.errors import UserError
-from certtrain.methods.module import CertifiedTraining
-from certtrain.runs import RunDirectory
-from certtrain.training import TrainerSettings
+from certtrain.trainer_settings import TrainerSettings
 
 pytestmark = pytest.mark.ops
 
@@ -48,34 +43,40 @@ def assert_close(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]
 
 @pytest.fixture
 def at_step(monkeypatch):
-    """Does something while this process computes a given training step, once."""
+    """Lets a rank do something while it computes a given training step, once."""
 
-    def arm(step: int, action) -> None:
-        step_of, done = CertifiedTraining.training_step, []
-
-        def training_step(self, batch, batch_idx):
-            if self.global_step == step and not done:
-                done.append(True)
-                action()
-            return step_of(self, batch, batch_idx)
-
-        monkeypatch.setattr(CertifiedTraining, "training_step", training_step)
+    def arm(step: int, rank: int, action: str) -> None:
+        program = f"""
+import os, signal, sys
+from certtrain.cli import main
+from certtrain.methods.module import CertifiedTraining
+step_of, done = CertifiedTraining.training_step, []
+def training_step(self, batch, batch_idx):
+    if self.global_step == {step} and os.environ["RANK"] == "{rank}" and not done:
+        done.append(True)
+        {action}
+    return step_of(self, batch, batch_idx)
+CertifiedTraining.training_step = training_step
+sys.exit(main(["worker", sys.argv[-1]]))
+"""
+        monkeypatch.setattr(launcher, "WORKER", ("-c", program))
 
     return arm
 
 
 def test_two_processes_stopped_and_ended_by_one_give_what_one_gives(in_tmp, tiny, at_step, capsys):
-    """A signal in the second epoch of two; what is left, one process does."""
+    """A signal to one of them in the second epoch of two; what is left, one process does."""
     assert main(["train", *tiny, *METHOD, "name=alone"]) == 0
     arguments = ["train", *tiny, *METHOD, "name=shared", "certify_test=true", "certifier=ibp"]
-    threads = torch.get_num_threads()
-    at_step(15, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    at_step(15, 1, "os.kill(os.getpid(), signal.SIGTERM)")
     assert main([*arguments, *TWO]) == 143
-    assert "interrupted by SIGTERM" in capsys.readouterr().out
-    assert not torch.distributed.is_initialized()
-    assert torch.get_num_threads() == threads
+    said = capsys.readouterr()
+    assert "interrupted by SIGTERM: the same command goes on from here, runs/shared" in said.out
+    assert said.out.count("epoch 1/2") == 2  # of alone, and of rank 0
+    assert said.err == ""
     stopped = result("shared")
     assert (stopped["status"], stopped["trained"]) == ("interrupted", False)
+    assert stopped["reason"] == "interrupted by SIGTERM"
     assert read_checkpoint("runs/shared/checkpoints/last.ckpt")["global_step"] > 15
     assert main(arguments) == 0
     assert_close(weights("shared"), weights("alone"))
@@ -88,157 +89,35 @@ def test_two_processes_stopped_and_ended_by_one_give_what_one_gives(in_tmp, tiny
     assert shared["test"]["ibp"]["n"] == 360
 
 
-def test_a_killed_process_ends_the_training_with_a_message(in_tmp, tiny, at_step, monkeypatch, capsys):
-    started = []
-    start = ranks._Follower
-    monkeypatch.setattr(ranks, "_Follower", lambda *given: started.append(start(*given)) or started[-1])
-    at_step(5, lambda: started[0].process.kill())
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_ends_the_training_with_a_message(in_tmp, tiny, at_step, capsys, victim):
+    at_step(5, victim, "os.kill(os.getpid(), signal.SIGKILL)")
     assert main(["train", *tiny, *METHOD, *TWO, "name=killed"]) == 1
-    said = capsys.readouterr().err
-    assert f"process 2 of 2 (pid {started[0].process.pid}) was ended by SIGKILL" in said
-    assert "Traceback" not in said
-    assert "the same command begins again in runs/killed" in said  # there is no checkpoint yet
+    [said] = capsys.readouterr().err.splitlines()
+    assert re.search(rf"process {victim + 1} of 2 \(pid \d+\) was ended by SIGKILL, as when memory runs out", said)
+    assert said.endswith("the same command begins again in runs/killed")  # there is no checkpoint yet
     assert result("killed")["status"] == "interrupted"
-    assert not torch.distributed.is_initialized()
+    assert "was ended by SIGKILL" in result("killed")["reason"]
 
 
-def test_a_process_that_waits_in_a_driver_is_ended_by_the_watcher():
-    """Number 0 sleeps where nothing wakes it; the other one fails."""
-    program = f"""
-import sys, time
-from pathlib import Path
-from certtrain.commands import ranks
-from certtrain.runs import RunDirectory
-ranks.FOLLOWER, ranks.GRACE_SECONDS = ("-c", "import sys; print('the driver fell over'); sys.exit(3)"), 0.3
-with ranks._started(2, RunDirectory({"runs/x"!r}), "cpu"):
-    time.sleep(60)
-"""
-    start = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1
-    assert "process 2 of 2" in done.stderr
-    assert "failed with exit status 3" in done.stderr
-    assert "the driver fell over" in done.stderr
-    assert time.monotonic() - start < 45
+def test_a_mistake_that_all_processes_find_is_told_once_and_leaves_nothing(in_tmp, tiny, capsys):
+    assert main(["train", *tiny, *METHOD, *TWO, "val_size=0.0007", "name=mistake"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("2 processes cannot share 1 validation example(s)") == 1
+    assert said.count("\n") == 3
+    assert not (in_tmp / "runs" / "mistake").exists()
 
 
-def test_ctrl_c_twice_ends_one_that_waits_for_a_process_that_hangs():
-    """In a library's call, where Python handles no signal."""
-    program = f"""
-import datetime, os
-from certtrain.callbacks.signals import SignalFlag
-from certtrain.commands import ranks
-from certtrain.runs import RunDirectory
-ranks.FOLLOWER = ("-c", "import time; time.sleep(100)")
-with SignalFlag(), ranks._started(2, RunDirectory({"runs/x"!r}), "cpu") as (place, store):
-    print("waits", flush=True)
-    store.wait(["what never comes"], datetime.timedelta(seconds=100))
-"""
-    process = subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        assert process.stdout.readline() == "waits\n"
-        for _ in range(2):
-            time.sleep(1)
-            process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=30)
-    finally:
-        process.kill()
-    assert process.returncode == 130
-    assert "interrupted by SIGINT while it waited for another process" in said
-
-
-def test_one_sigterm_ends_a_training_of_which_a_process_hangs(in_tmp, tiny):
-    """Schedulers send one SIGTERM before they kill. Number 0 waits in a sum over the processes, one of which stands."""
-    shared = [word for word in tiny if not word.startswith("epochs")]
-    arguments = ["train", *shared, *METHOD, *TWO, "epochs=400", "checkpoint.every_n_seconds=0", "name=hung"]
-    program = f"""
-import sys
-from certtrain.cli import main
-from certtrain.commands import ranks
-ranks.STANDING_SECONDS = 2.0
-start = ranks._Follower
-def told(*given):
-    follower = start(*given)
-    print("started", follower.process.pid, flush=True)
-    return follower
-ranks._Follower = told
-sys.exit(main({arguments!r}))
-"""
-    process = subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        follower = next(int(line.split()[1]) for line in process.stdout if line.startswith("started"))
-        last, limit = Path("runs/hung/checkpoints/last.ckpt"), time.monotonic() + 100
-        while not last.exists() and time.monotonic() < limit:
-            time.sleep(0.05)
-        os.kill(follower, signal.SIGSTOP)
-        time.sleep(1)
-        assert process.poll() is None
-        process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 143, said
-    assert "interrupted by SIGTERM while it waited for another process" in said
-    assert "the same command goes on from the last checkpoint in runs/hung" in said
-    with pytest.raises(ProcessLookupError):
-        os.kill(follower, 0)
+def test_one_sigterm_ends_a_training_of_which_a_process_hangs(in_tmp, tiny, at_step, monkeypatch, capsys):
+    """Schedulers send one SIGTERM before they kill. Rank 0 waits in a sum over the processes, one of which stands."""
+    monkeypatch.setattr(launcher, "SHUTDOWN_SECONDS", 2)
+    at_step(15, 1, "os.kill(os.getppid(), signal.SIGTERM); os.kill(os.getpid(), signal.SIGSTOP)")
+    assert main(["train", *tiny, *METHOD, *TWO, "checkpoint.every_n_seconds=0", "name=hung"]) == 143
+    said = capsys.readouterr()
+    assert said.err == "SIGTERM: stopping; what is done is kept (Ctrl-C again: at once)\n"
+    assert "the same command goes on from here, runs/hung" in said.out
     assert result("hung")["status"] == "interrupted"
-    assert 0 < read_checkpoint(last)["global_step"] < 4400
-
-
-def test_who_stands_still_and_who_works():
-    """A loop that calls the same again and again is not one call."""
-    standing, ended, seen = ranks._Standing(), threading.Event(), []
-
-    def look():
-        while not ended.wait(0.05):
-            seen.append(standing.seconds())
-
-    def short():
-        time.sleep(0.1)
-
-    watcher = threading.Thread(target=look)
-    watcher.start()
-    for _ in range(10):
-        short()
-    longest = max(seen)
-    time.sleep(1)
-    ended.set()
-    watcher.join()
-    assert longest < 0.5
-    assert max(seen) > 0.7
-
-
-def test_one_that_takes_its_time_to_end_is_told_of_and_errors_of_number_0_are_its_own(monkeypatch):
-    """Contact is lost seconds before the other process, which says why, has ended."""
-    slow = "import sys, time; time.sleep(3); sys.exit(2)"
-    lost = "[gloo/transport/tcp/pair.cc:561] Connection closed by peer"
-
-    def fails(said):
-        with ranks._started(2, RunDirectory("runs/x"), "cpu"):
-            time.sleep(0.5)
-            raise RuntimeError(said)
-
-    for program, said, kind, told in (
-        (slow, lost, ranks.RankDied, "process 2 of 2 .* failed with exit status 2"),
-        ("import sys; sys.exit(1)", "shapes do not fit", RuntimeError, "shapes do not fit"),
-    ):
-        monkeypatch.setattr(ranks, "FOLLOWER", ("-c", program))
-        with pytest.raises(kind, match=told):
-            fails(said)
-
-
-def test_one_that_does_not_end_after_the_training_costs_nothing(monkeypatch):
-    monkeypatch.setattr(ranks, "FOLLOWER", ("-c", "import time; time.sleep(60)"))
-    monkeypatch.setattr(ranks, "GRACE_SECONDS", 0.2)
-    start = time.monotonic()
-    with ranks._started(2, RunDirectory("runs/x"), "cpu"):
-        pass
-    assert time.monotonic() - start < 20
+    assert 0 < read_checkpoint("runs/hung/checkpoints/last.ckpt")["global_step"] < 22
 
 
 def test_torchrun(in_tmp, tiny):
@@ -333,10 +212,10 @@ def test_torchruns_processes_certify_shards(under_torchrun, runs):
 
 
 def test_torchruns_number_and_the_configured_one(under_torchrun):
-    assert ranks.device_count({"trainer": {"devices": "auto"}}) == 4
-    assert ranks.device_count({"trainer": {"devices": 4}}) == 4
+    assert one_run.device_count({"trainer": {"devices": "auto"}}) == 4
+    assert one_run.device_count({"trainer": {"devices": 4}}) == 4
     with pytest.raises(UserError, match="torchrun started 4 processes"):
-        ranks.device_count({"trainer": {"devices": 3}})
+        one_run.device_count({"trainer": {"devices": 3}})
 
 
 def test_a_study_trains_its_trials_on_one_device(in_tmp, tiny, capsys):
@@ -347,7 +226,7 @@ def test_a_study_trains_its_trials_on_one_device(in_tmp, tiny, capsys):
 def test_more_gpus_than_there_are(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    count = ranks.device_count
+    count = one_run.device_count
     assert count({"trainer": {"devices": "auto"}}) == 2
     assert count({"trainer": {"devices": 3, "accelerator": "cpu"}}) == 3
     with pytest.raises(UserError, match=r"torch sees 2 GPU") as caught:
@@ -377,14 +256,14 @@ def no_gpu(monkeypatch):
 )
 def test_gpus_that_are_not_there_are_not_replaced_by_the_processor(no_gpu, asked):
     with pytest.raises(UserError) as caught:
-        ranks.device_count({"trainer": asked})
+        one_run.device_count({"trainer": asked})
     assert "trainer.accelerator=cpu" in caught.value.fix
 
 
 def test_processors_are_taken_where_they_are_asked_for_or_nothing_is(no_gpu):
-    assert ranks.device_count({"trainer": {}}) == 1
-    assert ranks.device_count({"trainer": {"accelerator": "cpu", "devices": "auto"}}) == 1
-    assert ranks.device_count({"trainer": {"accelerator": "cpu", "devices": 3}}) == 3
+    assert one_run.device_count({"trainer": {}}) == 1
+    assert one_run.device_count({"trainer": {"accelerator": "cpu", "devices": "auto"}}) == 1
+    assert one_run.device_count({"trainer": {"accelerator": "cpu", "devices": 3}}) == 3
 
 
 @pytest.mark.parametrize("asked", [["trainer.accelerator=gpu", "trainer.devices=4"], ["trainer=ddp"]])
@@ -398,9 +277,9 @@ def test_torchrun_with_more_processes_than_gpus(under_torchrun, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(UserError, match=r"process 2 of this machine.* 1 GPU") as caught:
-        ranks.device_count({"trainer": {"devices": "auto"}})
+        one_run.device_count({"trainer": {"devices": "auto"}})
     assert "--nproc-per-node=1" in caught.value.fix
-    assert ranks.device_count({"trainer": {"devices": "auto", "accelerator": "cpu"}}) == 4
+    assert one_run.device_count({"trainer": {"devices": "auto", "accelerator": "cpu"}}) == 4
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16-mixed"])
