@@ -332,7 +332,7 @@ def test_settings_are_kept_and_what_is_typed_replaces_them():
     assert typed_trust(typed) == ["trust=[a,b.c,mine.Net,yours.Data]"]
 
 
-SECTIONS = ["model", "data", "method", "optimizer", "bounds"]
+SECTIONS = ["model", "data", "method", "optimizer", "bounds", "schedule"]
 
 
 @pytest.mark.parametrize("section", SECTIONS)

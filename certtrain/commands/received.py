@@ -55,13 +55,16 @@ ENGINE = Kind("a bound engine", ("certtrain.bounds",), method="bounds")
 NETWORK = Kind("a network or layer", (*NETWORKS, "torch.nn"), "torch.nn.Module", functions=NETWORKS)
 DATA = Kind("a data module", ("certtrain.data",), "certtrain.data.DataModule")
 METHOD = Kind("a training method", ("certtrain.methods",), "certtrain.methods.Method")
+PART = Kind("a part of a training method", ("certtrain.methods",), "certtrain.methods.base.Part")
+SCHEDULE = Kind("a schedule", ("certtrain.schedules",), "certtrain.schedules.Timed")
 OPTIMIZER = Kind("an optimiser", ("torch.optim",), "torch.optim.Optimizer")
 CERTIFIER = Kind("a certifier", ("certtrain.certifiers",), "certtrain.certifiers.Certifier")
 # By key of the configuration: what it builds, then what may stand among the arguments of that.
 KINDS: dict[str, tuple[Kind, ...]] = {
     "data": (DATA,),
     "model": (NETWORK,),
-    "method": (METHOD, NETWORK),
+    "method": (METHOD, NETWORK, PART, SCHEDULE),
+    "schedule": (SCHEDULE,),
     "optimizer": (OPTIMIZER,),
     "bounds": (ENGINE,),
     "certifier": (CERTIFIER, ENGINE),
@@ -83,7 +86,7 @@ def check_received(config: Mapping[str, Any], keys: Sequence[str], trust: Trust,
         UserError: with the key, what stands there, and `trust=` where that can help.
     """
     for section in keys:
-        depth = 1 if section == "certifier" else 0  # by name
+        depth = 1 if section in ("certifier", "schedule") else 0  # by name
         for path, node in nodes(config.get(section), section):
             where = f"{source}, key {path}"
             refuse_interpolations(node, where)
