@@ -1,5 +1,6 @@
 """Methods of a user's own, whatever arguments they take; and runs that failed before anything was learnt."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from certtrain import cli
 from certtrain.commands.build import build_lr, build_method
 from certtrain.errors import UserError
 from certtrain.methods import IBP, Method, Objective, Ramp, Schedule, Weight
+from certtrain.methods.inner_attack import InnerAttack
+from certtrain.methods.mixture import Mixture
+from certtrain.methods.regions import SmallBoxes
 from certtrain.runs import RunDirectory
 from certtrain.schedules import Timed
 
@@ -94,6 +98,36 @@ def test_the_learning_rate_may_follow_a_class_of_ones_own():
     schedule = {**SCHEDULE, "lr": {"_target_": f"{__name__}.Halving", "every": 0.5}}
     factor = build_lr({"schedule": schedule, "epochs": 4}, steps_per_epoch=10)
     assert [factor(step) for step in (0, 4, 5, 11)] == [1, 1, 0.5, 0.25]
+
+
+def test_the_command_line_replaces_the_learning_rates_shape(own, tiny):
+    """And a run that has it is resumed."""
+    Path("own_rates.py").write_text(
+        "from certtrain.schedules import Timed\n\n\nclass Halving(Timed):\n    lengths = {'every': 1}\n\n"
+        "    def __init__(self, every):\n        self.every = every\n\n"
+        "    def __call__(self, step):\n        return 0.5 ** (step // self.every)\n"
+    )
+    shape = ["~schedule.lr", "+schedule.lr={_target_: own_rates.Halving, every: 1}"]
+    assert cli.main([*own, *tiny, *shape, "method=standard", "epochs=2", "optimizer.lr=0.5", "name=run"]) == 0
+    assert cli.main([*own, "resume=run", "epochs=3", "trust=own_rates"]) == 0
+    with Path("runs/run/metrics.csv").open() as file:
+        rates = [float(row["schedule/lr"]) for row in csv.DictReader(file) if row["schedule/lr"]]
+    assert (rates[0], rates[-1]) == (0.25, 0.0625)
+    assert cli.main([*own, *tiny, *shape, "+schedule.lr.evry=2", "method=standard", "name=other"]) == 2
+
+
+def test_a_combination_of_parts_is_a_yaml_file():
+    weight = {"_target_": "certtrain.schedules.Weight", "start": 1.0, "end": 0.5, "by": "step"}
+    attack = {"_target_": "certtrain.methods.inner_attack.InnerAttack", "steps": 3}
+    node = {
+        "_target_": "certtrain.methods.BoundTraining",
+        "robust": {"_target_": "certtrain.methods.mixture.Mixture", "beta": weight},
+        "region": {"_target_": "certtrain.methods.regions.SmallBoxes", "share": 0.2, "attack": attack},
+    }
+    made = build_method({"method": node, "schedule": SCHEDULE, "epochs": 4, "train_eps": "0.1"}, steps_per_epoch=10)
+    assert made.robust == Mixture(Weight(1.0, 0.5, "step"))
+    assert made.region == SmallBoxes(0.2, InnerAttack(steps=3))
+    assert made.scheduled(20)["beta"] == 0.75
 
 
 class Halving(Timed):
