@@ -92,13 +92,22 @@ class Part:
 
 
 def schedules_of(owner: object, step: int, ramp: Ramp) -> dict[str, float]:
-    """Every `Schedule` among an object's attributes at this step, by name, and what its parts have scheduled."""
+    """Every `Schedule` among an object's attributes at this step, by name, and what its parts have scheduled.
+
+    Raises:
+        ValueError: two of them have the same name.
+    """
     found: dict[str, float] = {}
     for name, value in vars(owner).items():
         if isinstance(value, Schedule):
-            found[name] = value.at(step, ramp)
+            more = {name: value.at(step, ramp)}
         elif isinstance(value, Part):
-            found |= value.scheduled(step, ramp)
+            more = value.scheduled(step, ramp)
+        else:
+            continue
+        if twice := found.keys() & more.keys():
+            raise ValueError(f"{type(owner).__name__} has two schedules called {' and '.join(sorted(twice))}")
+        found |= more
     return found
 
 

@@ -132,6 +132,8 @@ class BoundTraining(Method):
         region.check(self.threat)
         self.ramp, self.regulariser, self.init = ramp, regulariser, init
         self.robust, self.region = robust, region
+        # A step of a small network is short: where nothing is prepared, nothing is asked for.
+        self._prepares = type(region).prepare is not Region.prepare or type(robust).prepare is not RobustLoss.prepare
         self.l1 = non_negative(l1, "method.l1")
 
     def eps(self, step: int) -> float:
@@ -168,7 +170,10 @@ class BoundTraining(Method):
         self, network: nn.Module, engine: BoundEngine | None, batch: Batch, step: int, streams: Streams
     ) -> Prepared:
         """What the region, then the robust loss prepares, while bounds are asked for."""
-        phase, inputs = self.phase(step), Prepared(*batch)
+        inputs = Prepared(*batch)
+        if not self._prepares:
+            return inputs
+        phase = self.phase(step)
         if not (phase.robust or phase.regularised):
             return inputs
         threat = self.threat.at(self.values(step)["eps"])

@@ -75,6 +75,15 @@ def test_what_the_parts_schedule_is_found_logged_and_given_to_the_loss():
     assert list(CrownIBP(0.1, RAMP, regulariser=0.4).scheduled(0)) == ["eps", "kappa", "regulariser", "beta"]
 
 
+def test_two_schedules_of_one_name_are_refused():
+    @dataclass(frozen=True)
+    class Own(IntervalLoss):
+        kappa: Schedule = HALF
+
+    with pytest.raises(ValueError, match="two schedules called kappa"):
+        BoundTraining(0.1, RAMP, Own()).scheduled(0)
+
+
 class Beyond(Schedule):
     def at(self, step, ramp):
         return 1.5 * ramp.fraction(step)
