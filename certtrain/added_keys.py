@@ -16,6 +16,9 @@ BEFORE: MappingProxyType[str, Any] = MappingProxyType(
         "schedule.mid": 0.25,
         "model.batch_norm": False,  # of the networks of Zhang et al.
         "model.last_stride": 1,
+        "schedule.lr._target_": "certtrain.schedules.LearningRate",
+        "method.kappa._target_": "certtrain.schedules.Weight",
+        "method.beta._target_": "certtrain.schedules.Weight",
         "method.loss_fusion": False,
         "trainer.precision": "32-true",
         "trainer.channels_last": False,

@@ -5,8 +5,7 @@ For scripts and notebooks. What the commands add is evidence: run directories, l
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +43,9 @@ def fit(
 ) -> dict[str, float]:
     """Train a network in place by Adam, on an accelerator when there is one; afterwards it is on the CPU, in eval mode.
 
+    What runs is what a run of the command line does, `certtrain.training.fit`. A method that draws initial weights of
+    its own (`init="ibp"`) draws them first, from torch's global generator.
+
     Args:
         network: inputs in [0, 1] to (B, K) logits, or (B, 1) of two classes: class 1 where the logit is above 0. What
             it traces to must have bounds when the method needs them.
@@ -64,49 +66,30 @@ def fit(
         UserError: an operation without bounds, data that does not fit its declaration, inputs outside [0, 1].
         TypeError: `data` is none of these, or has a batch size of its own.
     """
-    import lightning as L
-
-    from certtrain.callbacks.guard import FiniteGuard
-    from certtrain.callbacks.progress import TrainingProgress
-    from certtrain.callbacks.training_log import TrainingLog
     from certtrain.methods.module import CertifiedTraining
-    from certtrain.training import quiet_lightning
+    from certtrain.training import fit as train
 
-    quiet_lightning()
-    warnings.filterwarnings("ignore", message=".*no `val_dataloader`.*")
     source, network = _training_source(network, data, batch_size, seed)
+    method.initialise(network)
     engine = NativeEngine(network) if method.needs_engine else None
     module = CertifiedTraining(
         network, method, engine, lambda parameters: torch.optim.Adam(parameters, lr=lr), lambda step: 1.0, seed=seed
     )
-    log = TrainingLog()
-    trainer = L.Trainer(
-        accelerator="auto",
-        devices=1,
-        max_epochs=epochs,
-        callbacks=[FiniteGuard(), log, TrainingProgress(terminal.console(), None)],
-        limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
-    trainer.fit(module, **source)
+    outcome = train(module, source, epochs=epochs, console=terminal.console())
     network.cpu().eval()
-    return dict(log.latest)
+    return outcome.metrics
 
 
 def _training_source(
     network: nn.Module, data: Data, batch_size: int | None, seed: int
-) -> tuple[dict[str, Any], nn.Module]:
-    """What Lightning's trainer is given of the data, and the network with a logit for each class."""
+) -> tuple[DataModule | Iterable[Batch], nn.Module]:
+    """The data module, or the training split's batches, and the network with a logit for each class."""
     if isinstance(data, DataModule):
         if batch_size is not None:
             raise TypeError("batch_size is the data module's own: leave it out")
         data.prepare_data()
         data.setup()
-        return {"datamodule": data}, InputContract.of(data).classifier(network)
+        return data, InputContract.of(data).classifier(network)
     loader = training_batches(data, batch_size, seed)
     x = loader.one()
     if x is not None:
@@ -114,7 +97,7 @@ def _training_source(
         logits = count_logits(network, x.to(device), least=1)
         loader.refuse_classes_beyond(max(logits, 2))
         network = nn.Sequential(network, TwoLogits().to(device)) if logits == 1 else network
-    return {"train_dataloaders": loader}, network
+    return loader, network
 
 
 def certify(network: nn.Module, certifier: Certifier, split: Data, *, indices: str = "all") -> Certificates:

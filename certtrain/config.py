@@ -12,6 +12,7 @@ from certtrain.files import conf_dir
 from certtrain.kinds import fixed_norm, of_nodes
 from certtrain.radii import exact_number, parse_radii, parse_radius, radius_key, radius_text
 from certtrain.scale_request import read_request
+from certtrain.signatures import parameter_names
 from certtrain.threat import bounded_norms, norm_text, norms, threat_of
 from certtrain.threat.scales import Scales
 
@@ -98,8 +99,6 @@ def _root_cause(error: BaseException) -> BaseException:
 
 
 def _argument_hint(target: str, cause: BaseException, found: Any = None) -> str:
-    import inspect
-
     match = re.search(r"unexpected keyword argument '(\w+)'", str(cause))
     if match is None:
         return "see the cause above; --traceback shows where it was raised"
@@ -108,7 +107,7 @@ def _argument_hint(target: str, cause: BaseException, found: Any = None) -> str:
             import hydra.utils
 
             found = hydra.utils.get_object(target)
-        names = [name for name in inspect.signature(found).parameters if name not in ("self", "args", "kwargs")]
+        names = sorted(parameter_names(found))
     except Exception:  # a target without a signature: the message is still better than none
         return "remove it"
     return nearest(match.group(1), names)

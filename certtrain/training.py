@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from certtrain.callbacks.progress import TrainingProgress
 from certtrain.callbacks.signals import StopAtSignal
 from certtrain.callbacks.training_log import TrainingLog
 from certtrain.callbacks.validation import CertifyValidation
+from certtrain.data.batch import Batch
 from certtrain.errors import UserError
 from certtrain.evaluation import float32_products
 from certtrain.methods.compiled import Compiled
@@ -40,41 +42,44 @@ class Outcome:
     """Of training, in all sessions of the run."""
     steps: int
     epochs: int
-    checkpoint: Path
+    checkpoint: Path | None
+    """The one that is the result; None where none are kept."""
     chosen_because: str
+    metrics: dict[str, float]
+    """The parts of the loss, means over the last steps: `train/loss`, `train/clean`, ..."""
 
 
 def fit(
     module: CertifiedTraining,
-    data: L.LightningDataModule,
+    data: L.LightningDataModule | Iterable[Batch],
     *,
     epochs: int,
-    settings: TrainerSettings,
-    checkpoints: Checkpoints,
-    use: str,
-    validation: CertifyValidation | None,
-    loggers: Sequence[Logger],
     console: Console,
-    flag: SignalFlag,
+    settings: TrainerSettings | None = None,
+    checkpoints: Checkpoints | None = None,
+    use: str = "last",
+    validation: CertifyValidation | None = None,
+    loggers: Sequence[Logger] = (),
+    flag: SignalFlag | None = None,
     resume_from: Path | None = None,
     progress: bool = True,
     callbacks: Sequence[L.Callback] = (),
     more: Sequence[L.Callback] = (),
     place: Rank | None = None,
 ) -> Outcome:
-    """Train until the epochs are done.
+    """Train until the epochs are done: a run of the command line, and `certtrain.fit`.
 
     Args:
         module: network, method, optimiser.
-        data: with a train and, when it is not empty, a validation loader.
+        data: with a train and, when it is not empty, a validation loader; or the batches of the training split.
         epochs: in all, those of a resumed run included.
-        settings: of the trainer.
-        checkpoints: where and when to save.
+        console: for the progress.
+        settings: of the trainer; None for its defaults.
+        checkpoints: where and when to save; None to keep none.
         use: `last` or `best`: which checkpoint is the result.
         validation: certifies in training; None when there is nothing to validate on.
         loggers: get the metrics.
-        console: for the progress.
-        flag: set by SIGINT and SIGTERM.
+        flag: set by SIGINT and SIGTERM, at which a training with checkpoints saves the last one and stops.
         resume_from: a checkpoint to continue.
         progress: draw it.
         callbacks: the user's own, called before checkpoints are written, which hold their state.
@@ -87,15 +92,16 @@ def fit(
         UserError: the checkpoint to continue is corrupt or of another model; Lightning refuses the trainer.
     """
     quiet_lightning()
+    settings, begun = settings or TrainerSettings(), time.monotonic()
     if isinstance(module.objective, Compiled):
         module.objective.tell = console.print
-    every: list[L.Callback] = [FiniteGuard(settings.check_every_n_steps)]
-    every.append(TrainingLog(settings.check_every_n_steps))
+from certtrain.data.batch import Batch
+from certtrain.errors import UserError
     if validation is not None:
         every.append(validation)
     if progress:
-        every.append(TrainingProgress(console, validation))
-    every += [*callbacks, checkpoints, *more, StopAtSignal(flag, checkpoints)]
+from certtrain.data.batch import Batch
+from certtrain.errors import UserError
     trainer = _trainer(
         settings,
         place,
@@ -111,23 +117,16 @@ def fit(
         enable_model_summary=False,
     )
     module.apart()
+    source = {"datamodule" if isinstance(data, L.LightningDataModule) else "train_dataloaders": data}
     try:
         with whole_batch_norm(module.network), float32_products(settings.products):
-            trainer.fit(module, datamodule=data, ckpt_path=str(resume_from) if resume_from else None, weights_only=True)
-    except MisconfigurationException as error:
-        raise _refused(error) from error
-    finally:
-        for logger in loggers:
-            logger.save()
-    chosen, because = checkpoints.last, "last epoch"
+from certtrain.data.batch import Batch
+from certtrain.errors import UserError
     if use == "best" and checkpoints.best.exists():
-        chosen = checkpoints.best
-        because = (
-            f"best {checkpoints.monitor} after the ramp: {checkpoints.best_value:.4f} at step {checkpoints.best_step}"
-        )
-    elif use == "best":
-        because = "last epoch (no validation after the ramp to choose a best by)"
-    return Outcome(checkpoints.seconds, trainer.global_step, trainer.current_epoch, chosen, because)
+        best = f"{checkpoints.best_value:.4f} at step {checkpoints.best_step}"
+        return checkpoints.best, f"best {checkpoints.monitor} after the ramp: {best}"
+    nothing = " (no validation after the ramp to choose a best by)" if use == "best" else ""
+    return checkpoints.last, f"last epoch{nothing}"
 
 
 def _trainer(settings: TrainerSettings, place: Rank | None, **options: Any) -> L.Trainer:
@@ -163,6 +162,7 @@ def quiet_lightning() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers.*",
+        ".*no `val_dataloader`.*",
         ".*The number of training batches.*",
         ".*`LightningModule.configure_callbacks`.*",
         ".*lr_scheduler.step.*optimizer.step.*",

@@ -13,7 +13,7 @@ from certtrain.certifiers import AnytimeCertifier, BoundCertifier, SmoothingCert
 from certtrain.data import Digits
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError
-from certtrain.methods import IBP, Gaussian, Ramp
+from certtrain.methods import IBP, Gaussian, Ramp, Weight
 from certtrain.models import mlp
 
 
@@ -46,6 +46,23 @@ def test_bounds(data, tmp_path):
     assert 0.3 < summary["certified"]["0.02"] <= summary["certified"]["0.01"] <= summary["clean"]
     figure = certtrain.plot({"ibp": (certificates, certifier)}, tmp_path / "curve.png")
     assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_script_trains_as_the_command_does(data, tmp_path):
+    """But for the last bits, of torch's fused optimiser."""
+    from certtrain.cli import main
+
+    arguments = ["train", "data=digits", "data.augment=null", "data.batch_size=128", "val_size=0", "model=mlp"]
+    arguments += ["model.hidden=[32]", "method=ibp", "eps=0.02", "radii=[0.02]", "epochs=2", "schedule.warmup=0.5"]
+    arguments += ["schedule.ramp=1", "schedule.lr.kind=constant", "optimizer.lr=0.01", "method.init=ibp", "trainer=cpu"]
+    assert main([*arguments, "name=run", f"runs_dir={tmp_path}"]) == 0
+    steps, made = data.steps_per_epoch(), network(data)
+    options = {"kappa": Weight(1.0, 0.25, "step"), "regulariser": "auto", "init": "ibp"}
+    torch.manual_seed(0)
+    certtrain.fit(made, IBP("0.02", Ramp(steps // 2, steps), **options), data, epochs=2, lr=0.01)
+    expected = certtrain.load(tmp_path / "run")
+    for one, other in zip(made.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
 
 
 def test_smoothing_and_a_budget_for_all(data, tmp_path):

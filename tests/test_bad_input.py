@@ -148,13 +148,13 @@ def test_a_ramp_that_outlasts_training_offers_what_works(in_tmp, tiny, capsys):
 
 @pytest.mark.parametrize("epochs", range(1, 8))
 def test_any_scaled_schedule_that_fills_its_recipe_fits(epochs):
-    from certtrain.commands.build import Lengths
+    from certtrain.schedules import Timeline
 
     for warmup in range(20):
         for steps in (1, 3, 7, 11):
-            schedule = {"epochs": 20, "scale": True, "warmup": warmup, "ramp": 20 - warmup}
-            lengths = Lengths({"schedule": schedule, "epochs": epochs}, steps)
-            assert lengths.start + lengths.ramp == lengths.total
+            timeline = Timeline(epochs, steps, recipe_epochs=20, scale=True)
+            start, length = timeline.span(warmup, 20 - warmup, ("schedule.warmup", "schedule.ramp"))
+            assert start + length == timeline.total
 
 
 def test_a_layer_that_cannot_be_bounded_is_named(own_data, in_tmp, capsys):

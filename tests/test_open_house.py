@@ -1,5 +1,6 @@
-"""A user's own method, certifier, noise and threat model go through every command without a change under certtrain/."""
+"""A user's own method, schedule, certifier, noise and threat model go through every command; certtrain stays."""
 
+import csv
 import importlib
 import json
 import re
@@ -44,6 +45,10 @@ def test_from_training_to_prediction(run, capsys):
     assert 0 < found["certified"]["0.1"] <= found["clean"]
     assert found["acr"] > 0
     assert "val/acr" in (run / "metrics.csv").read_text().splitlines()[0]
+    with (run / "metrics.csv").open() as file:
+        faded = [float(row["schedule/softness"]) for row in csv.DictReader(file) if row["schedule/softness"]]
+    assert faded == sorted(faded, reverse=True)
+    assert faded[-1] == pytest.approx(0.1 * (1 - 2 / 10))  # after two epochs of a ramp of ten
     assert main(["train", "resume=toy", "epochs=3", "trust=toy_parts", *CONF]) == 0
 
     assert main(["certify", "run=toy", "indices=first_50", "trust=toy_parts", *CONF]) == 0

@@ -187,7 +187,12 @@ def test_torchvision_fetches_no_weights(more):
 
 def test_the_parts_of_a_method_an_optimiser_and_a_certifier(run):
     good = {
-        "method": {"_target_": "certtrain.methods.CrownIBP", "kappa": {"start": 1}},
+        "method": {
+            "_target_": "certtrain.methods.sabr.SABR",
+            "kappa": {"_target_": "certtrain.schedules.Weight", "start": 1},
+            "attack": {"_target_": "certtrain.methods.inner_attack.InnerAttack", "steps": 1},
+        },
+        "schedule": {"lr": {"_target_": "certtrain.schedules.LearningRate"}},
         "optimizer": {"_target_": "torch.optim.SGD", "_partial_": True},
         "bounds": {"_target_": "certtrain.bounds.NativeEngine", "_partial_": True},
         "certifier": {"a": {"_target_": "certtrain.certifiers.BoundCertifier", "engine": {}}},
@@ -198,6 +203,9 @@ def test_the_parts_of_a_method_an_optimiser_and_a_certifier(run):
         with pytest.raises(UserError, match="nothing is built") as error:
             check_received({**good, key: good[other]}, tuple(good), (), "run")
         assert f"key {key}._target_" in error.value.where
+    with pytest.raises(UserError, match="not a schedule") as error:
+        check_received({**good, "schedule": {"lr": good["optimizer"]}}, tuple(good), (), "run")
+    assert "key schedule.lr._target_" in error.value.where
     with pytest.raises(UserError) as error:
         check_received({**good, "certifier": {"a": good["bounds"]}}, tuple(good), (), "run")
     assert "key certifier.a._target_" in error.value.where
@@ -332,7 +340,7 @@ def test_settings_are_kept_and_what_is_typed_replaces_them():
     assert typed_trust(typed) == ["trust=[a,b.c,mine.Net,yours.Data]"]
 
 
-SECTIONS = ["model", "data", "method", "optimizer", "bounds", "logger", "callbacks"]
+SECTIONS = ["model", "data", "method", "optimizer", "bounds", "schedule", "logger", "callbacks"]
 
 
 @pytest.mark.parametrize("section", SECTIONS)

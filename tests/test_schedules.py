@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from certtrain.errors import UserError
-from certtrain.schedules import LearningRate, Ramp, Weight
+from certtrain.schedules import LearningRate, Ramp, Schedule, Timed, Timeline, Weight, in_steps
 
 lengths = st.integers(0, 5000)
 unit = st.floats(0, 1)
@@ -189,3 +189,56 @@ def test_mistakes_are_named(make, message):
     assert message in str(caught.value)
     assert caught.value.where
     assert caught.value.fix
+
+
+# --- declared in a configuration, in epochs
+
+
+class Steps(Schedule):
+    """A user's own: values that hold from given steps on."""
+
+    lengths = {"at_steps": 0, "hold": 1}  # noqa: RUF012
+
+    def __init__(self, values, at_steps, hold=1):
+        self.values, self.at_steps, self.hold = values, at_steps, hold
+
+    def at(self, step, ramp):
+        return self.values[sum(start <= step for start in self.at_steps)]
+
+
+OWN = f"{__name__}.Steps"
+
+
+@pytest.mark.parametrize(("scale", "starts", "hold"), [(False, [100, 250], 3), (True, [50, 125], 2)])
+def test_a_schedule_of_ones_own_is_converted_wherever_it_stands(scale, starts, hold):
+    timeline = Timeline(30, 10, recipe_epochs=60, scale=scale, warmup=1, ramp=10)
+    declared = {"_target_": OWN, "values": [0, 1, 2], "at_steps": [10, 25], "hold": 0.3}
+    node = {"_target_": "a.Method", "parts": [{"_target_": "a.Part", "gamma": declared}], "beta": 10}
+    found = in_steps(node, "method", timeline)
+    expected = {**declared, "at_steps": starts, "hold": hold}
+    assert found == {**node, "parts": [{"_target_": "a.Part", "gamma": expected}]}
+    assert declared["at_steps"] == [10, 25]
+
+
+def test_a_length_that_is_none_is_named_by_its_place():
+    node = {"gamma": {"_target_": OWN, "values": [], "at_steps": [1, "two"]}}
+    with pytest.raises(UserError, match=r"method.gamma.at_steps = 'two' is not a length in epochs"):
+        in_steps(node, "method", Timeline(30, 10, 60))
+
+
+def test_a_declared_ramp_and_learning_rate_take_from_the_run_what_they_do_not_state():
+    timeline = Timeline(30, 7, recipe_epochs=60, scale=True, warmup=0.1, ramp=10.1)
+    assert Ramp.in_steps(timeline, "schedule", {}) == {"start": 0, "length": 36}
+    assert Ramp.in_steps(timeline, "method.ramp", {"start": 1, "length": 3}) == {"start": 4, "length": 10}
+    rate = {"_target_": "certtrain.schedules.LearningRate", "kind": "step_after_ramp", "every": 0.01, "gamma": 0.5}
+    assert in_steps(rate, "schedule.lr", timeline) == {**rate, "every": 1, "after": 36, "total": 210}
+    with pytest.raises(UserError, match=r"take 30\.5 epochs, training only 30") as error:
+        Ramp.in_steps(timeline, "method.ramp", {"start": 1, "length": 60})
+    assert "method.ramp.length" in error.value.where
+
+
+def test_what_counts_no_steps_is_left_as_it_is():
+    node = {"_target_": "no_such_package.Thing", "every": 3, "more": {"_target_": "torch.nn.Linear", "in_features": 2}}
+    assert in_steps(node, "method", Timeline(30, 10, 60)) == node
+    assert not issubclass(Weight, Ramp)
+    assert all(issubclass(kind, Timed) for kind in (Ramp, Weight, LearningRate))

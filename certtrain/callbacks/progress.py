@@ -1,4 +1,4 @@
-"""The progress of training: a bar with eps, kappa, beta, loss, clean and certified accuracy."""
+"""The progress of training: a bar with what is scheduled, loss, clean and certified accuracy."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class TrainingProgress(L.Callback):
 
     def text(self, trainer: L.Trainer, module: CertifiedTraining) -> str:
         """What matters now, in about 80 columns."""
-        words = [f"{k} {v:.3g}" for k, v in module.scheduled().items() if k in ("eps", "kappa", "beta", "sigma")]
+        words = [f"{k} {v:.3g}" for k, v in module.scheduled().items() if k not in ("regulariser", "lr")]
         if "loss" in module.parts:
             words.append(f"loss {float(module.parts['loss']):.3f}")
         if "val/clean" in trainer.callback_metrics:

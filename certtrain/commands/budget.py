@@ -126,8 +126,8 @@ def _batches(data: DataModule, device: torch.device) -> Iterator[Batch]:
 
 def _phases(method: Method, total: int, done: int) -> list[tuple[str, int, int]]:
     """Name, remaining steps, and a step that stands for them."""
-    ramp = getattr(method, "ramp", None)
-    if ramp is None:
+    ramp = method.ramp
+    if not ramp.end:
         spans = [("training", 0, total)]
     else:
         spans = [("warm-up", 0, ramp.start), ("ramp", ramp.start, ramp.end), ("after the ramp", ramp.end, total)]

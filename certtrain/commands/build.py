@@ -15,10 +15,12 @@ from certtrain.commands.network import make_network
 from certtrain.config import call_partial, instantiate, watched_radius
 from certtrain.data import Batch, DataModule
 from certtrain.errors import UserError
-from certtrain.methods import LearningRate, Method, Ramp, Weight
+from certtrain.methods import Method
+from certtrain.methods.optimizer import fused_form
 from certtrain.models.contract import InputContract
 from certtrain.radii import parse_radius
 from certtrain.scale_request import resolve_scales
+from certtrain.schedules import Ramp, Timeline, in_steps
 from certtrain.signatures import parameter_names
 from certtrain.threat.scales import Scales
 
@@ -43,28 +45,12 @@ def build_engine(config: dict[str, Any]) -> Callable[[nn.Module], BoundEngine]:
     return instantiate(config["bounds"], "bounds")
 
 
-class Lengths:
-    """The schedule's lengths, converted from epochs of the recipe to optimiser steps of this run."""
-
-    def __init__(self, config: dict[str, Any], steps_per_epoch: int) -> None:
-        schedule = config["schedule"]
-        self.epochs, self.steps_per_epoch = config["epochs"], steps_per_epoch
-        self.factor = self.epochs / schedule["epochs"] if schedule["scale"] else 1.0
-        self.start = self.steps(schedule["warmup"], "warmup")
-        self.steps(schedule["ramp"], "ramp")
-        # By its end, so that warm-up and ramp rounded apart do not outlast a training that both together fit into.
-        self.ramp = self.steps(schedule["warmup"] + schedule["ramp"], "ramp") - self.start
-        self.total = self.epochs * steps_per_epoch
-
-    def steps(self, epochs: float, key: str) -> int:
-        """Optimiser steps of a length in epochs."""
-        if isinstance(epochs, bool) or not isinstance(epochs, (int, float)) or not epochs >= 0:
-            raise UserError(
-                f"schedule.{key} = {epochs!r} is not a length in epochs >= 0",
-                where=f"configuration key schedule.{key}",
-                fix=f"schedule.{key}=5",
-            )
-        return round(epochs * self.factor * self.steps_per_epoch)
+def build_timeline(config: dict[str, Any], steps_per_epoch: int) -> Timeline:
+    """How long the run is, and the recipe's lengths in it."""
+    schedule = config["schedule"]
+    return Timeline(
+        config["epochs"], steps_per_epoch, schedule["epochs"], schedule["scale"], schedule["warmup"], schedule["ramp"]
+    )
 
 
 def build_scales(config: dict[str, Any], contract: InputContract, data: str = "the data") -> Scales | None:
@@ -79,66 +65,29 @@ def build_scales(config: dict[str, Any], contract: InputContract, data: str = "t
 def build_method(config: dict[str, Any], steps_per_epoch: int, scales: Scales | None = None) -> Method:
     """The training method with its schedules in optimiser steps.
 
-    A value `{start, end, by}` becomes a `Weight`; a method that takes `ramp` or `train_eps` is given those of the
-    configuration.
+    A method that takes `ramp` or `train_eps`, and declares none of its own, is given those of the run.
 
     Raises:
         UserError: the warm-up and the ramp are longer than the training; sigma = 0 with smoothing; scales that the
             method knows nothing of.
     """
-    node = config["method"]
-    weights = {key: _weight(value, key) for key, value in node.items() if _is_weight(value)}
-    # Hydra would turn dataclasses among its arguments into dictionaries: they are given afterwards.
-    rest = {key: value for key, value in node.items() if key not in weights}
-    partial = instantiate({**rest, "_partial_": True}, "method")
+    timeline = build_timeline(config, steps_per_epoch)
+    node = in_steps(config["method"], "method", timeline)
+    partial = instantiate({**node, "_partial_": True}, "method")
     wanted = parameter_names(getattr(partial, "func", partial)) - node.keys()
-    objects: dict[str, Any] = dict(weights)
+    objects: dict[str, Any] = {}  # Hydra would turn dataclasses among its arguments into dictionaries
     if "ramp" in wanted:
-        objects["ramp"] = _ramp(config, Lengths(config, steps_per_epoch))
+        shape = {key: config["schedule"][key] for key in ("shape", "mid")}
+        objects["ramp"] = Ramp(**Ramp.in_steps(timeline, "schedule", shape))
     if "train_eps" in wanted:
         objects["train_eps"] = float(parse_radius(config["train_eps"], where="configuration key train_eps"))
     return call_partial(partial, "method", **objects, **_taking(scales, partial, "method"))
 
 
-def _ramp(config: dict[str, Any], lengths: Lengths) -> Ramp:
-    schedule = config["schedule"]
-    ends = schedule["warmup"] + schedule["ramp"]
-    if lengths.start + lengths.ramp > lengths.total:
-        fits = not schedule["scale"] and ends <= schedule["epochs"]
-        raise UserError(
-            f"warm-up and ramp take {ends * lengths.factor:g} epochs, training only {config['epochs']}",
-            where="configuration keys schedule.warmup, schedule.ramp and epochs",
-            fix=("schedule.scale=true, which shrinks the schedule to epochs; or " if fits else "")
-            + "a shorter schedule.ramp, or more epochs",
-        )
-    return Ramp(lengths.start, lengths.ramp, shape=schedule["shape"], mid=schedule["mid"])
-
-
-def _is_weight(value: Any) -> bool:
-    return isinstance(value, dict) and "_target_" not in value and not {"start", "end"}.isdisjoint(value)
-
-
-def _weight(node: Any, key: str) -> Weight:
-    try:
-        return Weight(**node)
-    except TypeError as error:
-        raise UserError(
-            f"method.{key} = {node!r} is not a weight", where=f"method.{key}", fix="{start: 1, end: 0.5, by: eps}"
-        ) from error
-
-
-def build_lr(config: dict[str, Any], steps_per_epoch: int) -> LearningRate:
+def build_lr(config: dict[str, Any], steps_per_epoch: int) -> Callable[[int], float]:
     """The learning rate's factor as a function of the optimiser step."""
-    lengths, lr = Lengths(config, steps_per_epoch), config["schedule"]["lr"]
-    milestones = tuple(lengths.steps(m, "lr.milestones") for m in lr["milestones"])
-    return LearningRate(
-        kind=lr["kind"],
-        milestones=milestones,
-        gamma=lr["gamma"],
-        every=max(1, lengths.steps(lr["every"], "lr.every")),
-        after=lengths.start + lengths.ramp,
-        total=lengths.total,
-    )
+    timeline = build_timeline(config, steps_per_epoch)
+    return instantiate(in_steps(config["schedule"]["lr"], "schedule.lr", timeline), "schedule.lr")
 
 
 def build_optimizer(config: dict[str, Any]) -> Callable[[Any], torch.optim.Optimizer]:
@@ -150,30 +99,9 @@ def build_optimizer(config: dict[str, Any]) -> Callable[[Any], torch.optim.Optim
     def make(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         parameters = list(parameters)
         plain = call_partial(partial, "optimizer", parameters)
-        if not may_fuse or not _fusable(plain, parameters):
-            return plain
-        try:
-            fused = partial(parameters, fused=True)
-        except RuntimeError:  # this device or kind of number has none
-            return plain
-        if fused.param_groups[0].get("momentum"):
-            # torch makes them at the first step, and fails on a weight whose first gradient comes later. From 0 the
-            # first step is the same.
-            for parameter in parameters:
-                fused.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-        return fused
+        return fused_form(plain, partial, parameters) if may_fuse else plain
 
     return make
-
-
-def _fusable(plain: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> bool:
-    """Whether torch's fused form is sure to do what this optimiser does."""
-    group = plain.param_groups[0]
-    ours = type(plain).__module__.startswith("torch.optim.")  # a user's class may have a constructor or step of its own
-    asked = group.get("fused", False) is None and group.get("foreach") is None and not group.get("differentiable")
-    # It goes through memory without a look at strides: of a slice of a larger tensor it would change the neighbours.
-    dense = all(torch.empty_like(p, device="meta").stride() == p.stride() for p in parameters)
-    return ours and asked and dense and not group.get("dampening")
 
 
 def build_certifiers(config: dict[str, Any], scales: Scales | None = None) -> dict[str, Certifier]:

@@ -138,6 +138,7 @@ def fit_run(
         callbacks=callbacks,
         more=[ReportValidation(report, validation, checkpoints, method.ramp_end)] if report and validation else [],
     )
+    assert outcome.checkpoint is not None
     text = f"trained {outcome.epochs} epochs, {outcome.steps} steps, in {outcome.seconds:.1f} s; "
     console.print(text + f"checkpoint {outcome.checkpoint.name}: {outcome.chosen_because}", highlight=False)
     best = checkpoints.best_validation if outcome.checkpoint == checkpoints.best else None

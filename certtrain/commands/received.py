@@ -55,6 +55,8 @@ ENGINE = Kind("a bound engine", ("certtrain.bounds",), method="bounds")
 NETWORK = Kind("a network or layer", (*NETWORKS, "torch.nn"), "torch.nn.Module", functions=NETWORKS)
 DATA = Kind("a data module", ("certtrain.data",), "certtrain.data.DataModule")
 METHOD = Kind("a training method", ("certtrain.methods",), "certtrain.methods.Method")
+PART = Kind("a part of a training method", ("certtrain.methods",), "certtrain.methods.base.Part")
+SCHEDULE = Kind("a schedule", ("certtrain.schedules",), "certtrain.schedules.Timed")
 OPTIMIZER = Kind("an optimiser", ("torch.optim",), "torch.optim.Optimizer")
 CERTIFIER = Kind("a certifier", ("certtrain.certifiers",), "certtrain.certifiers.Certifier")
 # Others of Lightning write where their arguments say, send to servers and call what they are given: trusted by name.
@@ -65,14 +67,15 @@ CALLBACK = Kind("a callback", ("certtrain.callbacks.early_stopping",), "lightnin
 KINDS: dict[str, tuple[Kind, ...]] = {
     "data": (DATA,),
     "model": (NETWORK,),
-    "method": (METHOD, NETWORK),
+    "method": (METHOD, NETWORK, PART, SCHEDULE),
+    "schedule": (SCHEDULE,),
     "optimizer": (OPTIMIZER,),
     "bounds": (ENGINE,),
     "certifier": (CERTIFIER, ENGINE),
     "logger": (LOGGER,),
     "callbacks": (CALLBACK,),
 }
-BY_NAME = ("certifier", "logger", "callbacks")  # which hold several, each under a name of its own
+BY_NAME = ("certifier", "logger", "callbacks", "schedule")  # which hold several, each under a name of its own
 
 OURS = ("certtrain", "torch", "torchvision.models", "numpy")  # nobody is told to trust these
 WIDE = {*sys.stdlib_module_names, *(package.split(".")[0] for package in OURS), "lightning"}  # nor all of these

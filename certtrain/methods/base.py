@@ -14,6 +14,7 @@ from certtrain.bounds.base import BoundEngine
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError
 from certtrain.randomness import uniforms
+from certtrain.schedules import Ramp, Schedule
 from certtrain.smoothing.noise import Split, gaussian_noise
 
 Value = float | Tensor  # a number, or a scalar tensor where the objective is compiled for many steps
@@ -82,6 +83,34 @@ class Context:
     streams: Streams
 
 
+class Part:
+    """A value that methods are composed of: a region that is bounded, a robust loss, a regulariser, an attack."""
+
+    def scheduled(self, step: int, ramp: Ramp) -> dict[str, float]:
+        """The numbers that the part computes with at this step: its schedules, and its parts', by name."""
+        return schedules_of(self, step, ramp)
+
+
+def schedules_of(owner: object, step: int, ramp: Ramp) -> dict[str, float]:
+    """Every `Schedule` among an object's attributes at this step, by name, and what its parts have scheduled.
+
+    Raises:
+        ValueError: two of them have the same name.
+    """
+    found: dict[str, float] = {}
+    for name, value in vars(owner).items():
+        if isinstance(value, Schedule):
+            more = {name: value.at(step, ramp)}
+        elif isinstance(value, Part):
+            more = value.scheduled(step, ramp)
+        else:
+            continue
+        if twice := found.keys() & more.keys():
+            raise ValueError(f"{type(owner).__name__} has two schedules called {' and '.join(sorted(twice))}")
+        found |= more
+    return found
+
+
 class Method:
     """A training method. Its objective is a function of its arguments; what it remembers is in its `state_dict`.
 
@@ -91,9 +120,11 @@ class Method:
 
     Attributes:
         needs_engine: whether the objective may ask for bounds.
+        ramp: the rise of eps; a method without one is at full strength from the start.
     """
 
     needs_engine: ClassVar[bool] = False
+    ramp: Ramp = Ramp(0, 0)
 
     def __call__(
         self, network: nn.Module, engine: BoundEngine | None, batch: Batch, step: int, streams: Streams
@@ -143,13 +174,13 @@ class Method:
         return self.scheduled(step)
 
     def scheduled(self, step: int) -> dict[str, float]:
-        """What the method has scheduled, by name, at this step: eps, kappa, beta, ..."""
-        return {}
+        """What the method has scheduled at this step: each `Schedule` among its attributes, and its parts', by name."""
+        return schedules_of(self, step, self.ramp)
 
     @property
     def ramp_end(self) -> int:
         """The first step at full strength; a checkpoint from before it is not chosen as the best."""
-        return 0
+        return self.ramp.end
 
     def initialise(self, network: nn.Module) -> None:
         """Set the initial weights, drawing from torch's global generator, when the method asks for special ones."""

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from certtrain.bounds.base import BoundEngine, Bounds, FusedLoss
 from certtrain.methods.base import Value
 from certtrain.methods.losses import proved_share, robust_cross_entropy
-from certtrain.schedules import Ramp, Weight
+from certtrain.methods.regions import Prepared
+from certtrain.methods.robust import RobustLoss
+from certtrain.schedules import Ramp, Schedule, as_schedule, share_at
 from certtrain.threat import Threat
 
 NEGLIGIBLE_BETA = 1e-5  # below it the CROWN pass costs much and moves nothing
 
 
 @dataclass(frozen=True)
-class Mixture:
+class Mixture(RobustLoss):
     """Margins `m = beta m_crown_ibp + (1 - beta) m_ibp` and the loss `CE([0, -m], 0)`.
 
     Both are lower bounds, so their mixture is one. Below beta = 1e-5 only IBP is computed, at beta = 1 only CROWN-IBP.
@@ -32,42 +34,43 @@ class Mixture:
     the tighter one, neither in the value nor in the gradient.
 
     Args:
-        beta: weight of CROWN-IBP; None: IBP alone.
+        beta: weight of CROWN-IBP, in [0, 1].
         loss_fusion: bound the loss instead of the margins. There is then no bound of single margins to count examples
             with: instead of train_verified the parts have train_verified_ibp, from the IBP bounds, at every step.
+
+    Raises:
+        UserError: beta is not a schedule.
     """
 
-    beta: Weight | None = None
+    beta: Schedule
     loss_fusion: bool = False
 
-    def scheduled(self, step: int, ramp: Ramp) -> dict[str, float]:
-        """beta at this step, where there is one."""
-        return {} if self.beta is None else {"beta": self.beta.at(step, ramp)}
+    def __post_init__(self) -> None:
+        as_schedule(self.beta, "method.beta")
 
     def methods(self, step: int, ramp: Ramp) -> tuple[str, ...]:
         """The bounds to compute at this step."""
-        beta = 0.0 if self.beta is None else self.beta.at(step, ramp)
+        beta = share_at(self.beta, step, ramp, "method.beta")
         if beta < NEGLIGIBLE_BETA:
             return ("ibp",)
         return ("ibp", "crown_ibp") if beta < 1 else ("crown_ibp",)
 
-    def bounds(self, engine: BoundEngine, x: Tensor, y: Tensor, threat: Threat, methods: tuple[str, ...]) -> Bounds:
+    def bounds(self, engine: BoundEngine, inputs: Prepared, threat: Threat, methods: tuple[str, ...]) -> Bounds:
         """What `loss` needs: the bounds of the methods, or the fused loss, which has IBP's with it."""
         if self.loss_fusion and "crown_ibp" in methods:
-            return engine.fused_loss(x, y, threat, "crown_ibp")
-        return engine.bounds(x, y, threat, methods)
+            return engine.fused_loss(inputs.x, inputs.y, threat, "crown_ibp")
+        return super().bounds(engine, inputs, threat, methods)
 
     def loss(
-        self, bounds: Bounds, y: Tensor, methods: tuple[str, ...], values: Mapping[str, Value]
+        self,
+        network: nn.Module,
+        bounds: Bounds,
+        inputs: Prepared,
+        methods: tuple[str, ...],
+        values: Mapping[str, Value],
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The robust loss, and the parts to log with it.
-
-        Args:
-            bounds: of `bounds`.
-            y: (B,) the classes.
-            methods: that were computed.
-            values: `beta`, where two are mixed.
-        """
+        """Parts: train_verified, or train_verified_ibp; `values` has beta, where two are mixed."""
+        y = inputs.y
         if not self.loss_fusion:
             margins = self._margins(bounds, methods, values)
             return robust_cross_entropy(margins), {"train_verified": proved_share(margins, bounds.clean, y)}

@@ -13,8 +13,9 @@ from certtrain.bounds.base import PreActivation
 from certtrain.collective import global_means, global_sum, shares
 from certtrain.errors import UserError
 from certtrain.kernels.moments import Moments, mean_centre
-from certtrain.methods.base import non_negative
+from certtrain.methods.base import Part, non_negative
 from certtrain.models.normalize import Normalize
+from certtrain.schedules import Ramp
 from certtrain.threat import Threat
 
 MIN_EPS = 1e-6  # during the natural warm-up the boxes are this wide, so that their growth can be measured
@@ -29,7 +30,7 @@ class ShiTerms(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ShiRegulariser:
+class ShiRegulariser(Part):
     """`weight (1 - eps_t/eps_max) (L_tight + L_relu)`, active from the first step to the end of the ramp.
 
     With l, u the bounds of one ReLU layer's inputs, c = (l+u)/2 their centres, delta = (u-l)/2 their radii, means over
@@ -63,6 +64,14 @@ class ShiRegulariser:
                 where="method.regulariser",
                 fix="tolerance=0.5",
             )
+
+    def at(self, step: int, ramp: Ramp) -> float:
+        """The weight of both terms at this step: lambda (1 - eps_t/eps_max)."""
+        return self.weight * (1 - ramp.fraction(step))
+
+    def scheduled(self, step: int, ramp: Ramp) -> dict[str, float]:
+        """That weight."""
+        return {"regulariser": self.at(step, ramp)}
 
     def terms(self, input_radius: Tensor, pre_activations: Sequence[PreActivation]) -> ShiTerms:
         """L_tight and L_relu, before any weight.

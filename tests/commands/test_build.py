@@ -1,71 +1,28 @@
-"""A fused optimiser takes the steps of the plain one, and is left alone where it would not."""
-
-import sys
-import types
+"""The optimiser that a configuration names."""
 
 import pytest
 import torch
 from torch import nn
 
 from certtrain.commands.build import build_optimizer
+from certtrain.errors import UserError
 
-SETTINGS = {
-    "adam": {"_target_": "torch.optim.Adam"},
-    "amsgrad": {"_target_": "torch.optim.Adam", "amsgrad": True},
-    "adamw": {"_target_": "torch.optim.AdamW"},
-    "sgd": {"_target_": "torch.optim.SGD"},
-    "nesterov": {"_target_": "torch.optim.SGD", "momentum": 0.9, "nesterov": True, "weight_decay": 0.01},
-    "dampening": {"_target_": "torch.optim.SGD", "momentum": 0.9, "dampening": 0.5},
-}
+ADAM = {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 0.1}
 
 
-def made(parameters, **settings):
-    config = {"_partial_": True, "lr": 0.1, **settings}
+@pytest.mark.parametrize(
+    ("precision", "clip", "fused"),
+    [("32-true", 1.0, True), ("bf16-mixed", None, True), ("bf16-mixed", 1.0, None)],
+)
+def test_it_is_fused_unless_lightning_would_not_clip_what_it_is_given(precision, clip, fused):
+    trainer = {"precision": precision, "gradient_clip_val": clip}
+    optimizer = build_optimizer({"optimizer": ADAM, "trainer": trainer})([nn.Parameter(torch.ones(2))])
+    assert optimizer.param_groups[0]["fused"] is fused
+
+
+def test_a_mistyped_setting_is_named():
     trainer = {"precision": "32-true", "gradient_clip_val": None}
-    return build_optimizer({"optimizer": config, "trainer": trainer})(parameters)
-
-
-def trained(settings):
-    """The weights after some steps; those of the second layer have no gradient at the first."""
-    torch.manual_seed(0)
-    first, second = nn.Linear(5, 5), nn.Linear(5, 5)
-    x, optimizer = torch.randn(4, 5), made([*first.parameters(), *second.parameters()], **settings)
-    for step in range(5):
-        out = first(x) if step == 0 else second(first(x))
-        optimizer.zero_grad()
-        out.square().mean().backward()
-        optimizer.step()
-    return optimizer, torch.cat([p.detach().flatten() for p in (*first.parameters(), *second.parameters())])
-
-
-@pytest.mark.parametrize("name", SETTINGS)
-def test_fused_steps_are_those_of_the_plain_one(name):
-    optimizer, found = trained(SETTINGS[name])
-    _, expected = trained({**SETTINGS[name], "fused": False})
-    assert (optimizer.param_groups[0]["fused"] is True) == (name != "dampening")
-    torch.testing.assert_close(found, expected)
-
-
-def test_a_weight_that_is_a_slice_of_memory_leaves_its_neighbours_alone():
-    memory = torch.zeros(4, 6)
-    optimizer = made([nn.Parameter(memory[:, :3])], **SETTINGS["sgd"])
-    optimizer.param_groups[0]["params"][0].sum().backward()
-    optimizer.step()
-    assert (memory[:, :3] == -torch.tensor(0.1)).all()
-    assert (memory[:, 3:] == 0).all()
-
-
-class Own(torch.optim.Adam):
-    """A user's, whose constructor knows nothing of fused ones."""
-
-    def __init__(self, params, lr):
-        super().__init__(params, lr=lr)
-
-
-def test_a_users_optimiser_stays_as_it_is(monkeypatch):
-    module = types.ModuleType("of_a_user")
-    module.Own = Own
-    monkeypatch.setitem(sys.modules, "of_a_user", module)
-    optimizer = made([nn.Parameter(torch.ones(2))], _target_="of_a_user.Own")
-    assert type(optimizer) is Own
-    assert optimizer.param_groups[0]["fused"] is None
+    make = build_optimizer({"optimizer": {**ADAM, "weight_decai": 0.1}, "trainer": trainer})
+    with pytest.raises(UserError, match="weight_decai") as error:
+        make([nn.Parameter(torch.ones(2))])
+    assert error.value.fix.startswith("did you mean weight_decay")

@@ -1,5 +1,6 @@
 """Methods of a user's own, whatever arguments they take; and runs that failed before anything was learnt."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -7,10 +8,14 @@ import pytest
 import torch.nn.functional as F
 
 from certtrain import cli
-from certtrain.commands.build import build_method
+from certtrain.commands.build import build_lr, build_method
 from certtrain.errors import UserError
-from certtrain.methods import IBP, Method, Objective, Ramp, Weight
+from certtrain.methods import IBP, Method, Objective, Ramp, Schedule, Weight
+from certtrain.methods.inner_attack import InnerAttack
+from certtrain.methods.mixture import Mixture
+from certtrain.methods.regions import SmallBoxes
 from certtrain.runs import RunDirectory
+from certtrain.schedules import Timed
 
 SCHEDULE = {"epochs": 4, "scale": False, "warmup": 1, "ramp": 2, "shape": "linear", "mid": 0.25}
 
@@ -46,11 +51,93 @@ def built(kind, **node):
 def test_a_method_gets_what_it_takes():
     assert isinstance(built(Plain), Plain)
     assert built(Kappa, kappa=0.5).kappa == 0.5
-    made = built(Scheduled, gamma={"start": 1.0, "end": 0.2, "by": "step"}, delta=0.3)
+    weight = {"_target_": "certtrain.schedules.Weight", "start": 1.0, "end": 0.2, "by": "step"}
+    made = built(Scheduled, gamma=weight, delta=0.3)
     assert (made.ramp, made.gamma, made.delta) == (Ramp(10, 20), Weight(1.0, 0.2, "step"), 0.3)
-    tuned = built(Tuned, extra=1, kappa={"start": 1.0, "end": 0.0}, regulariser=0.5)
+    tuned = built(Tuned, extra=1, kappa={**weight, "end": 0.0}, regulariser=0.5)
     assert (tuned.train_eps, tuned.ramp, tuned.regulariser.weight, tuned.extra) == (0.1, Ramp(10, 20), 0.5, 1)
     assert built(Tuned, extra=1, regulariser=0.0).regulariser is None
+
+
+class Sawtooth(Schedule):
+    """Falls from 1 to 0 every `period`, without looking at the ramp."""
+
+    lengths = {"period": 1}  # noqa: RUF012
+
+    def __init__(self, period):
+        self.period = period
+
+    def at(self, step, ramp):
+        return 1 - step % self.period / self.period
+
+
+class Late(Ramp):
+    """A jump at the end of the ramp."""
+
+    def fraction(self, step):
+        return float(step >= self.end)
+
+
+class Free(Plain):
+    def __init__(self, delta, zeta, ramp=None):
+        self.delta, self.zeta, self.ramp = delta, zeta, ramp
+
+
+def test_any_schedule_may_stand_under_any_key():
+    saw = {"_target_": f"{__name__}.Sawtooth", "period": 0.5}
+    late = {"_target_": f"{__name__}.Late", "start": 1, "length": 2.5}
+    made = built(Free, delta=saw, zeta={**saw, "period": 2}, ramp=late)
+    assert made.scheduled(12) == {"delta": 1 - 2 / 5, "zeta": 1 - 12 / 20}
+    assert (made.ramp, made.ramp_end) == (Late(10, 25), 35)
+    assert built(Tuned, extra=1, kappa=saw).scheduled(4)["kappa"] == 1 - 4 / 5
+    bent = built(Tuned, extra=1, ramp=late)
+    assert [bent.eps(step) for step in (34, 35)] == [0, 0.1]
+
+
+def test_the_learning_rate_may_follow_a_class_of_ones_own():
+    schedule = {**SCHEDULE, "lr": {"_target_": f"{__name__}.Halving", "every": 0.5}}
+    factor = build_lr({"schedule": schedule, "epochs": 4}, steps_per_epoch=10)
+    assert [factor(step) for step in (0, 4, 5, 11)] == [1, 1, 0.5, 0.25]
+
+
+def test_the_command_line_replaces_the_learning_rates_shape(own, tiny):
+    """And a run that has it is resumed."""
+    Path("own_rates.py").write_text(
+        "from certtrain.schedules import Timed\n\n\nclass Halving(Timed):\n    lengths = {'every': 1}\n\n"
+        "    def __init__(self, every):\n        self.every = every\n\n"
+        "    def __call__(self, step):\n        return 0.5 ** (step // self.every)\n"
+    )
+    shape = ["~schedule.lr", "+schedule.lr={_target_: own_rates.Halving, every: 1}"]
+    assert cli.main([*own, *tiny, *shape, "method=standard", "epochs=2", "optimizer.lr=0.5", "name=run"]) == 0
+    assert cli.main([*own, "resume=run", "epochs=3", "trust=own_rates"]) == 0
+    with Path("runs/run/metrics.csv").open() as file:
+        rates = [float(row["schedule/lr"]) for row in csv.DictReader(file) if row["schedule/lr"]]
+    assert (rates[0], rates[-1]) == (0.25, 0.0625)
+    assert cli.main([*own, *tiny, *shape, "+schedule.lr.evry=2", "method=standard", "name=other"]) == 2
+
+
+def test_a_combination_of_parts_is_a_yaml_file():
+    weight = {"_target_": "certtrain.schedules.Weight", "start": 1.0, "end": 0.5, "by": "step"}
+    attack = {"_target_": "certtrain.methods.inner_attack.InnerAttack", "steps": 3}
+    node = {
+        "_target_": "certtrain.methods.BoundTraining",
+        "robust": {"_target_": "certtrain.methods.mixture.Mixture", "beta": weight},
+        "region": {"_target_": "certtrain.methods.regions.SmallBoxes", "share": 0.2, "attack": attack},
+    }
+    made = build_method({"method": node, "schedule": SCHEDULE, "epochs": 4, "train_eps": "0.1"}, steps_per_epoch=10)
+    assert made.robust == Mixture(Weight(1.0, 0.5, "step"))
+    assert made.region == SmallBoxes(0.2, InnerAttack(steps=3))
+    assert made.scheduled(20)["beta"] == 0.75
+
+
+class Halving(Timed):
+    lengths = {"every": 1}  # noqa: RUF012
+
+    def __init__(self, every):
+        self.every = every
+
+    def __call__(self, step):
+        return 0.5 ** (step // self.every)
 
 
 @pytest.mark.parametrize(

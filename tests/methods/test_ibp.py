@@ -1,6 +1,7 @@
 """The IBP objective against numbers worked out on paper, and on the native engine."""
 
 import math
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -14,8 +15,8 @@ from certtrain.data.batch import Batch
 from certtrain.errors import UserError
 from certtrain.methods import IBP, CrownIBP, Ramp, ShiRegulariser, Streams, Weight
 from certtrain.methods.losses import robust_cross_entropy
-from certtrain.methods.mixture import Mixture
 from certtrain.methods.regularisers import MIN_EPS, normalised_radius
+from certtrain.methods.robust import IntervalLoss
 from certtrain.models.normalize import Normalize
 from certtrain.threat import threat_of
 
@@ -76,12 +77,13 @@ def test_after_the_ramp_nothing_is_verified_where_the_bound_is_zero_or_negative(
 
 @pytest.mark.parametrize("margin", [0.0, -1.0, math.nan, math.inf])
 def test_a_margin_that_proves_nothing_is_not_counted(paper_network, paper_engine, paper_batch, margin):
-    class OneOff(Mixture):
-        def _margins(self, bounds, methods, values):
-            return torch.tensor([[1.0], [margin], [1.0]])
+    class OneOff(IntervalLoss):
+        def loss(self, network, bounds, inputs, methods, values):
+            off = replace(bounds, margins={"ibp": torch.tensor([[1.0], [margin], [1.0]])})
+            return super().loss(network, off, inputs, methods, values)
 
     method = IBP(0.5, RAMP)
-    method.mixture = OneOff()
+    method.robust = OneOff()
     parts = method(paper_network, paper_engine, paper_batch, 15, NOISE).parts
     assert parts["train_verified"].item() == pytest.approx(2 / 3)
 

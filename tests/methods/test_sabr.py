@@ -10,7 +10,9 @@ from certtrain.bounds import NativeEngine
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError
 from certtrain.methods import IBP, Ramp, Streams, Weight
-from certtrain.methods.sabr import SABR, InnerAttack, SmallBox
+from certtrain.methods.inner_attack import InnerAttack
+from certtrain.methods.regions import SmallBox
+from certtrain.methods.sabr import SABR
 from certtrain.testing.methods import small_batch, small_network
 from certtrain.threat import Linf
 
@@ -38,7 +40,7 @@ def test_small_boxes_lie_in_the_ball_and_hold_the_attack(share):
     assert bool((inputs.upper <= upper + 1e-6).all())
     assert torch.allclose(inputs.upper - inputs.lower, share * (upper - lower), atol=1e-6)
     start = NOISE.uniform(batch.x, batch.index, AFTER, "attack")
-    worst = method.attack(network, batch.x, batch.y, (lower, upper), start)
+    worst = method.region.attack(network, batch.x, batch.y, (lower, upper), start)
     assert bool((worst >= inputs.lower - 1e-6).all())
     assert bool((worst <= inputs.upper + 1e-6).all())
     assert (inputs.x is batch.x, inputs.y is batch.y) == (True, True)
@@ -102,13 +104,18 @@ def test_before_the_ramp_nothing_is_attacked():
         ({"share": 1.5}, "share = 1.5"),
         ({"share": True}, "share = True"),
         ({"norm": "l2"}, "small boxes in l2"),
-        ({"attack": {"steps": -1}}, "attack.steps = -1"),
-        ({"attack": {"step_size": 0}}, "attack.step_size = 0"),
+        ({"attack": {"steps": 8}}, "is not an attack"),
     ],
 )
 def test_what_makes_no_small_box_is_refused(options, words):
     with pytest.raises(UserError, match=words):
         SABR(0.1, RAMP, **options)
+
+
+@pytest.mark.parametrize(("key", "value"), [("steps", -1), ("step_size", 0)])
+def test_what_makes_no_attack_is_refused(key, value):
+    with pytest.raises(UserError, match=f"attack.{key} = {value}"):
+        InnerAttack(**{key: value})
 
 
 def test_a_small_box_need_not_hold_the_input():

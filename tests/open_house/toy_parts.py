@@ -1,4 +1,4 @@
-"""Parts of a user's own, of kinds that certtrain has not: a threat model, a certifier, a noise, methods."""
+"""Parts of a user's own, of kinds that certtrain has not: a threat model, certifier, noise, methods, schedule."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from certtrain.certifiers import Certifier, SmoothingCertifier
 from certtrain.claim import Claim
 from certtrain.errors import UserError
 from certtrain.evaluation import frozen
-from certtrain.methods import Method, Objective
+from certtrain.methods import Method, Objective, Schedule
 from certtrain.radii import parse_radii
 from certtrain.randomness import check_range, key, words
 from certtrain.smoothing.distribution import Noise
@@ -70,14 +70,26 @@ class ToyExact(Certifier):
         return Certificates(batch.index.cpu().numpy(), label, predict, radius.numpy(), predict == label, seconds)
 
 
-class ToyMethod(Method):
-    """Cross-entropy with soft labels."""
+class ToyFade(Schedule):
+    """From `first` to 0 within `length`, whatever the ramp does."""
 
-    def __init__(self, softness=0.1):
+    lengths = {"length": 1}  # noqa: RUF012
+
+    def __init__(self, first, length):
+        self.first, self.length = first, length
+
+    def at(self, step, ramp):
+        return self.first * max(0.0, 1 - step / self.length)
+
+
+class ToyMethod(Method):
+    """Cross-entropy with soft labels, which become hard."""
+
+    def __init__(self, softness):
         self.softness = softness
 
     def objective(self, network, engine, inputs, phase, values):
-        loss = F.cross_entropy(network(inputs.x), inputs.y, label_smoothing=self.softness)
+        loss = F.cross_entropy(network(inputs.x), inputs.y, label_smoothing=values["softness"])
         return Objective(loss, {"loss": loss.detach()})
 
 

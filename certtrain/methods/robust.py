@@ -1,0 +1,76 @@
+"""The robust term of an objective: which bounds it asks for, and the loss made of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from certtrain.bounds.base import BoundEngine, Bounds
+from certtrain.methods.base import Part, Streams, Value
+from certtrain.methods.losses import proved_share, robust_cross_entropy
+from certtrain.methods.regions import Prepared
+from certtrain.schedules import Ramp
+from certtrain.threat import Threat
+
+
+class RobustLoss(Part, ABC):
+    """A robust loss, as a value. Its attributes that are schedules are numbers in `values`, under their names."""
+
+    def methods(self, step: int, ramp: Ramp) -> tuple[str, ...]:
+        """The bounds to compute at this step."""
+        return ("ibp",)
+
+    def prepare(self, network: nn.Module, inputs: Prepared, threat: Threat, step: int, streams: Streams) -> Prepared:
+        """What the loss needs beside bounds, such as attacked inputs in `points`; as `Method.prepare`.
+
+        Args:
+            network: to attack.
+            inputs: as the region prepared them.
+            threat: at eps_t.
+            step: completed optimiser steps.
+            streams: keyed random numbers.
+        """
+        return inputs
+
+    def bounds(self, engine: BoundEngine, inputs: Prepared, threat: Threat, methods: tuple[str, ...]) -> Bounds:
+        """The bounds that `loss` is made of, over the region."""
+        return engine.bounds(inputs.x, inputs.y, threat, methods)
+
+    @abstractmethod
+    def loss(
+        self,
+        network: nn.Module,
+        bounds: Bounds,
+        inputs: Prepared,
+        methods: tuple[str, ...],
+        values: Mapping[str, Value],
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss, (), with its graph, and the parts to log with it; pure, as `Method.objective`.
+
+        Args:
+            network: for losses at further points.
+            bounds: of `bounds`.
+            inputs: as they were prepared.
+            methods: that were computed.
+            values: what is scheduled, by name.
+        """
+
+
+@dataclass(frozen=True)
+class IntervalLoss(RobustLoss):
+    """`CE([0, -m], 0)` with m the IBP lower bounds of the margins."""
+
+    def loss(
+        self,
+        network: nn.Module,
+        bounds: Bounds,
+        inputs: Prepared,
+        methods: tuple[str, ...],
+        values: Mapping[str, Value],
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Parts: train_verified, the share correct and proved at eps_t."""
+        margins = bounds.margins["ibp"]
+        return robust_cross_entropy(margins), {"train_verified": proved_share(margins, bounds.clean, inputs.y)}
