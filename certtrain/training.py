@@ -95,13 +95,18 @@ def fit(
     settings, begun = settings or TrainerSettings(), time.monotonic()
     if isinstance(module.objective, Compiled):
         module.objective.tell = console.print
-from certtrain.data.batch import Batch
-from certtrain.errors import UserError
+    log = TrainingLog(settings.check_every_n_steps)
+    every: list[L.Callback] = [FiniteGuard(settings.check_every_n_steps), log]
     if validation is not None:
         every.append(validation)
     if progress:
-from certtrain.data.batch import Batch
-from certtrain.errors import UserError
+        every.append(TrainingProgress(console, validation))
+    every += callbacks
+    if checkpoints is not None:
+        every.append(checkpoints)
+    every += more
+    if checkpoints is not None and flag is not None:
+        every.append(StopAtSignal(flag, checkpoints))
     trainer = _trainer(
         settings,
         place,
@@ -120,8 +125,20 @@ from certtrain.errors import UserError
     source = {"datamodule" if isinstance(data, L.LightningDataModule) else "train_dataloaders": data}
     try:
         with whole_batch_norm(module.network), float32_products(settings.products):
-from certtrain.data.batch import Batch
-from certtrain.errors import UserError
+            trainer.fit(module, **source, ckpt_path=str(resume_from) if resume_from else None, weights_only=True)
+    except MisconfigurationException as error:
+        raise _refused(error) from error
+    finally:
+        for logger in loggers:
+            logger.save()
+    seconds = time.monotonic() - begun if checkpoints is None else checkpoints.seconds
+    return Outcome(seconds, trainer.global_step, trainer.current_epoch, *_chosen(checkpoints, use), dict(log.latest))
+
+
+def _chosen(checkpoints: Checkpoints | None, use: str) -> tuple[Path | None, str]:
+    """The checkpoint that is the result, and why it is."""
+    if checkpoints is None:
+        return None, "last epoch"
     if use == "best" and checkpoints.best.exists():
         best = f"{checkpoints.best_value:.4f} at step {checkpoints.best_step}"
         return checkpoints.best, f"best {checkpoints.monitor} after the ramp: {best}"
