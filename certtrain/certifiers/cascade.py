@@ -331,6 +331,7 @@ class _Run:
         problems = Problems(self.known, self._rows(rows), self.cascade.threat.at(self.cascade.radii[column]))
         try:
             for verdicts in verifier.verify(self.subject, problems):
+                verdicts.check_among(rows)
                 self.ledger.record(column, stage, self._confirmed(verdicts, column))
                 rows = np.setdiff1d(rows, verdicts.rows)
         except UserError:
@@ -394,6 +395,7 @@ class _Run:
                 break
             try:
                 for verdicts in verifier.verify(self.subject, everything.at(self._rows(open_))):
+                    verdicts.check_among(rows[open_])
                     self.ledger.spend(stage, verdicts.rows, verdicts.seconds)
                     if verdicts.changed is not None:
                         self.ledger.float32_changed[verdicts.rows] += verdicts.changed

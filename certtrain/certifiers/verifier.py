@@ -176,6 +176,16 @@ class Verdicts:
         if not (np.isfinite(self.margin[proved]) & (self.margin[proved] > 0)).all():
             raise ValueError("a proof without a finite lower bound > 0 of the margin")
 
+    def check_among(self, rows: NDArray[np.intp]) -> None:
+        """Refuse verdicts of other examples than those that are still asked about.
+
+        Raises:
+            ValueError: with the examples.
+        """
+        others = np.setdiff1d(self.rows, rows)
+        if len(others) or len(np.unique(self.rows)) < len(self.rows):
+            raise ValueError(f"verdicts of examples {others.tolist()} that were not asked about, or two of one example")
+
 
 class Verifier(ABC):
     """A stage of a cascade.

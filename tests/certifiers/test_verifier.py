@@ -106,3 +106,18 @@ def test_bisection_asks_verifiers_too():
     found, _ = certify(table, n=2, radii=("0.1", "0.2"), verifiers={"own": Half()}, bisect="0.001")
     assert found.columns["largest_eps"] == pytest.approx([0.15, 0.15], abs=0.001)
     assert (found.columns["largest_eps"] <= 0.15).all()
+
+
+@pytest.mark.parametrize("answered", [[3], [0], [1, 1]], ids=["misclassified", "proved before", "twice"])
+def test_verdicts_of_examples_that_are_not_asked_about_are_an_error(answered):
+    class Stray(Verifier):
+        def verify(self, subject, problems):
+            assert problems.rows.tolist() == [1, 2]
+            proved = np.full(len(answered), "verified", dtype=object)
+            yield Verdicts(np.array(answered), proved, np.ones(len(answered)), 0.0)
+
+    table = {"ibp": {0.1: [1, -1, -1, 1]}, "own": {}}
+    found, _ = certify(table, n=4, wrong=(3,), radii=("0.1",), verifiers={"own": Stray()})
+    assert status(found, "0.1") == ["verified", "error", "error", "misclassified"]
+    assert found.radius.tolist() == [0.1, 0, 0, 0]
+    assert found.columns["reason"][1].startswith("own at 0.1: ValueError: verdicts of examples")
