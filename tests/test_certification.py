@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from timeless import untimed
 from torch import nn
 
 from certtrain.bounds import NativeEngine
@@ -62,12 +63,6 @@ def test_each_process_gets_an_accelerator_of_its_own(monkeypatch, count, number,
     assert str(device) == expected
     assert chosen == ([] if device.index is None else [device.index])
     assert str(accelerator("cpu", number)) == "cpu"
-
-
-def untimed(entry):
-    """All but seconds, and who saw what, which is told by seconds."""
-    stages = {name: stage["decided"] for name, stage in entry.get("stages", {}).items()}
-    return {key: value for key, value in entry.items() if key not in ("seconds", "stages")} | {"decided": stages}
 
 
 @pytest.mark.parametrize("make", [bounds, smoothing])

@@ -212,8 +212,8 @@ class CascadeCertifier(Certifier):
         Raises:
             UserError: it is not one function of each input, or a stage's engine cannot bound it.
         """
-        self._check_stages(network, batch)
         check_function(network, batch.x)
+        self._check_stages(network, batch)
 
     def _check_stages(self, network: nn.Module, batch: Batch) -> None:
         subject = self._of(network)

@@ -25,7 +25,7 @@ def cascade(trained_runs, tmp_path_factory):
     return run, shown.getvalue()
 
 
-def test_the_six_statuses_add_up_and_the_command_prints_them(cascade):
+def test_the_statuses_add_up_and_the_command_prints_them(cascade):
     run, shown = cascade
     entry = json.loads((run / "result.json").read_text())["test"]["cascade_every_3rd"]
     assert set(entry["statuses"]) == {"0.02", "0.1"}
@@ -35,7 +35,7 @@ def test_the_six_statuses_add_up_and_the_command_prints_them(cascade):
     assert entry["statuses"]["0.1"]["verified"] / 120 == pytest.approx(entry["certified"]["0.1"])
     lines = [line for line in shown.splitlines() if line.split()[:1] == ["0.1"]]
     assert [str(counts[name]) for name in STATUSES] + ["120"] == lines[1].split()[1:]
-    assert max(map(len, shown.splitlines())) <= 100
+    assert [line for line in shown.splitlines() if len(line) > 100 and str(run) not in line] == []
     assert "mean largest certified eps, to 0.01:" in shown
     for name in ("attack", "IBP", "CROWN-IBP", "CROWN", "α-CROWN"):
         assert any(line.split()[:1] == [name] for line in shown.splitlines())

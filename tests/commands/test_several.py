@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from timeless import rows, untimed
 
 from certtrain import cli
 from certtrain.certificates import CertificateLog
@@ -29,15 +30,8 @@ def log(run, name):
     return run / "certificates" / f"{name}.tsv"
 
 
-def rows(path) -> list[list[str]]:
-    """The text of the log without the column of times."""
-    lines = [line.split("\t") for line in path.read_text().splitlines()]
-    return [line[:5] + line[6:] for line in lines]
-
-
 def entry(run, name) -> dict:
-    found = json.loads((run / "result.json").read_text())["test"][name]
-    return {key: value for key, value in found.items() if key != "seconds"}
+    return untimed(json.loads((run / "result.json").read_text())["test"][name])
 
 
 def card(run, name) -> dict:
