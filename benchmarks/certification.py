@@ -27,9 +27,9 @@ from benchmarks.command import clock_name, parse, setting
 from benchmarks.field_loop import certify_one
 from benchmarks.measure import Timing, interleaved, ratios
 from benchmarks.results import write_result
-from certtrain.certification import accelerator
-from certtrain.evaluation import frozen
+from certtrain.certification.examples import accelerator
 from certtrain.models import cifar_resnet20, lenet
+from certtrain.models.evaluation import frozen
 from certtrain.smoothing.classifier import SmoothedClassifier
 from certtrain.smoothing.votes import Precision
 

@@ -11,8 +11,8 @@ import torch
 from rich.console import Console
 
 from benchmarks.measure import clock
-from certtrain.allocator import keep_freed_memory
 from certtrain.errors import UserError, nearest
+from certtrain.system.allocator import keep_freed_memory
 
 
 def parse(

@@ -23,8 +23,8 @@ from certtrain.certificates import CertificateLog, Certificates, read_card
 from certtrain.certificates.summary import certified
 from certtrain.claim import claim_of
 from certtrain.errors import UserError
-from certtrain.files import write_json_atomic
 from certtrain.radii import parse_radii, radius_text
+from certtrain.system.files import write_json_atomic
 
 SAME = ("checkpoint_sha256", "indices_sha256", "dataset", "split")
 SAME_SETTINGS = ("sigma", "alpha", "budget", "n0", "seed")

@@ -21,15 +21,15 @@ from torch.utils.data import DataLoader, TensorDataset
 from benchmarks.command import parse, setting
 from benchmarks.measure import interleaved, ratios
 from benchmarks.results import write_result
-from certtrain.callbacks.guard import FiniteGuard
-from certtrain.callbacks.training_log import TrainingLog
-from certtrain.certification import accelerator
+from certtrain.certification.examples import accelerator
 from certtrain.data.loader import TensorLoader
 from certtrain.data.split import Split
 from certtrain.methods import Standard
-from certtrain.methods.module import CertifiedTraining
 from certtrain.models import wong_small
-from certtrain.training import quiet_lightning
+from certtrain.training.callbacks.guard import FiniteGuard
+from certtrain.training.callbacks.training_log import TrainingLog
+from certtrain.training.fit import quiet_lightning
+from certtrain.training.module import CertifiedTraining
 
 BATCH, SHAPE, CLASSES = 256, (1, 28, 28), 10
 

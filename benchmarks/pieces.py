@@ -38,7 +38,7 @@ CPU = torch.device("cpu")
 ROWS, SHAPE = 512, (1, 28, 28)
 FORWARD = """
 import sys, time, torch
-from certtrain.allocator import keep_freed_memory
+from certtrain.system.allocator import keep_freed_memory
 from certtrain.models import lenet
 kept = keep_freed_memory()
 torch.set_num_threads(int(sys.argv[1]))

@@ -33,19 +33,19 @@ from benchmarks.command import parse, setting
 from benchmarks.measure import wait
 from benchmarks.results import write_result
 from certtrain.bounds import NativeEngine
-from certtrain.callbacks.guard import FiniteGuard
-from certtrain.callbacks.training_log import TrainingLog
-from certtrain.certification import accelerator
+from certtrain.certification.examples import accelerator
 from certtrain.data.augment import Augment
 from certtrain.data.batch import Batch
 from certtrain.data.loader import TensorLoader
 from certtrain.data.split import Split
-from certtrain.evaluation import float32_products
 from certtrain.methods import IBP, CrownIBP, Method, Ramp, ShiRegulariser, Streams, Weight
 from certtrain.methods.compiled import Compiled, CompileMode
-from certtrain.methods.module import CertifiedTraining
 from certtrain.models import cnn7
-from certtrain.training import quiet_lightning
+from certtrain.models.evaluation import float32_products
+from certtrain.training.callbacks.guard import FiniteGuard
+from certtrain.training.callbacks.training_log import TrainingLog
+from certtrain.training.fit import quiet_lightning
+from certtrain.training.module import CertifiedTraining
 
 EPS, SHAPE, CLASSES = 8 / 255, (3, 32, 32), 10
 EPOCHS = {"ibp warm-up": 1, "ibp ramp": 80, "ibp after the ramp": 79}

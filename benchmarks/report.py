@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.results import RESULTS
-from certtrain.files import write_text_atomic
+from certtrain.system.files import write_text_atomic
 
 README = Path(__file__).with_name("README.md")
 BEGIN, END = "<!-- begin: python -m benchmarks.report -->\n", "<!-- end: python -m benchmarks.report -->"

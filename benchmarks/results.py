@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from certtrain import environment
-from certtrain.files import write_json_atomic
+from certtrain.runs import environment
+from certtrain.system.files import write_json_atomic
 
 RESULTS = Path(__file__).parent / "results"
 ABOUT = ("started", "git", "python", "packages", "platform", "hardware")

@@ -41,7 +41,7 @@ GOALS: dict[str, tuple[tuple[str, ...], float | None]] = {
 FIRST_STEP = """
 import os, sys
 from certtrain import cli
-from certtrain.methods.module import CertifiedTraining
+from certtrain.training.module import CertifiedTraining
 CertifiedTraining.training_step = lambda *arguments: os._exit(0)
 sys.exit(cli.main(["train", "experiment=quickstart"]))
 """

@@ -32,7 +32,7 @@ from benchmarks.command import clock_name, parse, setting
 from benchmarks.measure import Timing, interleaved, ratios
 from benchmarks.results import write_result
 from certtrain.bounds import NativeEngine
-from certtrain.certification import accelerator
+from certtrain.certification.examples import accelerator
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError
 from certtrain.methods import IBP, CrownIBP, Gaussian, Method, Ramp, Standard, Streams, Weight

@@ -38,7 +38,7 @@ def load(run: str | Path, checkpoint: str | None = None, trust: str | Sequence[s
         UserError: no such run; its checkpoint is missing, corrupt, of another model, or not the one that the run
             recorded; its configuration names code that is neither certtrain's nor trusted.
     """
-    from certtrain.commands.loading import load_run
-    from certtrain.commands.received import trusted
+    from certtrain.config.loading import load_run
+    from certtrain.config.received import trusted
 
     return load_run(run, checkpoint, trust=trusted(trust)).network

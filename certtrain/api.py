@@ -16,15 +16,15 @@ from certtrain.bounds import NativeEngine
 from certtrain.certificates import Certificates
 from certtrain.certificates.summary import held_radii
 from certtrain.certificates.summary import summarise as _summarise
-from certtrain.certification import accelerator, choose_indices
+from certtrain.certification.examples import accelerator, choose_indices
 from certtrain.certifiers.base import Certifier
 from certtrain.data.batch import Batch
 from certtrain.data.foreign import Data, as_split, training_batches
 from certtrain.data.module import DataModule
 from certtrain.data.split import index_sha256
-from certtrain.invariance import EXAMPLES, check_function, count_logits, some_of
 from certtrain.methods.base import Method
 from certtrain.models import InputContract, TwoLogits
+from certtrain.models.invariance import EXAMPLES, check_function, count_logits, some_of
 from certtrain.reporting import terminal
 from certtrain.reporting.plots import certified_accuracy_plot
 
@@ -43,8 +43,8 @@ def fit(
 ) -> dict[str, float]:
     """Train a network in place by Adam, on an accelerator when there is one; afterwards it is on the CPU, in eval mode.
 
-    What runs is what a run of the command line does, `certtrain.training.fit`. A method that draws initial weights of
-    its own (`init="ibp"`) draws them first, from torch's global generator.
+    What runs is what a run of the command line does, `certtrain.training.fit.fit`. A method that draws initial weights
+    of its own (`init="ibp"`) draws them first, from torch's global generator.
 
     Args:
         network: inputs in [0, 1] to (B, K) logits, or (B, 1) of two classes: class 1 where the logit is above 0. What
@@ -66,8 +66,8 @@ def fit(
         UserError: an operation without bounds, data that does not fit its declaration, inputs outside [0, 1].
         TypeError: `data` is none of these, or has a batch size of its own.
     """
-    from certtrain.methods.module import CertifiedTraining
-    from certtrain.training import fit as train
+    from certtrain.training.fit import fit as train
+    from certtrain.training.module import CertifiedTraining
 
     source, network = _training_source(network, data, batch_size, seed)
     method.initialise(network)
@@ -110,8 +110,8 @@ def certify(network: nn.Module, certifier: Certifier, split: Data, *, indices: s
         indices: `all`, `first_500`, `every_20th`, or a file of positions.
 
     Raises:
-        UserError: an unknown rule, a network that is not one function of each input (see `certtrain.invariance`), what
-            the certifier refuses.
+        UserError: an unknown rule, a network that is not one function of each input (see `certtrain.models.invariance`)
+            or that the certifier refuses.
     """
     split = as_split(split)
     device, chosen = accelerator(), choose_indices(indices, len(split))

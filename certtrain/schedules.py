@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
 from certtrain.errors import UserError, nearest
-from certtrain.signatures import resolve
+from certtrain.system.signatures import resolve
 
 RampShape = Literal["linear", "smoothed"]
 LinkedTo = Literal["eps", "step"]

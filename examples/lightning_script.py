@@ -13,12 +13,12 @@ from lightning.pytorch.loggers import CSVLogger
 
 import certtrain
 from certtrain.bounds import NativeEngine
-from certtrain.callbacks.validation import CertifyValidation
 from certtrain.certifiers import BoundCertifier
 from certtrain.data import Batch, Digits
 from certtrain.methods import CrownIBP, Ramp
-from certtrain.methods.module import CertifiedTraining
 from certtrain.models import zhang_3layer
+from certtrain.training.callbacks.validation import CertifyValidation
+from certtrain.training.module import CertifiedTraining
 
 
 def main(

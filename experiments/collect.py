@@ -16,7 +16,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from certtrain.runs import RunDirectory, config_hash
+from certtrain.runs.directory import RunDirectory, config_hash
 
 FILES = ("result.json", "config.yaml", "overrides.yaml", "environment.json", "metrics.csv")  # and earlier config.N.yaml
 LARGE = 200_000

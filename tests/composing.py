@@ -4,8 +4,8 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from certtrain.config import plain
-from certtrain.files import conf_dir
+from certtrain.config.instantiate import plain
+from certtrain.system.files import conf_dir
 
 
 def composed(*overrides: str, command: str = "train") -> dict:

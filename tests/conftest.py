@@ -68,7 +68,7 @@ def few_attacks() -> list[str]:
 @pytest.fixture(scope="session")
 def trained_runs(tmp_path_factory, tiny, few_attacks) -> Path:
     """A folder with two runs, trained and certified by the command: `bounds` (CROWN-IBP) and `noise` (Gaussian)."""
-    from certtrain.cli import main
+    from certtrain.cli.main import main
 
     runs = tmp_path_factory.mktemp("trained") / "runs"
     common = ["train", *tiny, "certify_test=true", f"runs_dir={runs}"]

@@ -5,7 +5,7 @@ import os
 
 
 class FullDisk:
-    """In place of `certtrain.files.put`, through which all of certtrain's own files are written.
+    """In place of `certtrain.system.files.put`, through which all of certtrain's own files are written.
 
     Args:
         name: part of a file's name; None counts every file.

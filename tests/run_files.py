@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from certtrain.checkpoints import network_state, read_checkpoint
+from certtrain.training.checkpoints import network_state, read_checkpoint
 
 
 def result(run: Path) -> dict:

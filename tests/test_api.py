@@ -50,7 +50,7 @@ def test_bounds(data, tmp_path):
 
 def test_a_script_trains_as_the_command_does(data, tmp_path):
     """But for the last bits, of torch's fused optimiser."""
-    from certtrain.cli import main
+    from certtrain.cli.main import main
 
     arguments = ["train", "data=digits", "data.augment=null", "data.batch_size=128", "val_size=0", "model=mlp"]
     arguments += ["model.hidden=[32]", "method=ibp", "eps=0.02", "radii=[0.02]", "epochs=2", "schedule.warmup=0.5"]

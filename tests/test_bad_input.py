@@ -8,8 +8,8 @@ import pytest
 import torch
 from run_files import forget_hashes
 
-from certtrain.checkpoints import read_checkpoint
-from certtrain.cli import main
+from certtrain.cli.main import main
+from certtrain.training.checkpoints import read_checkpoint
 
 MODULE = '''
 """Data sets of a user's own, some of them spoilt."""

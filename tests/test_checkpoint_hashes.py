@@ -8,7 +8,7 @@ import torch
 from run_files import forget_hashes, result
 
 import certtrain
-from certtrain.cli import main
+from certtrain.cli.main import main
 from certtrain.errors import UserError
 
 COMMANDS = {
@@ -96,8 +96,8 @@ def test_training_on_replaces_the_hashes_and_superseded_certificates_stay_sound(
 
 
 def test_an_interrupted_training_keeps_the_hash_of_what_it_left(in_tmp, tiny, monkeypatch, capsys):
-    from certtrain.callbacks import signals
-    from certtrain.callbacks.training_log import TrainingLog
+    from certtrain.training.callbacks import signals
+    from certtrain.training.callbacks.training_log import TrainingLog
 
     arguments = ["train", *tiny, "method=standard", "epochs=2", "name=it", "seed=0"]
     original = TrainingLog.on_train_batch_end

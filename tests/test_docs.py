@@ -15,10 +15,10 @@ import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from certtrain.cli import COMMANDS
-from certtrain.commands.compose import call_hydra
-from certtrain.commands.unread import refuse_unread
-from certtrain.config import GROUPS, options
+from certtrain.cli.compose import call_hydra
+from certtrain.cli.main import COMMANDS
+from certtrain.cli.unread import refuse_unread
+from certtrain.config.overrides import GROUPS, options
 
 ROOT = Path(__file__).resolve().parents[1]
 SITE = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -127,7 +127,7 @@ def test_every_command_composes(page, monkeypatch):
 @cache
 def check_command(folder, command, arguments):
 
-    module = import_module(f"certtrain.commands.{command}")
+    module = import_module(f"certtrain.cli.{command}")
     if hasattr(module, "parser"):
         module.parser().parse_intermixed_args(list(arguments))
         return

@@ -10,9 +10,9 @@ from certtrain.audit.card import audit_card, cards_of
 from certtrain.certificates import CertificateLog
 from certtrain.certificates.summary import summarise
 from certtrain.claim import claim_of
-from certtrain.cli import main
+from certtrain.cli.main import main
 from certtrain.radii import parse_radii
-from certtrain.runs import RunDirectory, config_hash
+from certtrain.runs.directory import RunDirectory, config_hash
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = sorted((ROOT / "experiments").glob("*/results/*/result.json"))

@@ -12,7 +12,7 @@ import pytest
 from paper_files import make_paper
 
 from certtrain.certificates import CertificateLog
-from certtrain.cli import main
+from certtrain.cli.main import main
 from certtrain.smoothing.confidence import lower_bound
 from certtrain.testing.certifiers import CertifierSuite
 from certtrain.testing.noises import NoiseSuite

@@ -11,14 +11,16 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from torch import nn
 
+from certtrain.certification.checks import radii_out_of_reach
 from certtrain.certifiers import SmoothingCertifier
-from certtrain.commands import build
-from certtrain.commands.checks import radii_out_of_reach
-from certtrain.config import check, instantiate, options, plain
-from certtrain.files import conf_dir
+from certtrain.config import build
+from certtrain.config.checks import check
+from certtrain.config.instantiate import instantiate, plain
+from certtrain.config.overrides import options
 from certtrain.models.contract import InputContract
 from certtrain.radii import parse_radii, parse_radius, radius_text
 from certtrain.reporting.published import read_paper
+from certtrain.system.files import conf_dir
 
 PRESETS = [name for name in options("experiment") if "/" in name]
 PAPERS = sorted({name.split("/")[0] for name in PRESETS})

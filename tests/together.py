@@ -6,16 +6,16 @@ import lightning as L
 import torch
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from certtrain import collective
 from certtrain.bounds import NativeEngine
 from certtrain.bounds.auto_lirpa import AutoLirpaEngine
 from certtrain.bounds.batchnorm import whole_batch_norm
-from certtrain.callbacks.training_log import TrainingLog
 from certtrain.data import Digits
 from certtrain.methods import IBP, CrownIBP, Gaussian, Ramp, ShiRegulariser, Standard
-from certtrain.methods.module import CertifiedTraining
 from certtrain.models import resnet_small
-from certtrain.ranks import Rank, joined
+from certtrain.system import collective
+from certtrain.training.callbacks.training_log import TrainingLog
+from certtrain.training.module import CertifiedTraining
+from certtrain.training.ranks import Rank, joined
 
 # Each a method, whether the network has BatchNorm, the precision, and batches that are added up before a step.
 TRAININGS = {
@@ -69,7 +69,7 @@ def train(kind: str, place: Rank | None = None) -> tuple[dict[str, torch.Tensor]
 
 
 def sums(place: Rank) -> dict[str, object]:
-    """Every function of `certtrain.collective`, with what this process has: rank + 1 rows, or its number."""
+    """Every function of `certtrain.system.collective`, with what this process has: rank + 1 rows, or its number."""
     rows = torch.arange(1.0, 2.0 + place.number, dtype=torch.float64, requires_grad=True)
     mean, doubled = collective.global_means([rows, 2 * rows])
     (collective.global_sum(rows.sum()) ** 2 * (place.number + 1)).backward()

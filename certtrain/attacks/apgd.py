@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from certtrain.attacks.losses import check_loss
 from certtrain.attacks.search import Attack, Search, attacking, check_budget, over_parts, per_example
+from certtrain.system.work import tell
 from certtrain.threat import Threat
 from certtrain.threat.moves import Moves
-from certtrain.work import tell
 
 MOMENTUM = 0.75  # alpha of the paper: weight of the new step against the last move
 PROGRESS = 0.75  # rho: a step length is kept when so large a share of its steps came down

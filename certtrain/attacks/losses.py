@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from certtrain.errors import UserError, nearest
-from certtrain.invariance import refuse_one_logit
+from certtrain.models.invariance import refuse_one_logit
 
 LOSSES: tuple[str, ...] = ("margin", "cross_entropy", "dlr")
 DLR_CLASSES = 3

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from certtrain.attacks.losses import check_loss
 from certtrain.attacks.search import Attack, Search, attacking, check_budget, over_parts
+from certtrain.system.work import tell
 from certtrain.threat import Threat
-from certtrain.work import tell
 
 HALVE_EVERY = 10
 

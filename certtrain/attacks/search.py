@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from certtrain.attacks.losses import descended, margin
 from certtrain.errors import UserError
-from certtrain.evaluation import frozen
+from certtrain.models.evaluation import frozen
+from certtrain.system.work import pause
 from certtrain.threat import Threat
-from certtrain.work import pause
 
 
 class Attack(NamedTuple):

@@ -12,8 +12,8 @@ from certtrain.attacks.apgd import apgd_margins
 from certtrain.attacks.pgd import pgd_margins
 from certtrain.attacks.search import Attack, AttackFunction
 from certtrain.errors import UserError, nearest
+from certtrain.system.work import part
 from certtrain.threat import Threat
-from certtrain.work import part
 
 ATTACKS: dict[str, AttackFunction] = {
     "pgd_margin": partial(pgd_margins, loss="margin"),

@@ -14,8 +14,8 @@ from certtrain.certifiers.named import certifier_class
 from certtrain.claim import claim_of
 from certtrain.errors import UserError, command_line
 from certtrain.radii import parse_radii
-from certtrain.runs import RunDirectory, config_differences, config_hash, sha256_file
-from certtrain.session_keys import SAME_WEIGHTS
+from certtrain.runs.directory import RunDirectory, config_differences, config_hash, sha256_file
+from certtrain.runs.session_keys import SAME_WEIGHTS
 
 # Relative, of what is summed in floating point: the order of addition may differ. All else is exact.
 TOLERANCE, SUMMED = 1e-9, ("stages", "largest_eps", "mean_draws")

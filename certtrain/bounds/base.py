@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 
 from certtrain.errors import UserError
-from certtrain.invariance import refuse_one_logit
+from certtrain.models.invariance import refuse_one_logit
 from certtrain.threat import Threat
 
 METHODS: tuple[str, ...] = ("ibp", "crown_ibp", "crown", "alpha_crown")

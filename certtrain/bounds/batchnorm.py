@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from certtrain.bounds.affine import ScaleShift
 from certtrain.bounds.graph import unsupported
-from certtrain.collective import global_sum, processes
 from certtrain.errors import UserError
+from certtrain.system.collective import global_sum, processes
 
 
 def batch_norm(name: str, layer: nn.BatchNorm1d | nn.BatchNorm2d, clean: Tensor) -> ScaleShift:

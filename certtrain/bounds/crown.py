@@ -22,11 +22,11 @@ from certtrain.bounds.affine import Affine
 from certtrain.bounds.forward import Pass
 from certtrain.bounds.intermediates import Box, narrowed
 from certtrain.bounds.interval import Mixing
-from certtrain.bounds.lines import BoxLines, Lines
 from certtrain.bounds.nonlinear import Nonlinear, Relaxation
+from certtrain.bounds.patches import plan, walk
+from certtrain.bounds.relaxation import BoxLines, Lines
 from certtrain.bounds.rules import Concat, Sum
-from certtrain.bounds.windows import plan, walk
-from certtrain.work import pause, tell
+from certtrain.system.work import pause, tell
 
 # Elements of the largest coefficient tensor of a chunk in `refine`; several such tensors live at a time.
 CHUNK_ELEMENTS = 2**24

@@ -13,7 +13,7 @@ from certtrain.bounds.instructions import Instruction, filled
 from certtrain.bounds.interval import InputSet, Region, combine, concatenate
 from certtrain.bounds.nonlinear import Nonlinear
 from certtrain.bounds.rules import Concat, Operation, Relu, Sum, check
-from certtrain.work import pause
+from certtrain.system.work import pause
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from certtrain.errors import UserError
-from certtrain.work import pause
+from certtrain.system.work import pause
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -23,7 +23,7 @@ from certtrain.bounds.loss_fusion import fused_upper_bound
 from certtrain.bounds.nonlinear import Activation
 from certtrain.bounds.rules import Relu
 from certtrain.errors import UserError, nearest
-from certtrain.invariance import refuse_one_logit
+from certtrain.models.invariance import refuse_one_logit
 from certtrain.threat import Threat
 
 # Convolutions from which it pays to lay images out for them in an interval pass that no backward pass follows: IBP of 7

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from certtrain.files import plain
+from certtrain.system.files import plain
 
 Kind = Literal["same", "not checked", "warning", "DIFFERENT"]
 SAME: Kind = "same"

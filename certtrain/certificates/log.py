@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from certtrain.certificates.rows import HEADER, Certificates
 from certtrain.errors import UserError
-from certtrain.files import append_text, unwritable, write_json_atomic, write_text_atomic
+from certtrain.system.files import append_text, unwritable, write_json_atomic, write_text_atomic
 
 
 class CertificateLog:

@@ -20,7 +20,7 @@ from certtrain.bounds import BoundEngine, NativeEngine
 from certtrain.certifiers.base import frozen
 from certtrain.certifiers.bounds import BoundCertifier
 from certtrain.data.batch import Batch
-from certtrain.invariance import check_function
+from certtrain.models.invariance import check_function
 from certtrain.threat import threat_of
 from certtrain.threat.moves import BoxMoves
 from certtrain.threat.scales import Scales

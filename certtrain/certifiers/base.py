@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from certtrain.certificates import Certificates
+from certtrain.certificates.falsification import Falsification, Progress, silent
 from certtrain.claim import Claim, Radii
 from certtrain.data.batch import Batch
-from certtrain.evaluation import frozen
-from certtrain.falsification import Falsification, Progress, silent
-from certtrain.invariance import check_function
+from certtrain.models.evaluation import frozen
+from certtrain.models.invariance import check_function
 from certtrain.threat import Threat
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Certifier(ABC):
         """One row per example, in the batch's order.
 
         Every module is in eval mode meanwhile and gets its mode back; random state and `.grad` stay as they were; no
-        autocast, no TF32 (see `certtrain.evaluation.frozen`).
+        autocast, no TF32 (see `certtrain.models.evaluation.frozen`).
         """
 
     def settings(self) -> dict[str, Any]:

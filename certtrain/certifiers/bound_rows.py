@@ -13,10 +13,10 @@ from certtrain.certificates.findings import Audit, rows_text
 from certtrain.certifiers.claims import bounds_claim
 from certtrain.claim import claim_of
 from certtrain.errors import UserError
-from certtrain.features import features_from_list
 from certtrain.radii import parse_radii, parse_radius, radius_text
-from certtrain.scale_request import resolve_scales
 from certtrain.threat import Scaled, stated_threat
+from certtrain.threat.features import features_from_list
+from certtrain.threat.scale_request import resolve_scales
 from certtrain.threat.scales import Scales
 
 ATTACK = "attack"  # decided what has no radius and was falsified

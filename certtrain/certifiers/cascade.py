@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from certtrain import work
 from certtrain.attacks import check_attacks, inner, inside, margin, strongest
 from certtrain.bounds.base import METHODS
 from certtrain.certificates import FALSIFIED, UNKNOWN, VERIFIED, Certificates
+from certtrain.certificates.falsification import Falsification, Progress, silent
 from certtrain.certificates.summary import ATTACK
 from certtrain.certifiers.base import Certifier
 from certtrain.certifiers.bisection import float_down, largest_proved
@@ -33,9 +33,9 @@ from certtrain.certifiers.verifier import Known, MakeEngine, Problems, Subject, 
 from certtrain.claim import Claim
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError, nearest
-from certtrain.falsification import Falsification, Progress, silent
-from certtrain.invariance import check_function, check_repeated
+from certtrain.models.invariance import check_function, check_repeated
 from certtrain.radii import float_up, parse_radii, parse_radius, radius_text
+from certtrain.system import work
 from certtrain.threat import Threat, threat_of
 from certtrain.threat.scales import Scales
 
@@ -235,8 +235,8 @@ class CascadeCertifier(Certifier):
 
         Raises:
             UserError: inputs outside [0, 1], labels without logits, a network that is not one function of each input
-                (see `certtrain.invariance`), an engine that lacks a stage or an operation, or that bounds another
-                function than the network computes.
+                (see `certtrain.models.invariance`), an engine that lacks a stage or an operation, or that bounds
+                another function than the network computes.
         """
         start = time.perf_counter()
         self.threat.check_range(batch.x, where="certifier")

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from certtrain import work
 from certtrain.attacks import ATTACKS, inner, inside, strongest
 from certtrain.certificates import Certificates
+from certtrain.certificates.falsification import Counterexample, Falsification, Progress, silent
 from certtrain.certifiers.base import frozen
 from certtrain.data.batch import Batch
-from certtrain.falsification import Counterexample, Falsification, Progress, silent
+from certtrain.system import work
 from certtrain.threat import Threat
 
 RESTARTS = 2  # per attack: from the input itself, and from a random point

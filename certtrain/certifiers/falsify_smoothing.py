@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from scipy.stats import binom
 from torch import Tensor, nn
 
-from certtrain import work
 from certtrain.certificates import Certificates
+from certtrain.certificates.falsification import Counterexample, Falsification, Progress, silent
 from certtrain.data.batch import Batch
-from certtrain.evaluation import frozen
-from certtrain.falsification import Counterexample, Falsification, Progress, silent
+from certtrain.models.evaluation import frozen
 from certtrain.smoothing.classifier import SmoothedClassifier
 from certtrain.smoothing.distribution import Noise
 from certtrain.smoothing.noise import Split
+from certtrain.system import work
 
 ATTACK_DRAWS = 8  # noise draws behind each gradient
 SCREEN, RETEST = 1_000, 20_000  # draws that look for a hit, fresh draws that must confirm it

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
-from certtrain import work
 from certtrain.bounds import NativeEngine
 from certtrain.bounds.activations import LeakyRelu
 from certtrain.bounds.affine import Affine
@@ -26,6 +25,7 @@ from certtrain.bounds.rules import Concat, Relu, Sum
 from certtrain.certificates import FALSIFIED, INVALID, TIMEOUT, UNKNOWN, VERIFIED
 from certtrain.certifiers.verifier import Problems, Subject, Verdicts, Verifier
 from certtrain.errors import UserError
+from certtrain.system import work
 from certtrain.threat import Box, Threat
 
 Matrix = sparse.csr_matrix

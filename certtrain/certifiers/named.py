@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from certtrain.certifiers.base import Certifier
-from certtrain.signatures import resolve
+from certtrain.system.signatures import resolve
 
 OURS = re.compile(r"certtrain\.certifiers(\.\w+){1,2}")
 

@@ -12,9 +12,9 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from certtrain import work
 from certtrain.certifiers.memory import Peak, budget
 from certtrain.errors import UserError
+from certtrain.system import work
 
 T = TypeVar("T")
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from certtrain.certificates import Certificates
+from certtrain.certificates.falsification import Falsification, Progress, silent
 from certtrain.certifiers.base import Certifier, Reach, Trial
 from certtrain.certifiers.checks import check_classes
 from certtrain.certifiers.claims import EACH, abstention_rule, shared_budget, smoothing_claim
@@ -22,8 +23,7 @@ from certtrain.certifiers.smoothing_rows import audit_smoothing_rows
 from certtrain.claim import Budget, Claim, Radii
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError, nearest
-from certtrain.falsification import Falsification, Progress, silent
-from certtrain.invariance import count_logits
+from certtrain.models.invariance import count_logits
 from certtrain.radii import parse_radii
 from certtrain.smoothing.classifier import Certified, SmoothedClassifier
 from certtrain.smoothing.distribution import Gaussian, Noise
@@ -227,7 +227,7 @@ class SmoothingCertifier(Certifier):
 
         Raises:
             UserError: inputs outside [0, 1], labels without logits, a network that is not one function of each input,
-                with noise or without (see `certtrain.invariance`).
+                with noise or without (see `certtrain.models.invariance`).
         """
         start = time.perf_counter()
         classifier = self._of(network, batch)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from certtrain.bounds.base import BoundEngine
-from certtrain.bounds.united import united
+from certtrain.bounds.union import united
 from certtrain.certificates import VERIFIED
 from certtrain.certifiers.base import frozen
 from certtrain.certifiers.reuse import Reuse

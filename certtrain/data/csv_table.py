@@ -16,7 +16,7 @@ from certtrain.data.module import DataModule, Part
 from certtrain.data.sklearn_sets import held_out, min_max
 from certtrain.data.split import validation_count
 from certtrain.errors import UserError, nearest
-from certtrain.features import describe_features
+from certtrain.threat.features import describe_features
 
 log = logging.getLogger(__name__)
 

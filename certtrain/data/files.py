@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from certtrain.errors import UserError
-from certtrain.files import FULL
-from certtrain.locks import FileLock
+from certtrain.runs.locks import FileLock
+from certtrain.system.files import FULL
 
 DOWNLOADING = ".downloading"  # there while a process fetches files: what is there already may not be whole
 UNWRITABLE = FULL | {errno.EACCES, errno.EPERM, errno.EROFS}

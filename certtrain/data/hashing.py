@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from certtrain.data.split import Inputs
-from certtrain.work import pause
+from certtrain.system.work import pause
 
 PIECE = 256  # inputs made at once
 

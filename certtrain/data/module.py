@@ -23,7 +23,7 @@ from certtrain.data.split import (
     validation_count,
 )
 from certtrain.errors import UserError
-from certtrain.features import Feature
+from certtrain.threat.features import Feature
 
 Part = tuple[Inputs, Tensor]
 

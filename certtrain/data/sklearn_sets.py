@@ -9,7 +9,7 @@ from torch import Tensor
 
 from certtrain.data.module import DataModule, Part
 from certtrain.data.split import stratified_positions
-from certtrain.features import describe_features
+from certtrain.threat.features import describe_features
 
 log = logging.getLogger(__name__)
 

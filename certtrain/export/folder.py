@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from certtrain.certificates import STATUSES
 from certtrain.errors import UserError
-from certtrain.escape import one_line
 from certtrain.export.claims import Claims
 from certtrain.export.onnx import INPUT, OPSET, OUTPUT, onnx_bytes
 from certtrain.export.vnnlib import PLACES, decimal_boxes, property_text
-from certtrain.files import unwritable, write_bytes_atomic, write_json_atomic, write_text_atomic
 from certtrain.radii import radius_key, radius_text
+from certtrain.system.escape import one_line
+from certtrain.system.files import unwritable, write_bytes_atomic, write_json_atomic, write_text_atomic
 from certtrain.threat.scales import Scales
 
 SCALED = (

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from certtrain.errors import UserError
-from certtrain.evaluation import frozen
+from certtrain.models.evaluation import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from certtrain.escape import one_line
 from certtrain.export.onnx import INPUT, OUTPUT
 from certtrain.radii import radius_text
+from certtrain.system.escape import one_line
 from certtrain.threat import threat_of
 from certtrain.threat.linf import OUTWARD
 

@@ -13,10 +13,10 @@ from zipfile import BadZipFile
 import torch
 from torch import Tensor, nn
 
-from certtrain.checkpoints import PREFIX, unreadable_reason
 from certtrain.errors import UserError
 from certtrain.importing.matching import Ambiguous, Match, by_name, by_order_and_shape, subtrees
 from certtrain.models.normalize import Normalize
+from certtrain.training.checkpoints import PREFIX, unreadable_reason
 
 
 @dataclass(frozen=True)

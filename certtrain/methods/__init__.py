@@ -1,4 +1,4 @@
-"""Training methods: a pure objective each. The LightningModule that runs one is `certtrain.methods.module`."""
+"""Training methods: a pure objective each. The LightningModule that runs one is `certtrain.training.module`."""
 
 from certtrain.methods.base import Context, Method, Objective, Streams
 from certtrain.methods.bound_training import BoundTraining

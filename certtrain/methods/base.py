@@ -147,7 +147,7 @@ class Method:
         """What the objective sees of a batch: noise is added here, and attacks run here.
 
         Not compiled, and outside the graph of the loss: what it returns has no gradient. An attack runs in eval mode
-        and without gradients of the weights where the paper does so (`certtrain.evaluation.frozen`).
+        and without gradients of the weights where the paper does so (`certtrain.models.evaluation.frozen`).
         """
         return batch
 

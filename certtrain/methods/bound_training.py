@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from certtrain.bounds.base import BoundEngine
-from certtrain.bounds.united import United, united
+from certtrain.bounds.union import United, united
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError, nearest
 from certtrain.methods.base import Method, Objective, Streams, Value, non_negative

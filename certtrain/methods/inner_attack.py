@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from certtrain.errors import UserError
-from certtrain.evaluation import frozen
 from certtrain.methods.base import Part
+from certtrain.models.evaluation import frozen
 
 
 @dataclass(frozen=True)

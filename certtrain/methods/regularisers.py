@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from certtrain.bounds.base import PreActivation
-from certtrain.collective import global_means, global_sum, shares
 from certtrain.errors import UserError
 from certtrain.kernels.moments import Moments, mean_centre
 from certtrain.methods.base import Part, non_negative
 from certtrain.models.normalize import Normalize
 from certtrain.schedules import Ramp
+from certtrain.system.collective import global_means, global_sum, shares
 from certtrain.threat import Threat
 
 MIN_EPS = 1e-6  # during the natural warm-up the boxes are this wide, so that their growth can be measured

@@ -10,7 +10,7 @@ from torch import nn
 from certtrain.errors import UserError
 from certtrain.models.contract import InputContract
 from certtrain.models.normalize import Normalize, normalising_layer
-from certtrain.signatures import parameter_names
+from certtrain.system.signatures import parameter_names
 
 # What constructors may take of the data.
 OFFERED = ("input_shape", "num_classes", "mean", "std")

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from certtrain.errors import UserError
-from certtrain.features import Feature, features_from_list, features_to_list
-from certtrain.invariance import count_logits
+from certtrain.models.invariance import count_logits
 from certtrain.models.normalize import Normalize, normalises_by, normalising_layer
 from certtrain.models.two_logits import TwoLogits
+from certtrain.threat.features import Feature, features_from_list, features_to_list
 
 
 class _Data(Protocol):

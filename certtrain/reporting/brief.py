@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from certtrain import escape
 from certtrain.reporting.comparison import GUESSED, Line
 from certtrain.reporting.paper_tables import CLAIMS, HOURS, blocks, cells, settings_of
 from certtrain.reporting.published import Paper
+from certtrain.system import escape
 from certtrain.threat import norm_text
 
 TITLES = {"bounds": "Deterministic certificates", "smoothing": "Randomized smoothing"}

@@ -14,7 +14,7 @@ from certtrain.claim import claim_of
 from certtrain.errors import UserError
 from certtrain.reporting.entries import Entry
 from certtrain.reporting.published import Row
-from certtrain.runs import ABSENT, RunDirectory, config_differences
+from certtrain.runs.directory import ABSENT, RunDirectory, config_differences
 
 # Of an override: what makes no other setting of an experiment, only another seed, place or report of it.
 NO_SETTING = ("experiment", "seed", "name", "resume", "runs_dir", "data_dir", "data.data_dir", "certify_test", "logger")

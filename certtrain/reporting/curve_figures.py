@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from certtrain import escape
 from certtrain.claim import Claim
 from certtrain.errors import UserError
-from certtrain.files import refuse_foreign, write_bytes_atomic
 from certtrain.reporting.bootstrap import Difference
 from certtrain.reporting.curves import Outcomes, Share, curves, steps
 from certtrain.reporting.entries import acr_text
 from certtrain.reporting.palette import BLACK, BLUE, GREEN, MARKERS, ORANGE, PURPLE, SKY, VERMILION, radius_axis
 from certtrain.reporting.plots import CONFIDENCE
+from certtrain.system import escape
+from certtrain.system.files import refuse_foreign, write_bytes_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,9 +7,9 @@ from decimal import ROUND_DOWN, Decimal
 from fractions import Fraction
 from typing import Any
 
-from certtrain import escape
 from certtrain.claim import claim_of
 from certtrain.radii import parse_radius
+from certtrain.system import escape
 
 Entry = Mapping[str, Any]
 

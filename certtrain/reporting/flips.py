@@ -19,13 +19,13 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from certtrain import escape
 from certtrain.certificates import FALSIFIED, MISCLASSIFIED, Certificates
 from certtrain.certificates.summary import held_radii
 from certtrain.radii import radius_text
 from certtrain.reporting.entries import percent
 from certtrain.reporting.palette import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION
 from certtrain.reporting.plots import clopper_pearson, interval_text, save_figure, step_curve
+from certtrain.system import escape
 
 if TYPE_CHECKING:
     from certtrain.certifiers.alone import Alone

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from certtrain import escape
 from certtrain.reporting.brief import beside, best
 from certtrain.reporting.comparison import GUESSED, Line
 from certtrain.reporting.paper_tables import HOURS, blocks, cells
 from certtrain.reporting.published import Paper
+from certtrain.system import escape
 from certtrain.threat import norm_text
 
 HEADER = ("experiment", "data, network", "claim", "accuracy", "certified", "n", "seeds", "hours")

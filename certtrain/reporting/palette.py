@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from certtrain import escape
 from certtrain.claim import Claim
+from certtrain.system import escape
 
 # Okabe and Ito's palette (2008); black and grey beside it.
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"

@@ -13,9 +13,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from certtrain import escape
 from certtrain.reporting.comparison import NOT_RUN, OTHER_IMAGES, SHORT, WITHIN, Line, notes_of
 from certtrain.reporting.published import Paper
+from certtrain.system import escape
 from certtrain.threat import norm_text
 
 CLAIMS = {

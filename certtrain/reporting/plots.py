@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from certtrain import escape
 from certtrain.claim import claim_of
-from certtrain.files import write_bytes_atomic
 from certtrain.reporting.entries import (
     Entry,
     acr_text,
@@ -24,6 +22,8 @@ from certtrain.reporting.entries import (
     upper_bound,
 )
 from certtrain.reporting.palette import BLUE, GREEN, GREY, MARKERS, PURPLE, SKY, VERMILION, radius_axis
+from certtrain.system import escape
+from certtrain.system.files import write_bytes_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

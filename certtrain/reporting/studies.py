@@ -10,13 +10,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from certtrain import escape
 from certtrain.reporting.palette import BLUE, GREY
 from certtrain.reporting.plots import save_figure
 from certtrain.reporting.sweeps import GUESS_LINE, MARK, ROOM, number, setting_cells
 from certtrain.sweeps.metric import Metric
 from certtrain.sweeps.pareto import pareto_front
 from certtrain.sweeps.study import Row
+from certtrain.system import escape
 
 MOST_ROWS = 15
 

@@ -11,11 +11,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from certtrain import escape
 from certtrain.errors import in_one_line
 from certtrain.reporting.entries import falsified, floored, guess_note, label, percent, rank
 from certtrain.sweeps.metric import Metric
 from certtrain.sweeps.summary import Comparison, Job, Spread, by_setting, comparisons, differing, spreads
+from certtrain.system import escape
 
 MARK = " !"  # beside the clean accuracy of what is no better than a guess
 GUESS_LINE = "! no better than a guess (one class for all, or chance level): its certified accuracy says nothing"

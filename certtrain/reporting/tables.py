@@ -12,7 +12,6 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from certtrain import escape
 from certtrain.certificates.summary import ATTACK
 from certtrain.claim import claim_of
 from certtrain.reporting.entries import (
@@ -29,6 +28,7 @@ from certtrain.reporting.entries import (
 )
 from certtrain.reporting.plots import clopper_pearson, interval_text
 from certtrain.reporting.statuses import status_tables
+from certtrain.system import escape
 
 INTERVAL = "95 % interval\nover images"
 

@@ -9,7 +9,7 @@ from typing import IO
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook
 from rich.segment import Segment
 
-from certtrain import escape
+from certtrain.system import escape
 
 WIDTH = 100  # of what is piped or redirected: every table fits it
 

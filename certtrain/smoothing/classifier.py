@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from certtrain.errors import UserError
-from certtrain.invariance import EXAMPLES, check_function, some_of
+from certtrain.models.invariance import EXAMPLES, check_function, some_of
 from certtrain.smoothing.anytime import StageSchedule
 from certtrain.smoothing.confidence import vote_is_decided
 from certtrain.smoothing.distribution import Gaussian, Noise
@@ -24,7 +24,7 @@ from certtrain.smoothing.staged import (
     check_streams,
 )
 from certtrain.smoothing.votes import Precision, Votes, check_precision, count_votes
-from certtrain.work import part
+from certtrain.system.work import part
 
 CHECKED = EXAMPLES // 2  # inputs that are checked without noise and with it
 
@@ -98,7 +98,7 @@ class SmoothedClassifier:
 
         Raises:
             UserError: a network that is not one function of each input, with noise or without (see
-                `certtrain.invariance`).
+                `certtrain.models.invariance`).
         """
         if not len(x):
             return

@@ -13,7 +13,7 @@ from certtrain.errors import UserError
 from certtrain.smoothing.anytime import Decisions, StageSchedule
 from certtrain.smoothing.distribution import Gaussian
 from certtrain.smoothing.noise import Purpose, Split
-from certtrain.work import part
+from certtrain.system.work import part
 
 if TYPE_CHECKING:
     from certtrain.smoothing.classifier import SmoothedClassifier

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from certtrain.errors import UserError, nearest
-from certtrain.evaluation import frozen
-from certtrain.invariance import check_repeated, some_of
+from certtrain.models.evaluation import frozen
+from certtrain.models.invariance import check_repeated, some_of
 from certtrain.smoothing.noise import Purpose, Split, check_draws, noise_rows
-from certtrain.work import tell
+from certtrain.system.work import tell
 
 # (seed, purpose, split, index, draw, shape) to noise: `distribution.Noise.rows`.
 Rows = Callable[[int, Purpose, Split, Tensor, Tensor, tuple[int, ...]], Tensor]

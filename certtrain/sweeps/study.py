@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from certtrain.errors import DiskFull, UserError
-from certtrain.files import refuse_links
-from certtrain.locks import FileLock
+from certtrain.runs.locks import FileLock
 from certtrain.sweeps.space import Parameter
+from certtrain.system.files import refuse_links
 
 if TYPE_CHECKING:
     import optuna

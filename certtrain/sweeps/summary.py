@@ -12,7 +12,7 @@ from certtrain.certificates.summary import GUESSING
 from certtrain.claim import claim_of
 from certtrain.errors import UserError
 from certtrain.radii import parse_radius
-from certtrain.runs import RunDirectory
+from certtrain.runs.directory import RunDirectory
 from certtrain.sweeps.metric import Metric, common_metric
 
 NOT_A_SETTING = ("seed", "seeds", "name", "runs_dir", "data_dir", "resume")

@@ -22,13 +22,13 @@ from certtrain.audit.card import audit_card
 from certtrain.certificates import ABSTAIN, STATUSES, VERIFIED, CertificateLog, Certificates, read_card
 from certtrain.certificates.findings import Audit
 from certtrain.certificates.summary import STAGE_SECONDS, certified, status_counts
-from certtrain.certification import Examples, certify_examples
+from certtrain.certification.examples import Examples, certify_examples
 from certtrain.certifiers.base import Certifier
 from certtrain.claim import Claim
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError
-from certtrain.files import check_name
 from certtrain.radii import radius_text
+from certtrain.system.files import check_name
 from certtrain.testing.states import check_unchanged, state_of
 from certtrain.threat import Threat
 

@@ -6,7 +6,7 @@ from certtrain.certificates import Certificates
 from certtrain.certifiers import Certifier
 from certtrain.claim import Claim
 from certtrain.errors import UserError
-from certtrain.evaluation import frozen
+from certtrain.models.evaluation import frozen
 from certtrain.radii import parse_radii
 from certtrain.threat import threat_of
 

@@ -13,11 +13,11 @@ from certtrain.audit.card import audit_card, cards_of
 from certtrain.bounds import NativeEngine
 from certtrain.certificates.card_check import indices_sha256
 from certtrain.certificates.findings import equal
-from certtrain.certification import Examples, certify_examples
+from certtrain.certification.examples import Examples, certify_examples
 from certtrain.certifiers import AnytimeCertifier, BoundCertifier, CascadeCertifier, SmoothingCertifier
 from certtrain.certifiers.claims import smoothing_claim
 from certtrain.errors import UserError
-from certtrain.runs import RunDirectory, config_hash, sha256_file
+from certtrain.runs.directory import RunDirectory, config_hash, sha256_file
 from certtrain.smoothing.distribution import Gaussian
 
 CONFIG = {"seed": 0, "data_dir": "data"}

@@ -17,7 +17,7 @@ from certtrain.reporting.comparison import compare
 from certtrain.reporting.page.evidence import read_evidence
 from certtrain.reporting.paper_tables import footnotes
 from certtrain.reporting.published import read_paper
-from certtrain.runs import RunDirectory
+from certtrain.runs.directory import RunDirectory
 
 N = 12
 

@@ -14,9 +14,9 @@ from full_disk import FullDisk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from certtrain import files
 from certtrain.certificates import ABSTAIN, STATUSES, CertificateLog, Certificates, read_card, write_card
 from certtrain.errors import DiskFull, UserError
+from certtrain.system import files
 
 
 def make(index, **columns):

@@ -20,9 +20,9 @@ from certtrain.certifiers import CascadeCertifier
 from certtrain.certifiers.milp import Milp, _Program
 from certtrain.data import Batch
 from certtrain.errors import UserError
+from certtrain.system.work import watched
 from certtrain.threat import threat_of
 from certtrain.threat.scales import Scales
-from certtrain.work import watched
 
 
 def dense(seed: int, sizes=(3, 6, 5, 3)) -> nn.Sequential:

@@ -9,9 +9,9 @@ from torch import nn
 
 from certtrain.audit.card import audit_card
 from certtrain.certificates import CertificateLog
-from certtrain.certification import Examples, certify_examples
+from certtrain.certification.examples import Examples, certify_examples
 from certtrain.certifiers.uniform import UniformCertifier
-from certtrain.cli import main
+from certtrain.cli.main import main
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError
 from certtrain.smoothing.anytime import StageSchedule

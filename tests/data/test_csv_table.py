@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from certtrain.cli import main
+from certtrain.cli.main import main
 from certtrain.data import CSVTable
 from certtrain.errors import UserError
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from certtrain.commands.predict import read_input
+from certtrain.cli.predict import read_input
 from certtrain.data.image_files import ImageFiles
 from certtrain.data.read_image import read_image
 from certtrain.errors import UserError

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from certtrain.bounds import NativeEngine
-from certtrain.bounds.lines import Lines
+from certtrain.bounds.relaxation import Lines
 from certtrain.kernels.relu import BoxedRelu, IntervalRelu, RelaxedRelu
 from certtrain.threat import threat_of
 

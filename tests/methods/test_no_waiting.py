@@ -19,9 +19,9 @@ from certtrain.data.batch import Batch
 from certtrain.data.loader import TensorLoader
 from certtrain.data.split import Split
 from certtrain.methods import IBP
-from certtrain.methods.module import CertifiedTraining
 from certtrain.models.normalize import Normalize
 from certtrain.threat.scales import Scales
+from certtrain.training.module import CertifiedTraining
 
 SCALES = Scales(tuple(f"f{i}" for i in range(36)), (Fraction(1), Fraction(0)) * 18, (0,) * 36, "test")
 METHODS = {**all_methods.METHODS, "ibp, a table": IBP(0.1, all_methods.RAMP, scales=SCALES)}

@@ -8,17 +8,17 @@ from all_methods import METHODS
 from torch import nn
 
 from certtrain.bounds import NativeEngine
-from certtrain.cli import main
+from certtrain.cli.main import main
 from certtrain.data.augment import Augment
 from certtrain.data.batch import Batch
 from certtrain.data.loader import TensorLoader
 from certtrain.data.split import Split
-from certtrain.evaluation import float32_products
 from certtrain.methods import Streams
 from certtrain.methods.compiled import Compiled
-from certtrain.methods.module import CertifiedTraining
+from certtrain.models.evaluation import float32_products
 from certtrain.models.normalize import Normalize
 from certtrain.threat import threat_of
+from certtrain.training.module import CertifiedTraining
 
 pytestmark = pytest.mark.gpu
 DEVICE = "cuda"

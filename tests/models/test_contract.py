@@ -3,8 +3,8 @@ import torch
 
 from certtrain.data import Digits
 from certtrain.errors import UserError
-from certtrain.features import Feature
 from certtrain.models import InputContract, wong_small
+from certtrain.threat.features import Feature
 
 CONTRACT = InputContract((3, 4, 4), 10, (0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
 

@@ -11,12 +11,12 @@ import yaml
 from torch import nn
 
 import certtrain
-from certtrain import cli
 from certtrain.attacks import ATTACKS
 from certtrain.bounds import NativeEngine
 from certtrain.bounds.auto_lirpa import AutoLirpaEngine
 from certtrain.certifiers import BoundCertifier, SmoothingCertifier
 from certtrain.certifiers.cascade import CascadeCertifier
+from certtrain.cli import main as cli
 from certtrain.data import BreastCancer
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError

@@ -11,8 +11,8 @@ from certtrain.certificates import Certificates
 from certtrain.certifiers import Certifier, SmoothingCertifier
 from certtrain.claim import Claim
 from certtrain.errors import UserError
-from certtrain.evaluation import frozen
 from certtrain.methods import Method, Objective, Schedule
+from certtrain.models.evaluation import frozen
 from certtrain.radii import parse_radii
 from certtrain.randomness import check_range, key, words
 from certtrain.smoothing.distribution import Noise

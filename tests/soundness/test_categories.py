@@ -12,7 +12,7 @@ from torch import nn
 from certtrain.attacks import apgd_margins, inner, inside, pgd_margins
 from certtrain.bounds import NativeEngine
 from certtrain.bounds.auto_lirpa import AutoLirpaEngine
-from certtrain.bounds.united import United, united
+from certtrain.bounds.union import United, united
 from certtrain.certifiers import BoundCertifier, CascadeCertifier
 from certtrain.data import Batch
 from certtrain.errors import UserError

@@ -8,7 +8,7 @@ import pytest
 from onnx import numpy_helper
 from vnnlib_reader import read_vnnlib
 
-from certtrain import cli
+from certtrain.cli import main as cli
 
 
 @pytest.fixture(scope="module")

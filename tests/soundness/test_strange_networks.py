@@ -18,7 +18,7 @@ from certtrain.certifiers.anytime import AnytimeCertifier
 from certtrain.certifiers.cascade import CascadeCertifier
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError
-from certtrain.invariance import check_function
+from certtrain.models.invariance import check_function
 
 WIDTH = 6
 

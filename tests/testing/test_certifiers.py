@@ -9,16 +9,16 @@ import torch
 from composing import composed
 
 from certtrain.certificates import Certificates
+from certtrain.certificates.falsification import Falsification, silent
 from certtrain.certifiers import Certifier
 from certtrain.certifiers.checks import check_classes
 from certtrain.certifiers.falsify import falsify_bounds
 from certtrain.claim import Claim
-from certtrain.commands import build
-from certtrain.config import options
+from certtrain.config import build
+from certtrain.config.overrides import options
 from certtrain.errors import UserError
-from certtrain.evaluation import frozen
-from certtrain.falsification import Falsification, silent
-from certtrain.invariance import check_function
+from certtrain.models.evaluation import frozen
+from certtrain.models.invariance import check_function
 from certtrain.radii import parse_radii, radius_text
 from certtrain.smoothing.distribution import Gaussian
 from certtrain.smoothing.uniform import Uniform

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from composing import composed
 
-from certtrain.commands import build
-from certtrain.config import options
+from certtrain.config import build
+from certtrain.config.overrides import options
 from certtrain.methods import Method, Objective
 from certtrain.testing.methods import MethodSuite
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from certtrain.errors import UserError
-from certtrain.features import Feature, features_from_list
 from certtrain.reporting.page.evidence import Certified
 from certtrain.reporting.page.table import Table
+from certtrain.threat.features import Feature, features_from_list
 from certtrain.threat.scales import Scales
 
 

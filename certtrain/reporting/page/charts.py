@@ -19,7 +19,7 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
-from certtrain import escape
+from certtrain.system import escape
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

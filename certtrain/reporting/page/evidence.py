@@ -24,7 +24,7 @@ from certtrain.radii import parse_radii
 from certtrain.reporting import entries
 from certtrain.reporting.entries import Entry
 from certtrain.reporting.page.counterexamples import Counterexample, read_counterexamples
-from certtrain.runs import RunDirectory
+from certtrain.runs.directory import RunDirectory
 
 T = TypeVar("T")
 # Figures that must follow from the rows: without them nothing of a certificate is shown as certified.

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certtrain.certificates import ABSTAIN, FALSIFIED, Certificates
-from certtrain.features import Feature
 from certtrain.radii import parse_radius, radius_text
 from certtrain.reporting.entries import floored
 from certtrain.reporting.page.classes import class_name
@@ -20,6 +19,7 @@ from certtrain.reporting.page.evidence import Certified
 from certtrain.reporting.page.figures import radii_of
 from certtrain.reporting.page.images import Picture, difference, is_image, picture
 from certtrain.reporting.page.table import Table
+from certtrain.threat.features import Feature
 
 SHOWN = 12  # counterexamples shown
 FEATURES = 5  # changed most, of a counterexample that is not an image

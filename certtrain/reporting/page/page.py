@@ -8,7 +8,6 @@ from pathlib import Path
 
 from certtrain._version import __version__
 from certtrain.errors import UserError
-from certtrain.files import refuse_foreign, write_text_atomic
 from certtrain.reporting.page.certificate import certificate_view
 from certtrain.reporting.page.certified_chart import certified_charts
 from certtrain.reporting.page.evidence import Evidence
@@ -18,6 +17,7 @@ from certtrain.reporting.page.gallery import Source
 from certtrain.reporting.page.glance import CERTIFIED, HEADER, headlines, line
 from certtrain.reporting.page.rendering import render
 from certtrain.reporting.page.training import training_view
+from certtrain.system.files import refuse_foreign, write_text_atomic
 
 MARK = "certtrain report"  # the generator that pages of this module name; no other file is overwritten
 HEAD = 2_000  # bytes at a file's beginning in which the mark must stand

@@ -15,8 +15,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from certtrain.environment import describe
-from certtrain.files import write_json_atomic
+from certtrain.runs.environment import describe
+from certtrain.system.files import write_json_atomic
 
 SEEDS = (0, 1, 2)
 RESULTS = Path(__file__).with_name("results.json")

@@ -6,8 +6,8 @@ import numpy as np
 from claims import LINF, SMOOTHED
 
 from certtrain.certificates import CertificateLog, Certificates, write_card
+from certtrain.certificates.falsification import Counterexample, Falsification, write_counterexamples
 from certtrain.certificates.summary import summarise
-from certtrain.falsification import Counterexample, Falsification, write_counterexamples
 from certtrain.radii import parse_radii
 from certtrain.reporting.page.evidence import Certified
 from certtrain.reporting.page.rendering import environment

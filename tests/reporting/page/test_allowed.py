@@ -5,9 +5,9 @@ from fractions import Fraction
 from html_reader import Reader
 from makers import bound_rows, certificate, html
 
-from certtrain.features import Feature, features_to_list
 from certtrain.reporting.page.allowed import allowed
 from certtrain.reporting.page.evidence import Certified
+from certtrain.threat.features import Feature, features_to_list
 from certtrain.threat.scales import Scales
 
 SCALES = Scales(("age", "<b>income", "sex"), (Fraction(1, 36), Fraction(1, 50), Fraction(0)), (72, 0, 0), "survey")

@@ -7,7 +7,7 @@ import pytest
 from makers import bound_rows, card_of, certificate, vote_rows, write_found, write_run
 
 from certtrain.reporting.page.evidence import read_evidence, read_metrics
-from certtrain.runs import RunDirectory
+from certtrain.runs.directory import RunDirectory
 
 
 def read(run):

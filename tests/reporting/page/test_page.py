@@ -10,7 +10,7 @@ from certtrain.errors import UserError
 from certtrain.reporting.entries import percent
 from certtrain.reporting.page.evidence import read_evidence
 from certtrain.reporting.page.page import check_output, page, write_page
-from certtrain.runs import RunDirectory
+from certtrain.runs.directory import RunDirectory
 
 METRICS = "step,epoch,train/loss,train/clean,val/certified@0.1,schedule/eps,odd<b>\n" + "".join(
     f"{i},0,{2 / i},0.5,0.25,{i / 100},1\n" for i in range(1, 9)

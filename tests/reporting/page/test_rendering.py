@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 from jinja2 import UndefinedError
 from makers import html
 
-from certtrain import escape
 from certtrain.reporting.page.certificate import Notice
 from certtrain.reporting.page.gallery import Group, Item
 from certtrain.reporting.page.images import Picture
 from certtrain.reporting.page.rendering import environment, render
 from certtrain.reporting.page.table import Table
+from certtrain.system import escape
 
 
 @given(st.text(), st.text())

@@ -1,0 +1,1 @@
+"""The certify stage: examples, shares of them, checks before and after, cards."""

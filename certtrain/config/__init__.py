@@ -1,0 +1,1 @@
+"""A configuration: what it may say, what it means, and the parts that it names."""

@@ -1,0 +1,1 @@
+"""One training: the LightningModule, its fit, callbacks, loggers, checkpoints."""

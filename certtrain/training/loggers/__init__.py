@@ -1,0 +1,1 @@
+"""certtrain's own loggers: Lightning's, which also resume a run."""

@@ -1,0 +1,91 @@
+"""Slow: every preset that is too large to be trained here trains three steps on noise in its data set's own files.
+
+Through the commands, with batches of two images. The schedule is cut to three steps; image folders have three classes,
+and draws and attack steps of the certificates are few.
+"""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from certtrain.cli.main import main
+from certtrain.config.overrides import options
+from certtrain.system.files import conf_dir
+
+DRAW = np.random.default_rng(0)
+TRAIN, TEST, CLASSES = 6, 2, 3
+
+
+def large():
+    """Presets of networks with more than half a million parameters."""
+    for name in options("experiment"):
+        if "/" in name:
+            stated = yaml.safe_load((conf_dir() / "experiment" / f"{name}.yaml").read_text())
+            [model] = [value for entry in stated["defaults"] for key, value in entry.items() if key.endswith("/model")]
+            if not model.startswith(("zhang", "lenet")):
+                yield name, stated
+
+
+def idx(path, array):
+    header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, dtype=">u4").tobytes()
+    path.write_bytes(header + array.astype(np.uint8).tobytes())
+
+
+def write_mnist(folder, count):
+    raw = folder / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part, n in (("train", count), ("t10k", TEST)):
+        idx(raw / f"{part}-images-idx3-ubyte", DRAW.integers(0, 256, (n, 28, 28)))
+        idx(raw / f"{part}-labels-idx1-ubyte", DRAW.integers(0, 10, n))
+
+
+def write_cifar10(folder, count):
+    raw = folder / "cifar-10-batches-py"
+    raw.mkdir(parents=True)
+    sizes = {f"data_batch_{number}": 1 for number in range(2, 6)} | {"data_batch_1": count - 4, "test_batch": TEST}
+    for name, n in sizes.items():
+        batch = {"data": DRAW.integers(0, 256, (n, 3072), dtype=np.uint8), "labels": DRAW.integers(0, 10, n).tolist()}
+        (raw / name).write_bytes(pickle.dumps(batch, protocol=2))
+
+
+def write_images(folder, count, width, height):
+    for part, n in (("train", count), ("val", CLASSES)):
+        for number in range(max(n, CLASSES)):
+            path = folder / part / f"class{number % CLASSES}" / f"{number}.JPEG"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(DRAW.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(path)
+
+
+def write(data, folder, count):
+    if data == "imagenet":
+        write_images(folder / "imagenet", count, 320, 280)
+    elif data == "image_folder":
+        write_images(folder / "tiny-imagenet-200", count, 64, 64)
+    else:
+        {"mnist": write_mnist, "cifar10": write_cifar10}[data](folder, count)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "stated"), [pytest.param(*pair, id=pair[0]) for pair in large()])
+def test_a_large_preset_trains_and_certifies(name, stated, in_tmp):
+    [data] = [value for entry in stated["defaults"] for key, value in entry.items() if key == "override /data"]
+    accumulate = stated.get("trainer", {}).get("accumulate_grad_batches", 1)
+    write(data, in_tmp / "data", TRAIN * accumulate)
+    overrides = [f"experiment={name}", "name=dry", "data.batch_size=2", "epochs=1", "trainer.accelerator=cpu"]
+    if data in ("imagenet", "image_folder"):
+        overrides.append(f"data.num_classes={CLASSES}")
+    if "eps" in stated:  # of the full radius: nothing in the first step, half in the second one, all in the third one
+        overrides += ["schedule.warmup=0", "schedule.ramp=0.67"]
+    assert main(["train", *overrides]) == 0
+    few = ["certifier.ibp.attack_steps=1", "certifier=ibp"] if "eps" in stated else ["n0=4", "n=20"]
+    assert main(["certify", "run=dry", "indices=first_2", *few]) == 0
+    result = json.loads((in_tmp / "runs" / "dry" / "result.json").read_text())
+    assert (result["status"], result["steps"], result["epochs"]) == ("complete", 3, 1)
+    [entry] = result["test"].values()
+    assert entry["n"] == 2
+    assert entry["invalid"] == 0
+    assert result["experiment"] == name
