@@ -46,6 +46,8 @@ class AttackedLoss(RobustLoss):
         return inputs._replace(points=(self.attack.find(network, inputs, threat, step, streams),))
 
     def bounds(self, engine: BoundEngine, inputs: Prepared, threat: Threat, methods: tuple[str, ...]) -> Bounds:
-        """Bounds over the region around x, with the logits at x*."""
+        """Bounds over the region around x, with the logits at x* where the loss is made of them."""
+        if not self.attacked:
+            return super().bounds(engine, inputs, threat, methods)
         assert isinstance(threat, Linf)
         return engine.bounds(inputs.points[0], inputs.y, SmallBox(corners=threat.box(inputs.x)), methods)

@@ -72,5 +72,5 @@ class PGD(BoundTraining):
         scales: Scales | None = None,
     ) -> None:
         robust = AdversarialLoss(attack)
-        super().__init__(train_eps, ramp, robust, norm=norm, kappa=kappa, l1=l1, init=init, lower=lower, upper=upper,
-                         scales=scales)  # fmt: skip
+        ball = {"lower": lower, "upper": upper, "scales": scales}
+        super().__init__(train_eps, ramp, robust, norm=norm, kappa=kappa, l1=l1, init=init, **ball)  # type: ignore[arg-type]

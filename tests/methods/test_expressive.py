@@ -18,6 +18,7 @@ from certtrain.methods.inner_attack import InnerAttack
 from certtrain.methods.losses import margins_at, robust_cross_entropy
 from certtrain.methods.mtl_ibp import MTLIBP, mtl_ibp
 from certtrain.methods.pgd import PGD, AdversarialLoss
+from certtrain.methods.trades import TRADES, divergence
 from certtrain.testing.methods import MethodSuite, small_batch, small_network
 from certtrain.threat import Linf
 
@@ -52,6 +53,11 @@ class TestExpIBP(MethodSuite):
 
     def make(self):
         return ExpIBP(0.1, RAMP, alpha=0.3)
+
+
+class TestTRADES(MethodSuite):
+    def make(self):
+        return TRADES(0.1, RAMP)
 
 
 class TestPGD(MethodSuite):
@@ -204,6 +210,30 @@ def test_the_regulariser_brings_its_bounds_where_the_robust_loss_has_none():
     assert "train_verified" not in found.parts
 
 
+def test_the_divergence_by_hand():
+    """Of p = (3/4, 1/4) and q = (1/2, 1/2): 3/4 log(3/2) + 1/4 log(1/2)."""
+    clean, attacked = torch.tensor([[math.log(3), 0.0]]), torch.zeros(1, 2)
+    by_hand = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    assert divergence(clean, attacked).item() == pytest.approx(by_hand)
+    assert divergence(clean, clean).item() == pytest.approx(0, abs=1e-7)
+
+
+def test_trades_is_the_clean_loss_and_its_weight_times_the_divergence_that_it_attacks():
+    network, batch = small_network(), small_batch(32)
+    method = TRADES(0.1, RAMP, weight=3.0)
+    inputs = method.prepare(network, None, batch, AFTER, STREAMS)
+    clean, apart = network(batch.x), divergence(network(batch.x), network(inputs.points[0]))
+    found = method(network, None, batch, AFTER, STREAMS)
+    assert found.loss.item() == pytest.approx((F.cross_entropy(clean, batch.y) + 3 * apart.mean()).item(), rel=1e-5)
+    without = TRADES(0.1, RAMP, weight=0)(network, None, batch, AFTER, STREAMS)
+    assert torch.equal(without.loss, F.cross_entropy(clean, batch.y))
+    other = PGD(0.1, RAMP).prepare(network, None, batch, AFTER, STREAMS).points[0]
+    assert apart.sum() > divergence(clean, network(other)).sum()  # the attack on the cross-entropy moves it less
+    assert found.parts["clean"].item() == pytest.approx((clean.argmax(1) == batch.y).float().mean().item())
+    with pytest.raises(UserError, match=r"method\.weight = -1"):
+        TRADES(0.1, RAMP, weight=-1)
+
+
 def test_the_attack_looks_beyond_the_ball_and_no_further():
     network, batch = small_network(), small_batch(32)
     for radius in (0.5, 1.0, 2.5):
@@ -253,7 +283,7 @@ def test_alpha_outside_its_range_is_refused(alpha):
             kind(0.1, RAMP, alpha=alpha)
 
 
-@pytest.mark.parametrize("make", [PGD, *EXPRESSIVE])
+@pytest.mark.parametrize("make", [PGD, TRADES, *EXPRESSIVE])
 def test_what_is_not_attacked_is_refused(make):
     with pytest.raises(UserError, match="adversarial training in l2, which is not a box"):
         make(0.1, RAMP, norm="l2")
