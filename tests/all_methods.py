@@ -1,6 +1,11 @@
 """Every training method, with a ramp of four steps after two of warm-up, for tests that go through all of them."""
 
 from certtrain.methods import IBP, CrownIBP, Gaussian, Ramp, ShiRegulariser, Standard, Weight
+from certtrain.methods.cc_ibp import CCIBP
+from certtrain.methods.exp_ibp import ExpIBP
+from certtrain.methods.mtl_ibp import MTLIBP
+from certtrain.methods.pgd import PGD
+from certtrain.methods.trades import TRADES
 
 RAMP, HALF = Ramp(2, 4), Weight(1.0, 0.5)
 METHODS = {
@@ -11,4 +16,9 @@ METHODS = {
     "ibp l2": IBP(0.3, RAMP, norm="l2"),
     "crown_ibp": CrownIBP(0.1, RAMP, kappa=HALF),
     "crown_ibp fused": CrownIBP(0.1, RAMP, kappa=HALF, loss_fusion=True),
+    "pgd": PGD(0.1, RAMP),
+    "trades": TRADES(0.1, RAMP),
+    "mtl_ibp": MTLIBP(0.1, RAMP, kappa=HALF, regulariser=ShiRegulariser(0.5)),
+    "cc_ibp": CCIBP(0.1, RAMP),
+    "exp_ibp": ExpIBP(0.1, RAMP),
 }

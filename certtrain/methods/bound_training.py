@@ -8,9 +8,9 @@ from fractions import Fraction
 from typing import ClassVar, Literal, NamedTuple, TypedDict, get_args
 
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
-from certtrain.bounds.base import BoundEngine
+from certtrain.bounds.base import BoundEngine, Bounds
 from certtrain.bounds.union import United, united
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError, nearest
@@ -91,7 +91,7 @@ class BoundTraining(Method):
 
     Raises:
         UserError: train_eps or l1 negative, an unknown norm or init, the regulariser or scales with an l2 ball, a
-            threat model that the region refuses.
+            threat model that the region or the robust loss refuses.
     """
 
     needs_engine: ClassVar[bool] = True
@@ -130,6 +130,7 @@ class BoundTraining(Method):
                 fix="method.regulariser=0 or norm=linf",
             )
         region.check(self.threat)
+        robust.check(self.threat)
         self.ramp, self.regulariser, self.init = ramp, regulariser, init
         self.robust, self.region = robust, region
         # A step of a small network is short: where nothing is prepared, nothing is asked for.
@@ -155,7 +156,8 @@ class BoundTraining(Method):
         robust = self.eps(step) > 0 and kappa < 1
         regularised = self._regularised(step)
         counted = (robust or regularised) and (not sparing or step % UNSTABLE_EVERY == 0)
-        methods = self.robust.methods(step, self.ramp) if robust else ("ibp",)
+        methods = self.robust.methods(step, self.ramp) if robust else ()
+        methods = methods or (("ibp",) if regularised else ())
         return Phase(not robust or kappa > 0, robust, regularised, counted, methods)
 
     def values(self, step: int) -> dict[str, float]:
@@ -198,35 +200,45 @@ class BoundTraining(Method):
         phase: Phase,
         values: Mapping[str, Value],
     ) -> Objective:
-        """Parts: loss_natural, clean; with bounds also, as far as they are computed, loss_robust, train_verified (the
-        share correct and proved at eps_t), loss_tight, loss_relu, where it is counted unstable_relu; loss_l1 when there
-        is one."""
+        """Parts: loss_natural and clean, unless the logits at x are neither in the loss nor come with the bounds; with
+        bounds also, as far as they are computed, loss_robust, train_verified (the share correct and proved at eps_t),
+        loss_tight, loss_relu, where it is counted unstable_relu; loss_l1 when there is one."""
         if not phase.robust and not phase.regularised:
             return natural_objective(network, inputs, self.l1)
-        assert engine is not None, "a bound-propagation method needs an engine"
         threat = self.region.around(inputs, self.threat.at(values["eps"]))
-        engine = united(engine, threat)
-        if isinstance(engine, United):
-            self._refuse_several_boxes(network)
-        if phase.robust:
-            bounds = self.robust.bounds(engine, inputs, threat, phase.methods)
-        else:
-            bounds = engine.bounds(inputs.x, inputs.y, threat, ("ibp",))
-
-        loss = natural = F.cross_entropy(bounds.clean if phase.natural else bounds.clean.detach(), inputs.y)
-        parts = {
-            "loss_natural": natural.detach(),
-            "clean": accuracy(bounds.clean, inputs.y),
-        }
+        bounds = self._bounds(network, engine, inputs, threat, phase)
+        logits: Tensor | None = bounds.clean
+        if phase.robust and self.robust.attacked:
+            logits = network(inputs.x) if phase.natural else None
+        parts: dict[str, Tensor] = {}
+        if logits is not None:
+            natural = F.cross_entropy(logits if phase.natural else logits.detach(), inputs.y)
+            parts = {"loss_natural": natural.detach(), "clean": accuracy(logits, inputs.y)}
         if phase.counted and any(p.kink for p in bounds.pre_activations):
             parts["unstable_relu"] = unstable_share(bounds.pre_activations)
         if phase.robust:
             worst, more = self.robust.loss(network, bounds, inputs, phase.methods, values)
             loss = values["kappa"] * natural + (1 - values["kappa"]) * worst if phase.natural else worst
             parts |= {"loss_robust": worst.detach(), **more}
+        else:
+            loss = natural
         if phase.regularised:
             assert self.regulariser is not None
             terms = self.regulariser.terms(normalised_radius(network, inputs.x, threat), bounds.pre_activations)
             loss = loss + values["regulariser"] * (terms.tight + terms.relu)
             parts |= {"loss_tight": terms.tight.detach(), "loss_relu": terms.relu.detach()}
         return Objective(add_l1(loss, parts, network, self.l1), parts)
+
+    def _bounds(
+        self, network: nn.Module, engine: BoundEngine | None, inputs: Prepared, threat: Threat, phase: Phase
+    ) -> Bounds:
+        """What the phase asks for; the logits alone where it asks for no bounds."""
+        if not phase.methods:
+            return Bounds(network(inputs.points[0] if self.robust.attacked else inputs.x), {}, ())
+        assert engine is not None, "a bound-propagation method needs an engine"
+        engine = united(engine, threat)
+        if isinstance(engine, United):
+            self._refuse_several_boxes(network)
+        if phase.robust:
+            return self.robust.bounds(engine, inputs, threat, phase.methods)
+        return engine.bounds(inputs.x, inputs.y, threat, ("ibp",))

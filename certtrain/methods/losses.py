@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -11,15 +13,29 @@ from certtrain.bounds.verdict import verified
 WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-def robust_cross_entropy(margins: Tensor) -> Tensor:
-    """Cross-entropy at the worst logits that the bounds allow: the mean of `CE([0, -m], class 0) = logsumexp([0, -m])`.
+def robust_cross_entropy(margins: Tensor, reduction: Literal["mean", "none"] = "mean") -> Tensor:
+    """Cross-entropy at the worst logits that the bounds allow, `CE([0, -m], class 0) = logsumexp([0, -m])`.
 
     An upper bound of the cross-entropy anywhere in the threat model (Wong and Kolter 2018, Gowal et al. 2018).
 
     Args:
         margins: (B, K-1) lower bounds of `z_y - z_j`.
+        reduction: `mean` over the batch, or `none`: (B,).
     """
-    return torch.logsumexp(torch.cat([torch.zeros_like(margins[:, :1]), -margins], dim=1), dim=1).mean()
+    losses = torch.logsumexp(torch.cat([torch.zeros_like(margins[:, :1]), -margins], dim=1), dim=1)
+    return losses.mean() if reduction == "mean" else losses
+
+
+def margins_at(logits: Tensor, y: Tensor) -> Tensor:
+    """(B, K-1) margins `z_y - z_j` for j != y, in ascending order of j, as those of bounds are.
+
+    Args:
+        logits: (B, K).
+        y: (B,) classes.
+    """
+    others = torch.arange(logits.shape[1] - 1, device=logits.device)
+    others = others + (others >= y[:, None])
+    return logits.gather(1, y[:, None]) - logits.gather(1, others)
 
 
 def proved_share(margins: Tensor, logits: Tensor, y: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from certtrain.errors import UserError
 from certtrain.methods.base import Part, Streams
-from certtrain.methods.inner_attack import InnerAttack
+from certtrain.methods.inner_attack import InnerAttack, check_box, checked_attack
 from certtrain.threat import Linf, Threat
 
 
@@ -76,8 +76,8 @@ class SmallBox(Linf):
 class SmallBoxes(Region):
     """Boxes of half-width `tau = share (ub - lb) / 2` around `c = clip(x*, lb + tau, ub - tau)`, Mueller et al. (2023).
 
-    [lb, ub] is the l-inf ball at eps_t within the input range, and x* an adversarial input of it. At share 1 it is the
-    whole ball.
+    [lb, ub] is the l-inf ball at eps_t within the input range, and x* an adversarial input of it, or of the larger ball
+    that the attack's `radius` asks for. At share 1 it is the whole ball.
 
     Args:
         share: lambda of the paper, in (0, 1].
@@ -94,26 +94,19 @@ class SmallBoxes(Region):
         share = self.share
         if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
             raise UserError(f"share = {share!r} is not in (0, 1]", where="method.share", fix="method.share=0.4")
-        if not callable(self.attack):
-            fix = "{_target_: certtrain.methods.inner_attack.InnerAttack, steps: 8}"
-            raise UserError(f"attack = {self.attack!r} is not an attack", where="method.attack", fix=fix)
+        checked_attack(self.attack)
 
     def check(self, threat: Threat) -> None:
         """Refuse what is not one box."""
-        if not isinstance(threat, Linf) or threat.several:
-            raise UserError(
-                f"small boxes in {threat.symbol}, which is not a box",
-                where="method",
-                fix="norm=linf, or method=ibp",
-            )
+        check_box(threat, "small boxes")
 
     def prepare(self, network: nn.Module, inputs: Prepared, threat: Threat, step: int, streams: Streams) -> Prepared:
         """Attack, and place the boxes."""
         lower, upper = threat.box(inputs.x)
         if self.share == 1:
             return inputs._replace(lower=lower, upper=upper)
-        start = streams.uniform(inputs.x, inputs.index, step, "attack")
-        worst = self.attack(network, inputs.x, inputs.y, (lower, upper), start)
+        assert isinstance(threat, Linf)
+        worst = self.attack.find(network, inputs, threat, step, streams)
         tau = self.share * (upper - lower) / 2
         centre = torch.minimum(torch.maximum(worst, lower + tau), upper - tau)
         return inputs._replace(lower=centre - tau, upper=centre + tau)

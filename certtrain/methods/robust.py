@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -17,10 +18,24 @@ from certtrain.threat import Threat
 
 
 class RobustLoss(Part, ABC):
-    """A robust loss, as a value. Its attributes that are schedules are numbers in `values`, under their names."""
+    """A robust loss, as a value. Its attributes that are schedules are numbers in `values`, under their names.
+
+    Attributes:
+        attacked: whether the logits that come with the bounds, and BatchNorm's statistics with them, are those at
+            `points[0]` instead of at x.
+    """
+
+    attacked: ClassVar[bool] = False
+
+    def check(self, threat: Threat) -> None:
+        """Refuse a threat model that the loss is not defined in.
+
+        Raises:
+            UserError: with what to change.
+        """
 
     def methods(self, step: int, ramp: Ramp) -> tuple[str, ...]:
-        """The bounds to compute at this step."""
+        """The bounds to compute at this step; none for a loss of logits alone."""
         return ("ibp",)
 
     def prepare(self, network: nn.Module, inputs: Prepared, threat: Threat, step: int, streams: Streams) -> Prepared:
@@ -52,7 +67,7 @@ class RobustLoss(Part, ABC):
 
         Args:
             network: for losses at further points.
-            bounds: of `bounds`.
+            bounds: of `bounds`; where no method is asked for, the logits alone.
             inputs: as they were prepared.
             methods: that were computed.
             values: what is scheduled, by name.

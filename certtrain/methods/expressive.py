@@ -1,0 +1,68 @@
+"""Expressive losses (De Palma et al. 2024, arXiv 2305.13991): between attacks and bounds."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from certtrain.bounds.base import Bounds
+from certtrain.bounds.verdict import verified
+from certtrain.errors import UserError
+from certtrain.methods.attacked import AttackedLoss
+from certtrain.methods.base import Value
+from certtrain.methods.losses import accuracy, robust_cross_entropy
+from certtrain.methods.regions import Prepared
+from certtrain.schedules import Weight
+
+NO_CLEAN_LOSS = Weight(0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class ExpressiveLoss(AttackedLoss):
+    """A loss that rises with alpha from the adversarial loss (alpha = 0) to that of interval bounds (alpha = 1).
+
+    Args:
+        alpha: the weight of the bounds, in [0, 1].
+        attack: finds the adversarial inputs.
+
+    Raises:
+        UserError: alpha out of its range; as `AttackedLoss`.
+    """
+
+    alpha: float = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        alpha = self.alpha
+        if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 <= alpha <= 1:
+            fix = "method.alpha=0.5; 0 is adversarial training (method=pgd), 1 is IBP (method=ibp)"
+            raise UserError(f"alpha = {alpha!r} is not in [0, 1]", where="method.alpha", fix=fix)
+
+    @abstractmethod
+    def between(self, logits: Tensor, margins: Tensor, y: Tensor) -> Tensor:
+        """The loss, ().
+
+        Args:
+            logits: (B, K) at the adversarial inputs.
+            margins: (B, K-1) lower bounds of `z_y - z_j`.
+            y: (B,) classes.
+        """
+
+    def loss(
+        self,
+        network: nn.Module,
+        bounds: Bounds,
+        inputs: Prepared,
+        methods: tuple[str, ...],
+        values: Mapping[str, Value],
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Parts: train_attacked, the share correct at x*; train_verified, the share proved at eps_t; loss_ibp."""
+        logits, margins = bounds.clean, bounds.margins["ibp"]
+        return self.between(logits, margins, inputs.y), {
+            "train_attacked": accuracy(logits, inputs.y),
+            "train_verified": verified(margins.detach()).float().mean(),
+            "loss_ibp": robust_cross_entropy(margins.detach()),
+        }
