@@ -37,6 +37,8 @@ from certtrain.data.batch import Batch
 from certtrain.errors import UserError
 from certtrain.methods import IBP, CrownIBP, Gaussian, Method, Ramp, Standard, Streams, Weight
 from certtrain.methods.compiled import Compiled
+from certtrain.methods.staps import STAPS
+from certtrain.methods.taps import TAPS
 from certtrain.models import cnn7, resnet_small, wong_small
 
 HALF = {"ramp": Ramp(0, 2), "kappa": Weight(0.5, 0.5)}
@@ -78,6 +80,8 @@ def methods(eps: float) -> dict[str, tuple[Method, str | None]]:
         "ibp": (ibp, "native"),
         "ibp, auto_LiRPA": (ibp, "auto_lirpa"),
         "ibp kappa 0": (robust, "native"),
+        "taps": (TAPS(eps, **HALF, ibp_ramp=False), "native"),  # type: ignore[arg-type]
+        "staps": (STAPS(eps, **HALF, ibp_ramp=False), "native"),  # type: ignore[arg-type]
         "crown_ibp fused": (fused, "native"),
         "crown_ibp fused, auto_LiRPA": (fused, "auto_lirpa"),
         "crown_ibp": (unfused, "native"),
