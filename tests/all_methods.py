@@ -1,7 +1,6 @@
 """Every training method, with a ramp of four steps after two of warm-up, for tests that go through all of them."""
 
 from certtrain.methods import IBP, CrownIBP, Gaussian, Ramp, ShiRegulariser, Standard, Weight
-from certtrain.methods.taps import TAPS, LatentAttack
 
 RAMP, HALF = Ramp(2, 4), Weight(1.0, 0.5)
 METHODS = {
@@ -11,6 +10,5 @@ METHODS = {
     "ibp kappa 0": IBP(0.1, RAMP, kappa=Weight(0.0, 0.0)),
     "ibp l2": IBP(0.3, RAMP, norm="l2"),
     "crown_ibp": CrownIBP(0.1, RAMP, kappa=HALF),
-    "taps": TAPS(0.1, RAMP, latent_attack=LatentAttack(2), ibp_ramp=False),
     "crown_ibp fused": CrownIBP(0.1, RAMP, kappa=HALF, loss_fusion=True),
 }

@@ -54,12 +54,13 @@ class NativeEngine:
     def __init__(self, network: nn.Module) -> None:
         self.graph = Graph(network)
         convolutions = 0
-        self._builders: dict[str, rules.Builder] = {}
+        builders: dict[str, rules.Builder] = {}
         for node, key, module in self.graph.calls():
             name = self.graph.names[node]
-            self._builders[name] = rules.check(name, key, module)
+            builders[name] = rules.check(name, key, module)
             convolutions += isinstance(module, nn.Conv2d)
         self._several = convolutions >= SEVERAL_CONVOLUTIONS
+        self._splits = splits(builders, self.graph.cuts())
 
     @property
     def supported(self) -> tuple[str, ...]:
@@ -91,7 +92,7 @@ class NativeEngine:
 
     def splits(self) -> tuple[Split, ...]:
         """Where the network can be cut in two, in the order of execution; see `BoundEngine.splits`."""
-        return splits(self._builders, self.graph.cuts())
+        return self._splits
 
     def bounds_inside(
         self,

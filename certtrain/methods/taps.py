@@ -227,9 +227,11 @@ class TapsLoss(RobustLoss):
                 fix="a network with two activations or more, or method=ibp",
             )
         if isinstance(self.split, float):
-            wanted = self.split
-            share = min((round(abs(place.share - wanted), 9), place.share) for place in places)[1]
-            return [place.name for place in places if place.share == share][-1]
+            best = places[0]  # shares ascend
+            for place in places[1:]:
+                closer = abs(place.share - self.split) < abs(best.share - self.split) - 1e-9
+                best = place if closer or place.share == best.share else best
+            return best.name
         names = [place.name for place in places]
         if str(self.split) not in names:
             raise UserError(
@@ -253,7 +255,7 @@ class TapsLoss(RobustLoss):
         if ATTACKED not in methods:
             return inputs
         y = inputs.y
-        with frozen(network, statistics="batch"), torch.no_grad():
+        with frozen(network, statistics="batch"):  # not under no_grad, where engines look at their inputs
             bounds = self.bounds(engine, inputs, threat, methods)
             (node,) = bounds.at.values()
             like = node.lower[:, None].expand(-1, bounds.clean.shape[1] - 1, *node.lower.shape[1:])
