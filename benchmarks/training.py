@@ -44,6 +44,8 @@ from certtrain.methods.inner_attack import InnerAttack
 from certtrain.methods.mtl_ibp import MTLIBP
 from certtrain.methods.pgd import PGD
 from certtrain.methods.sabr import SABR
+from certtrain.methods.staps import STAPS
+from certtrain.methods.taps import TAPS
 from certtrain.methods.trades import TRADES
 from certtrain.models import cnn7, resnet_small, wong_small
 
@@ -88,6 +90,8 @@ def methods(eps: float) -> dict[str, tuple[Method, str | None]]:
         "ibp": (ibp, "native"),
         "ibp, auto_LiRPA": (ibp, "auto_lirpa"),
         "ibp kappa 0": (robust, "native"),
+        "taps": (TAPS(eps, **HALF, ibp_ramp=False), "native"),  # type: ignore[arg-type]
+        "staps": (STAPS(eps, **HALF, ibp_ramp=False), "native"),  # type: ignore[arg-type]
         "crown_ibp fused": (fused, "native"),
         "crown_ibp fused, auto_LiRPA": (fused, "auto_lirpa"),
         "crown_ibp": (unfused, "native"),

@@ -14,7 +14,16 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
 from certtrain.bounds import lirpa_compat
-from certtrain.bounds.base import METHODS, Bounds, FusedLoss, PreActivation, margin_matrix, unsupported_set
+from certtrain.bounds.base import (
+    METHODS,
+    Bounds,
+    FusedLoss,
+    PreActivation,
+    Split,
+    margin_matrix,
+    no_bounds_inside,
+    unsupported_set,
+)
 from certtrain.bounds.graph import Graph
 from certtrain.bounds.lirpa_network import CleanInputs, Conversion, PrivateNetwork, unsupported
 from certtrain.bounds.loss_fusion import fused_upper_bound
@@ -65,20 +74,38 @@ class AutoLirpaEngine:
         self._graph = Graph(network)
         self._copies: dict[tuple[Any, ...], _Copy] = {}
 
-    def bounds(self, x: Tensor, y: Tensor, threat: Threat, methods: tuple[str, ...] = ("ibp", "crown_ibp")) -> Bounds:
+    def bounds(
+        self,
+        x: Tensor,
+        y: Tensor,
+        threat: Threat,
+        methods: tuple[str, ...] = ("ibp", "crown_ibp"),
+        at: tuple[str, ...] = (),
+    ) -> Bounds:
         """Lower bounds of the margins of class y over the threat model around x; see `BoundEngine.bounds`.
 
         One interval pass serves all methods. In training mode BatchNorm takes its statistics from the clean
         activations and updates its running ones once.
 
         Raises:
-            UserError: an unknown method, or an operation that auto_LiRPA cannot bound, by its path in the network.
+            UserError: an unknown method, an operation that auto_LiRPA cannot bound, by its path in the network, or
+                bounds inside the network are asked for.
         """
+        if at:
+            self.splits()
         for method in methods:
             self._check(method)
         with self._interval_pass(x, y, threat) as run:
             margins = {"ibp": run.lower, **run.backward(run.functions, methods)}
             return Bounds(run.clean, {method: margins[method] for method in methods}, run.pre_activations())
+
+    def splits(self) -> tuple[Split, ...]:
+        """None; see `BoundEngine.splits`.
+
+        Raises:
+            UserError: always.
+        """
+        raise no_bounds_inside("bounds=auto_lirpa")
 
     def fused_loss(self, x: Tensor, y: Tensor, threat: Threat, method: str = "crown_ibp") -> FusedLoss:
         """Upper bounds of the cross-entropy over the threat model around x; see `BoundEngine.fused_loss`.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
@@ -26,6 +27,33 @@ class PreActivation(NamedTuple):
     kink: bool = True
 
 
+class Split(NamedTuple):
+    """A place where a network can be cut in two parts with a layer and an activation each.
+
+    Attributes:
+        name: of the first part's last operation; every path to the logits goes through its output.
+        share: of the network's linear and convolution layers, those in the first part.
+    """
+
+    name: str
+    share: float
+
+
+class NodeBounds(NamedTuple):
+    """Bounds of the output of an operation inside the network.
+
+    Attributes:
+        lower, upper: (B, ...) the box, differentiable.
+        logits: of points (N, ...) of that output the logits (N, K): the rest of the network with the weights and, in
+            training mode, the batch statistics that the bounds are made with. Raises a UserError where a path leads
+            around the operation.
+    """
+
+    lower: Tensor
+    upper: Tensor
+    logits: Callable[[Tensor], Tensor]
+
+
 @dataclass(frozen=True)
 class Bounds:
     """Bounds of a network on a batch.
@@ -34,11 +62,13 @@ class Bounds:
         clean: (B, K) logits at the unperturbed input.
         margins: per method (B, K-1) lower bounds of `z_y - z_j` for j != y, in ascending order of j.
         pre_activations: the (interval) bounds of each activation's input, in the order of execution.
+        at: bounds of the operations asked for, by name.
     """
 
     clean: Tensor
     margins: dict[str, Tensor]
     pre_activations: tuple[PreActivation, ...]
+    at: Mapping[str, NodeBounds] = field(default_factory=dict, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -63,6 +93,11 @@ def unsupported_set(threat: Threat, engine: str) -> UserError:
     )
 
 
+def no_bounds_inside(engine: str) -> UserError:
+    """What an engine raises that is asked for bounds at operations inside the network and has none."""
+    return UserError(f"{engine} has no bounds inside the network", where="bounds", fix="bounds=native")
+
+
 class BoundEngine(Protocol):
     """Bounds a network over a threat model. Differentiable; holds no state of a batch.
 
@@ -73,7 +108,14 @@ class BoundEngine(Protocol):
     version: str
     methods: tuple[str, ...]
 
-    def bounds(self, x: Tensor, y: Tensor, threat: Threat, methods: tuple[str, ...] = ("ibp", "crown_ibp")) -> Bounds:
+    def bounds(
+        self,
+        x: Tensor,
+        y: Tensor,
+        threat: Threat,
+        methods: tuple[str, ...] = ("ibp", "crown_ibp"),
+        at: tuple[str, ...] = (),
+    ) -> Bounds:
         """Lower bounds of the margins of class y over the threat model around x.
 
         Args:
@@ -81,9 +123,19 @@ class BoundEngine(Protocol):
             y: (B,) class indices.
             threat: norm, eps (scalar or (B,)) and input range.
             methods: any of `ibp`, `crown_ibp`, `crown`, `alpha_crown` that the engine has.
+            at: names of operations whose outputs' interval bounds are wanted as well.
 
         Raises:
-            UserError: an operation of the network that the engine cannot bound, with its path in the network.
+            UserError: an operation of the network that the engine cannot bound, with its path in the network; a name
+                in `at` that the network does not have, or an engine without bounds inside.
+        """
+        ...
+
+    def splits(self) -> tuple[Split, ...]:
+        """Where the network can be cut in two, in the order of execution.
+
+        Raises:
+            UserError: the engine has no bounds inside the network.
         """
         ...
 

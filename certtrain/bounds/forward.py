@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from certtrain.bounds.affine import Affine
-from certtrain.bounds.graph import Call, Graph
+from certtrain.bounds.graph import Call, Graph, unsupported
 from certtrain.bounds.instructions import Instruction, filled
 from certtrain.bounds.interval import InputSet, Region, combine, concatenate
 from certtrain.bounds.nonlinear import Nonlinear
@@ -72,6 +73,32 @@ def propagate(graph: Graph, inputs: InputSet, *, channels_last: bool = False) ->
         run.steps.append(step)
         run.regions.append(region)
     return run
+
+
+def resume(run: Pass, step: int, points: Tensor) -> Tensor:
+    """The network's output from points (N, ...) of a step's output on, with the operations of the interval pass.
+
+    Raises:
+        UserError: a path leads around the step, so that its output does not determine the network's.
+    """
+    values = {step: points}
+    for index in range(step + 1, len(run.steps)):
+        sources = run.steps[index].sources
+        if not all(source in values for source in sources):
+            raise unsupported(f"a path leads around {run.steps[step].name}", "a cut that all paths go through")
+        values[index] = _at_points(run.steps[index].op, [values[source] for source in sources])
+    return values[len(run.steps) - 1]
+
+
+def _at_points(op: Operation | None, values: list[Tensor]) -> Tensor:
+    if isinstance(op, Sum):
+        return torch.add(*values, alpha=op.sign)
+    if isinstance(op, Concat):
+        return torch.cat(values, op.dim)
+    if isinstance(op, Relu):
+        return values[0].relu()
+    assert isinstance(op, Affine | Nonlinear)
+    return op.forward(values[0])
 
 
 def _step(network: nn.Module, instruction: Instruction, values: list[Any], where: dict[int, int]) -> Step:

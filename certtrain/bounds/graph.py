@@ -192,6 +192,17 @@ class Graph:
                 module = self.network.get_submodule(node.target) if node.op == "call_module" else None
                 yield node, type(module) if module is not None else node.target, module
 
+    def cuts(self) -> set[str]:
+        """The names of the operations that every path from the input to the logits goes through."""
+        found = set()
+        earliest = len(self.instructions)  # of what the operations after this one read
+        for index, one in reversed(list(enumerate(self.instructions))):
+            if one.abstract and not one.is_input:
+                if earliest >= index:
+                    found.add(one.name)
+                earliest = min(earliest, *one.sources)
+        return found
+
     def _names(self) -> dict[fx.Node, str]:
         names: dict[fx.Node, str] = {}
         seen: dict[str, int] = {}

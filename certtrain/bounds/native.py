@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,15 +14,16 @@ from torch import Tensor, nn
 from certtrain._version import __version__
 from certtrain.bounds import rules
 from certtrain.bounds.affine import LinearMap
-from certtrain.bounds.base import Bounds, FusedLoss, PreActivation, margin_matrix
+from certtrain.bounds.base import Bounds, FusedLoss, NodeBounds, PreActivation, Split, margin_matrix
 from certtrain.bounds.crown import Refined, interval_lines, lower_bounds, refine
-from certtrain.bounds.forward import Pass, propagate
+from certtrain.bounds.forward import Pass, propagate, resume
 from certtrain.bounds.graph import Graph, unsupported
 from certtrain.bounds.intermediates import Box, Intermediates, weights_of
 from certtrain.bounds.interval import InputSet, Mixing
 from certtrain.bounds.loss_fusion import fused_upper_bound
 from certtrain.bounds.nonlinear import Activation
 from certtrain.bounds.rules import Relu
+from certtrain.bounds.splits import splits
 from certtrain.errors import UserError, nearest
 from certtrain.models.invariance import refuse_one_logit
 from certtrain.threat import Threat
@@ -52,28 +54,45 @@ class NativeEngine:
     def __init__(self, network: nn.Module) -> None:
         self.graph = Graph(network)
         convolutions = 0
+        builders: dict[str, rules.Builder] = {}
         for node, key, module in self.graph.calls():
-            rules.check(self.graph.names[node], key, module)
+            name = self.graph.names[node]
+            builders[name] = rules.check(name, key, module)
             convolutions += isinstance(module, nn.Conv2d)
         self._several = convolutions >= SEVERAL_CONVOLUTIONS
+        self._splits = splits(builders, self.graph.cuts())
 
     @property
     def supported(self) -> tuple[str, ...]:
         """The operations that the engine can bound."""
         return rules.supported()
 
-    def bounds(self, x: Tensor, y: Tensor, threat: Threat, methods: tuple[str, ...] = ("ibp", "crown_ibp")) -> Bounds:
+    def bounds(
+        self,
+        x: Tensor,
+        y: Tensor,
+        threat: Threat,
+        methods: tuple[str, ...] = ("ibp", "crown_ibp"),
+        at: tuple[str, ...] = (),
+    ) -> Bounds:
         """Lower bounds of the margins of class y over the threat model around x; see `BoundEngine.bounds`.
 
         One interval pass serves all methods. A last linear layer is merged with the specification. In training mode
         BatchNorm takes its statistics from the clean activations and updates its running ones once.
 
         Raises:
-            UserError: an unknown method, or an operation that in its live form cannot be bounded.
+            UserError: an unknown method, an operation that in its live form cannot be bounded, or a name in `at` that
+                the network does not have.
         """
         for method in methods:
             self._check(method)
-        return self._propagate(x, y, threat, alone=tuple(methods) == ("ibp",)).bounds(methods)
+        output = self._propagate(x, y, threat, alone=tuple(methods) == ("ibp",))
+        found = output.bounds(methods)
+        return replace(found, at={name: output.node(name) for name in at}) if at else found
+
+    def splits(self) -> tuple[Split, ...]:
+        """Where the network can be cut in two, in the order of execution; see `BoundEngine.splits`."""
+        return self._splits
 
     def bounds_inside(
         self,
@@ -211,6 +230,20 @@ class _Output:
             return functions, functions.new_zeros(functions.shape[:2])
         constant = self.layer.offset(functions)
         return self.layer.transpose(functions), functions.new_zeros(()) if constant is None else constant
+
+    def node(self, name: str) -> NodeBounds:
+        """The box of an operation's output, and the network from there on."""
+        names = [step.name for step in self.run.steps]
+        if name not in names:
+            raise UserError(
+                f"the network has no operation {name!r}: it has {', '.join(names[1:])}",
+                where="bounds=native",
+                fix=nearest(name, names[1:]),
+            )
+        step = names.index(name)
+        region = self.run.regions[step]
+        centre, radius = region.centre, region.box_radius()
+        return NodeBounds(centre - radius, centre + radius, partial(resume, self.run, step))
 
     def pre_activations(self) -> tuple[PreActivation, ...]:
         """The interval bounds of every activation's input."""

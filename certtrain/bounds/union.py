@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from certtrain.bounds.base import BoundEngine, Bounds, FusedLoss
+from certtrain.bounds.base import BoundEngine, Bounds, FusedLoss, Split, no_bounds_inside
 from certtrain.threat import Threat
 
 
@@ -22,11 +22,32 @@ class United:
     def __init__(self, engine: BoundEngine) -> None:
         self.engine, self.name, self.version, self.methods = engine, engine.name, engine.version, engine.methods
 
-    def bounds(self, x: Tensor, y: Tensor, threat: Threat, methods: tuple[str, ...] = ("ibp", "crown_ibp")) -> Bounds:
-        """The least lower bounds of the margins over all boxes; see `BoundEngine.bounds`. NaN where one has NaN."""
+    def bounds(
+        self,
+        x: Tensor,
+        y: Tensor,
+        threat: Threat,
+        methods: tuple[str, ...] = ("ibp", "crown_ibp"),
+        at: tuple[str, ...] = (),
+    ) -> Bounds:
+        """The least lower bounds of the margins over all boxes; see `BoundEngine.bounds`. NaN where one has NaN.
+
+        Raises:
+            UserError: bounds inside the network are asked for, where each box has its own.
+        """
+        if at:
+            self.splits()
         found = [self.engine.bounds(part, y, box, methods) for part, box in threat.parts(x)]
         margins = {method: torch.stack([one.margins[method] for one in found]).amin(0) for method in methods}
         return Bounds(found[0].clean, margins, found[0].pre_activations)
+
+    def splits(self) -> tuple[Split, ...]:
+        """None; see `BoundEngine.splits`.
+
+        Raises:
+            UserError: always.
+        """
+        raise no_bounds_inside("a set of several boxes")
 
     def fused_loss(self, x: Tensor, y: Tensor, threat: Threat, method: str = "crown_ibp") -> FusedLoss:
         """The largest upper bounds of the loss over all boxes; see `BoundEngine.fused_loss`."""

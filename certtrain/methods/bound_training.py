@@ -14,7 +14,7 @@ from certtrain.bounds.base import BoundEngine, Bounds
 from certtrain.bounds.union import United, united
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError, nearest
-from certtrain.methods.base import Method, Objective, Streams, Value, non_negative
+from certtrain.methods.base import Context, Method, Objective, Streams, Value, non_negative
 from certtrain.methods.initialisation import ibp_init
 from certtrain.methods.losses import accuracy, add_l1
 from certtrain.methods.regions import Prepared, Region, WholeBall
@@ -134,7 +134,9 @@ class BoundTraining(Method):
         self.ramp, self.regulariser, self.init = ramp, regulariser, init
         self.robust, self.region = robust, region
         # A step of a small network is short: where nothing is prepared, nothing is asked for.
-        self._prepares = type(region).prepare is not Region.prepare or type(robust).prepare is not RobustLoss.prepare
+        self._searches = type(robust).search is not RobustLoss.search
+        prepares = type(region).prepare is not Region.prepare or type(robust).prepare is not RobustLoss.prepare
+        self._prepares = prepares or self._searches
         self.l1 = non_negative(l1, "method.l1")
 
     def eps(self, step: int) -> float:
@@ -171,7 +173,7 @@ class BoundTraining(Method):
     def prepare(
         self, network: nn.Module, engine: BoundEngine | None, batch: Batch, step: int, streams: Streams
     ) -> Prepared:
-        """What the region, then the robust loss prepares, while bounds are asked for."""
+        """What the region, then the robust loss prepares and searches, while bounds are asked for."""
         inputs = Prepared(*batch)
         if not self._prepares:
             return inputs
@@ -180,7 +182,19 @@ class BoundTraining(Method):
             return inputs
         threat = self.threat.at(self.values(step)["eps"])
         inputs = self.region.prepare(network, inputs, threat, step, streams)
-        return self.robust.prepare(network, inputs, threat, step, streams) if phase.robust else inputs
+        if not phase.robust:
+            return inputs
+        inputs = self.robust.prepare(network, inputs, threat, step, streams)
+        if not self._searches:
+            return inputs
+        assert engine is not None, "a bound-propagation method needs an engine"
+        region = self.region.around(inputs, threat)
+        return self.robust.search(network, united(engine, region), inputs, region, phase.methods, step, streams)
+
+    def begin(self, context: Context) -> None:
+        """Refuse what the robust loss is not defined for, before the first step."""
+        if context.engine is not None:
+            self.robust.begin(united(context.engine, self.threat), self.threat)
 
     def _refuse_several_boxes(self, network: nn.Module) -> None:
         """Statistics of a batch would be those of rows that nobody has, and the regularisers are of one box."""

@@ -50,6 +50,36 @@ class RobustLoss(Part, ABC):
         """
         return inputs
 
+    def begin(self, engine: BoundEngine, threat: Threat) -> None:
+        """Refuse a network, an engine or a threat model that the loss is not defined for, before the first step.
+
+        Raises:
+            UserError: with what to change.
+        """
+
+    def search(
+        self,
+        network: nn.Module,
+        engine: BoundEngine,
+        inputs: Prepared,
+        threat: Threat,
+        methods: tuple[str, ...],
+        step: int,
+        streams: Streams,
+    ) -> Prepared:
+        """What the loss needs of points inside the network, where bounds say how far they may go; after `prepare`.
+
+        Args:
+            network: to attack.
+            engine: bounds it.
+            inputs: as `prepare` left them.
+            threat: the region that is bounded.
+            methods: the bounds that this step computes.
+            step: completed optimiser steps.
+            streams: keyed random numbers.
+        """
+        return inputs
+
     def bounds(self, engine: BoundEngine, inputs: Prepared, threat: Threat, methods: tuple[str, ...]) -> Bounds:
         """The bounds that `loss` is made of, over the region."""
         return engine.bounds(inputs.x, inputs.y, threat, methods)

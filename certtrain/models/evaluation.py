@@ -11,7 +11,7 @@ from torch import nn
 
 
 @contextmanager
-def frozen(network: nn.Module) -> Iterator[nn.Module]:
+def frozen(network: nn.Module, *, statistics: Literal["running", "batch"] = "running") -> Iterator[nn.Module]:
     """Evaluation mode for every module, full float32 precision, and afterwards everything as it was.
 
     Inside: every module is in eval mode (BatchNorm uses its running statistics, dropout is off); parameters require no
@@ -20,18 +20,29 @@ def frozen(network: nn.Module) -> Iterator[nn.Module]:
 
     On leaving, also by an exception: the mode of each single module, each parameter's `requires_grad`, the precision
     settings, and the state of torch's random generators are restored.
+
+    Args:
+        network: to evaluate.
+        statistics: `batch`: BatchNorm that is in training mode still normalises by its batch, and leaves the running
+            statistics as they are.
     """
     modes = [(module, module.training) for module in network.modules()]
+    norms = [m for m, on in modes if on and statistics == "batch" and isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    tracking = [(norm, norm.track_running_stats) for norm in norms]
     wanted = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=_accelerators(), device_type=_accelerator_type()))
         stack.enter_context(_full_precision())
         try:
             network.eval()
+            for norm in norms:
+                norm.training, norm.track_running_stats = True, False
             for parameter, _ in wanted:
                 parameter.requires_grad_(False)
             yield network
         finally:
+            for norm, flag in tracking:
+                norm.track_running_stats = flag
             for parameter, flag in wanted:
                 parameter.requires_grad_(flag)
             for module, flag in modes:

@@ -20,12 +20,17 @@ from certtrain.data.loader import TensorLoader
 from certtrain.data.split import Split
 from certtrain.methods import IBP, BoundTraining
 from certtrain.methods.attacked import AttackedLoss
+from certtrain.methods.taps import TAPS, LatentAttack
 from certtrain.models.normalize import Normalize
 from certtrain.threat.scales import Scales
 from certtrain.training.module import CertifiedTraining
 
 SCALES = Scales(tuple(f"f{i}" for i in range(36)), (Fraction(1), Fraction(0)) * 18, (0,) * 36, "test")
 METHODS = {**all_methods.METHODS, "ibp, a table": IBP(0.1, all_methods.RAMP, scales=SCALES)}
+
+
+# An attack asks for gradients, which there are none of on a pretended GPU.
+ATTACKING = {"taps": TAPS(0.1, all_methods.RAMP, latent_attack=LatentAttack(2), ibp_ramp=False)}
 
 
 class Module(CertifiedTraining):
@@ -91,9 +96,9 @@ def test_a_step_sends_nothing_to_the_device(name):
                 training.training_step(loader.batch(step % 2), step)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [*METHODS, *ATTACKING])
 def test_a_step_asks_for_no_value(name):
-    training = module(METHODS[name])
+    training = module((METHODS | ATTACKING)[name])
     empty_on(training, "meta")
     optimizer = torch.optim.Adam(training.parameters())
     x, y = torch.empty(4, 1, 6, 6, device="meta"), torch.empty(4, dtype=torch.int64, device="meta")
