@@ -25,7 +25,7 @@ from certtrain.threat import Threat
 
 ATTACKED = "taps"  # among the methods of a step: the second part is attacked
 LINK_TOLERANCE = 1e-5  # of the paper's code: below it a box has no inside
-SPLIT, WEIGHT = 0.5, 4.0
+SPLIT, WEIGHT = 0.5, 2.0
 
 
 @dataclass(frozen=True)
