@@ -62,10 +62,9 @@ def test_the_card_states_what_the_certificates_claim(trained_runs, run, name):
         assert {"budget", "abstain", "precision", "noise"} <= settings.keys()
         assert "1 - alpha" in found["claim"]["says"]
     else:
-        assert settings["methods"] == ["crown_ibp"]
+        assert settings["stages"] == [{"bound": "crown_ibp", "engine": "native"}]
         assert settings["precision"] == "float64"
         assert "outward" in settings["box"]
-        assert settings["engine"] == "native"
         assert found["engine"]["name"].endswith("NativeEngine")
         assert settings["attack"]["steps"] == 2
 
