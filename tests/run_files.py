@@ -29,7 +29,7 @@ def metric_rows(run: Path) -> list[dict[str, str]]:
 
 
 def forget_hashes(run: Path) -> None:
-    """As a run of an earlier version, whose `result.json` keeps no hash of its checkpoints."""
+    """As an unfinished run, whose `result.json` keeps no hash of its checkpoints."""
     found = result(run)
     found.pop("checkpoints_sha256")
     (run / "result.json").write_text(json.dumps(found))

@@ -26,8 +26,8 @@ COPIED = ("certifier", "settings", "indices_sha256")  # of the card, which its s
 def audit_card(path: str | Path) -> Audit:
     """Recompute all that a card states and its surroundings can show; the files stay as they are.
 
-    Hashes: the log's (cards from before `log_sha256` have none), the checkpoint's and the configuration's where the run
-    has them, the index list's from the log's rows. Rows: `smoothing_rows`, `bound_rows`. Words: `statements`. Summary:
+    Hashes: the log's, the checkpoint's and the configuration's where the run has them, the index list's from the log's
+    rows. Rows: `smoothing_rows`, `bound_rows`. Words: `statements`. Summary:
     from the rows, as it was made. Result: `result.json` of the run, when it has an entry of the card's name.
 
     Raises:
@@ -107,15 +107,15 @@ def _audit_checkpoint(audit: Audit, path: Path, card: dict[str, Any]) -> None:
     if stated is not None:
         audit.compare(f"result.json: checkpoints_sha256 of {file.name}", stated, found)
     elif run is not None:
-        audit.unchecked(f"result.json: it keeps no hash of {file.name} (an unfinished run, or an earlier version)")
+        audit.unchecked(f"result.json: it keeps no hash of {file.name} (an unfinished run)")
 
 
 def _audit_config(audit: Audit, path: Path, card: dict[str, Any]) -> None:
     run = _run_of(path)
-    if run is None or "config_sha256" not in card:
-        audit.unchecked("config_sha256: " + ("the card has none" if run else "there is no config.yaml of the run"))
+    if run is None:
+        audit.unchecked("config_sha256: there is no config.yaml of the run")
         return
-    stated = card["config_sha256"]
+    stated = card.get("config_sha256")
     try:
         config = run.read_config()
         found, earlier = config_hash(config), {}
@@ -143,10 +143,7 @@ def _read_rows(audit: Audit, path: Path, card: dict[str, Any]) -> Certificates |
         return None
     try:
         reader = CertificateLog(log, read_only=True)
-        if "log_sha256" in card:
-            audit.compare(f"log_sha256 of {log.name}", card["log_sha256"], reader.sha256())
-        else:
-            audit.unchecked("log_sha256: the card has none (made before cards had one): rows and summary only")
+        audit.compare(f"log_sha256 of {log.name}", card.get("log_sha256"), reader.sha256())
         if reader.torn():
             audit.differs(f"the last line of {log.name} is broken")
         return reader.read().sorted()
@@ -183,10 +180,7 @@ def _audit_rows(audit: Audit, path: Path, rows: Certificates, card: dict[str, An
         audit.differs(f"no summary follows from the rows: {type(error).__name__}: {error}")
         return
     found |= {key: card.get(key) for key in COPIED}
-    if GUESSING in stated:
-        found.setdefault(GUESSING, None)
-    else:
-        found.pop(GUESSING, None)  # cards made before there was such a word
+    found.setdefault(GUESSING, None)  # that it is no better than a guess may be neither left out nor made up
     for key, value in found.items():
         audit.compare(f"summary: {key}", stated.get(key), value, tolerance=TOLERANCE if key in SUMMED else 0.0)
     seconds = float(rows.seconds.sum())

@@ -40,16 +40,18 @@ def read_whole(path: str | Path, card: dict[str, Any]) -> Certificates:
 def disagreement(rows: Certificates, card: dict[str, Any], log: CertificateLog | None = None) -> str | None:
     """In what the rows of a log are not those of its card, in words that follow the log's name; None where in nothing.
 
-    What a card does not state is passed over: early ones have no hash of the log.
+    A log without a card, `{}`, is taken as it is.
     """
-    n = card.get("n", len(rows))
-    if card.get("status", COMPLETE) != COMPLETE:
+    if not card:
+        return None
+    n = card.get("n", 0)
+    if card.get("status") != COMPLETE:
         return f"is not complete: it holds {len(rows):,} of {n:,} examples"
     if n != len(rows):
         return f"holds {len(rows):,} rows, and its card says {n:,}"
-    if card.get("indices_sha256", indices := indices_sha256(rows.index.tolist())) != indices:
+    if card.get("indices_sha256") != indices_sha256(rows.index.tolist()):
         return "is of other examples than its card says"
-    if log is not None and "log_sha256" in card and card["log_sha256"] != log.sha256():
+    if log is not None and card.get("log_sha256") != log.sha256():
         return "was changed after its card was written: it has another sha256"
     return None
 

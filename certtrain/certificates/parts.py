@@ -165,11 +165,11 @@ def refuse_other(before: Mapping[str, Any] | None, identity: Mapping[str, Any], 
             where="the certificate log",
             fix="give this one another name with name=NAME",
         )
-    inputs = identity.get("inputs_sha256")
-    if before.get("inputs_sha256", inputs) != inputs:  # cards of earlier versions have none
+    then, inputs = str(before.get("inputs_sha256")), identity["inputs_sha256"]
+    if then != inputs:
         raise UserError(
             f"{log_path} is about other inputs or classes than {identity['dataset']} {identity['split']} holds now at "
-            f"the same positions (inputs_sha256: {str(before['inputs_sha256'])[:12]}... then, {inputs[:12]}... now)",
+            f"the same positions (inputs_sha256: {then[:12]}... then, {inputs[:12]}... now)",
             where="the certificate log",
             fix="certify the data that the log is about (data_dir=), or give this one another name with name=NAME",
         )

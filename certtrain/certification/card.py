@@ -35,8 +35,8 @@ def training_recipe(config: dict[str, Any]) -> dict[str, Any]:
     if "source" in config:
         return {"trained": "elsewhere", **config["source"]}
     keys = ("choices", "seed", "epochs", "norm", "eps", "train_eps", "sigma", "schedule", "method", "optimizer")
-    scales = {} if config.get("scales") is None else {"scales": config["scales"]}
-    precision = config.get("trainer", {}).get("precision", FULL)
+    scales = {} if config["scales"] is None else {"scales": config["scales"]}
+    precision = config["trainer"]["precision"]
     reduced = {} if precision == FULL else {"precision": precision}
     return {key: config[key] for key in keys if key in config} | scales | reduced
 

@@ -246,8 +246,6 @@ def begin(
         "start": started,
         "n": len(examples.indices),
     }
-    if before is not None and "inputs_sha256" not in before:  # its rows were made before inputs were hashed
-        del full_card["inputs_sha256"]
     if earlier := [*(before or {}).get("parts", []), *parts]:
         full_card["parts"] = earlier
     if before and (before.get("falsification") or {}).get("failed"):  # certificates that fell stay fallen

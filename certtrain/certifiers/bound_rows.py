@@ -43,8 +43,7 @@ def audit_bound_rows(audit: Audit, rows: Certificates, card: Mapping[str, Any]) 
     fallen = np.cumsum(status == FALSIFIED, axis=1) > 0  # by an input of this ball or of a smaller one
     proved = rows.radius > 0
     missing = np.array([""] * len(rows), dtype=object)
-    margin = np.asarray(rows.columns.get("margin", np.full(len(rows), np.nan)), dtype=np.float64)
-    decided = rows.columns.get("decided_by", missing).astype(str)
+    margin, decided = rows.columns["margin"], rows.columns["decided_by"].astype(str)
     bounds = stated_bounds(settings)
     largest = rows.columns.get("largest_eps", rows.radius)
     ends = np.array([0.0, *map(float, grid)])
@@ -80,7 +79,7 @@ def audit_bound_rows(audit: Audit, rows: Certificates, card: Mapping[str, Any]) 
 
 def stated_bounds(settings: Mapping[str, Any]) -> list[str]:
     """The stages that a card's settings name, in their order."""
-    return [*settings.get("methods", ()), *(stage["bound"] for stage in settings.get("stages", ()))]
+    return [stage["bound"] for stage in settings["stages"]]
 
 
 def _status(radius: Fraction) -> str:
@@ -97,12 +96,11 @@ def _audit_claim(audit: Audit, card: Mapping[str, Any], settings: Mapping[str, A
     except UserError as error:
         audit.differs(f"threat model: {error.what}")
         return
-    if "input_range" in settings:
-        audit.compare("input range of the threat model", settings["input_range"], threat.settings()["input_range"])
+    audit.compare("input range of the threat model", settings["input_range"], threat.settings()["input_range"])
     if isinstance(threat, Scaled):
         _audit_scales(audit, card, threat.scales)
-    others = [str(stage.get("proof", "")) for stage in settings.get("stages", ())]
-    made = bounds_claim(threat, settings.get("precision", "float64"), others)
+    others = [str(stage.get("proof", "")) for stage in settings["stages"]]
+    made = bounds_claim(threat, settings["precision"], others)
     audit.compare("claim", claim.to_dict(), made.to_dict())
 
 

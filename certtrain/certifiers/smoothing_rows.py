@@ -77,17 +77,15 @@ def _audit_claim(
         audit.differs(f"no claim follows from the settings: {type(error).__name__}: {error}")
         return
     audit.compare("claim", claim_of(card).to_dict(), expected)
-    if "abstain" in settings:
-        rule = abstention_rule(staged=staged, two_sided=bool(settings.get("two_sided")))
-        audit.compare("abstention rule", settings["abstain"], rule)
-    purposes = settings.get("purposes", ())
+    rule = abstention_rule(staged=staged, two_sided=bool(settings["two_sided"]))
+    audit.compare("abstention rule", settings["abstain"], rule)
+    purposes = settings["purposes"]
     audit.expect(
         len(set(purposes)) == len(purposes),
         "selection and estimation are two streams of noise",
         f"selection and estimation from one stream of noise: {purposes}",
     )
-    if "noise_split" in settings and "split" in card:
-        audit.compare("split of the noise", settings["noise_split"], card["split"])
+    audit.compare("split of the noise", settings["noise_split"], card["split"])
     if staged and isinstance(settings.get("schedule"), dict):
         targets = [radius_text(radius) for radius in parse_radii([0, *card["radii"]])]
         audit.compare("targets of the schedule", settings["schedule"].get("targets"), targets)
@@ -101,7 +99,7 @@ def budget_examples(budget: str) -> int | None:
 
 def alpha_of_each(audit: Audit, settings: dict[str, Any], examples: int) -> float:
     """The alpha of one certificate; a data-set budget is shared equally (Bonferroni)."""
-    budget = str(settings.get("budget", EACH))
+    budget = str(settings["budget"])
     stated = budget_examples(budget)
     if stated is None:
         audit.expect(budget == EACH and "alpha_each" not in settings, f"budget: {EACH}", f"budget {budget!r}?")
@@ -173,7 +171,7 @@ def _common(audit: Audit, rows: Certificates, settings: dict[str, Any]) -> None:
 
 def _fixed(audit: Audit, rows: Certificates, settings: dict[str, Any], alpha: float, noise: Noise) -> None:
     columns = rows.columns
-    if settings.get("two_sided"):
+    if settings["two_sided"]:
         classes = int(columns["classes"].max())
         found = noise.two_sided(columns["count_top"], columns["count_runner_up"], classes, columns["n"], alpha)
     else:

@@ -14,7 +14,6 @@ import yaml
 
 from certtrain.errors import UserError, command_line, nearest
 from certtrain.runs import environment
-from certtrain.runs.added_keys import BEFORE
 from certtrain.runs.folder import FOLDERS, make_folder, take_back
 from certtrain.runs.locks import RunLock
 from certtrain.runs.run_yaml import read_yaml
@@ -261,7 +260,7 @@ class RunDirectory:
         """Hold a checkpoint to the hash that `result.json` keeps of it.
 
         Returns:
-            None when it is that one; else why nothing is known: an unfinished training, an earlier version.
+            None when it is that one; else why nothing is known: the training is unfinished.
 
         Raises:
             UserError: it is another one.
@@ -270,7 +269,7 @@ class RunDirectory:
             return None
         expected = self.stated_hash(path.name)
         if expected is None:
-            return f"result.json keeps no hash of {path.name} (an unfinished run, or one of an earlier version)"
+            return f"result.json keeps no hash of {path.name} (an unfinished run)"
         if sha256_file(path) != expected:
             raise UserError(
                 f"{path} is not the checkpoint that the run wrote: it was damaged or replaced since",
@@ -361,8 +360,12 @@ def config_hash(config: Mapping[str, Any]) -> str:
 
 def difference_lines(differing: Sequence[tuple[str, Any, Any]], most: int = 12) -> list[str]:
     """What `config_differences` found, in lines for a message: so many at most, and how many more there are."""
-    lines = [f"    {key}: {old!r} there, {new!r} now" for key, old, new in differing[:most]]
+    lines = [f"    {key}: {_told(old)} there, {_told(new)} now" for key, old, new in differing[:most]]
     return lines if len(differing) <= most else [*lines, f"    and {len(differing) - most} more"]
+
+
+def _told(value: Any) -> str:
+    return "absent" if value is ABSENT else repr(value)
 
 
 def config_differences(
@@ -370,14 +373,12 @@ def config_differences(
 ) -> list[tuple[str, Any, Any]]:
     """The `(dotted key, old value, new value)` in which two configurations differ, in the order of the new one.
 
-    A list is one value. A key that only one of them has stands with `ABSENT` for the other; one of
-    `certtrain.runs.added_keys` with what runs did before there was the key. `may_differ` names keys to pass over, each
-    with all below it.
+    A list is one value. A key that only one of them has stands with `ABSENT` for the other. `may_differ` names keys to
+    pass over, each with all below it.
     """
     before, after = _flatten(plain(old)), _flatten(plain(new))
     keys = [*after, *(key for key in before if key not in after)]
-    without = {key: BEFORE.get(key, ABSENT) for key in keys}
-    pairs = [(key, before.get(key, without[key]), after.get(key, without[key])) for key in keys]
+    pairs = [(key, before.get(key, ABSENT), after.get(key, ABSENT)) for key in keys]
     return [(key, a, b) for key, a, b in pairs if _canonical(a) != _canonical(b) and not _below(key, may_differ)]
 
 
@@ -425,8 +426,11 @@ def _other_configuration(run: RunDirectory, differing: list[tuple[str, Any, Any]
         former = command_line(*run.read_overrides()) or "no overrides"
     except UserError:
         former = "its config.yaml"
+    fix = f"choose another name=, or give the overrides that it was made with: {former}"
+    if all(old is ABSENT for _, old, _ in differing):
+        fix += "; if certtrain has got the key since, the version in the run's environment.json resumes it"
     return UserError(
         "\n".join([f"the run {run.name} exists with another configuration:", *difference_lines(differing)]),
         where=str(run.path),
-        fix=f"choose another name=, or give the overrides that it was made with: {former}",
+        fix=fix,
     )

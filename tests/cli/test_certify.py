@@ -65,7 +65,6 @@ def test_the_card_states_what_the_certificates_claim(trained_runs, run, name):
         assert settings["stages"] == [{"bound": "crown_ibp", "engine": "native"}]
         assert settings["precision"] == "float64"
         assert "outward" in settings["box"]
-        assert settings["engine"] == "native"
         assert found["engine"]["name"].endswith("NativeEngine")
         assert settings["attack"]["steps"] == 2
 

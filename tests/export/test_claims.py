@@ -8,6 +8,7 @@ import numpy as np
 from claims import L2_BOUNDS, LINF
 
 from certtrain.certificates import CertificateLog, Certificates
+from certtrain.certificates.card_check import indices_sha256
 from certtrain.export import read_claims
 
 
@@ -17,7 +18,8 @@ def write(folder, name, statuses, **card):
     columns |= {f"status@{radius}": np.array([status], dtype=object) for radius, status in statuses.items()}
     row = Certificates([7], [1], [1], [0.0], [True], [0.1], columns=columns)
     CertificateLog(folder / f"{name}.tsv").append(row)
-    about = {"checkpoint_sha256": "a", "dataset": "d", "split": "test", "claim": LINF.to_dict()}
+    about = {"checkpoint_sha256": "a", "dataset": "d", "split": "test", "claim": LINF.to_dict(), "n": 1}
+    about |= {"indices_sha256": indices_sha256([7]), "log_sha256": CertificateLog(folder / f"{name}.tsv").sha256()}
     (folder / f"{name}.json").write_text(json.dumps(about | card))
 
 
@@ -54,10 +56,10 @@ def test_logs_that_prove_nothing_claim_nothing(tmp_path):
 
 def test_logs_about_other_inputs_claim_nothing(tmp_path):
     write(tmp_path, "log", {"0.1": "verified"}, inputs_sha256="ours", status="complete")
-    write(tmp_path, "old", {"0.1": "unknown"}, status="complete")  # of a version that did not hash inputs
+    write(tmp_path, "part", {"0.1": "unknown"}, status="running")  # of a part nobody knows the hash
     about = {"checkpoint_sha256": "a", "dataset": "d", "split": "test"}
     seen = []
-    for sha, names in {"ours": ["log", "old"], "others": ["old"]}.items():
+    for sha, names in {"ours": ["log", "part"], "others": ["part"]}.items():
         found = read_claims(tmp_path, **about, hash_of=lambda rows, sha=sha: seen.append(rows.tolist()) or sha)
         assert [claim["log"] for claim in found.at(7, Fraction("0.1"))] == names
     assert seen == [[7], [7]]

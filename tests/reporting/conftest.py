@@ -17,7 +17,7 @@ def bounds():
             "certified": dict(zip(PGD, proved)),
             "indices_sha256": "a" * 64,
             "certifier": name,
-            "settings": {"methods": [name], "precision": "float64"},
+            "settings": {"stages": [{"bound": name}], "precision": "float64"},
             "seconds": 1234.56,
             "pgd": PGD,
         }

@@ -135,7 +135,7 @@ def test_tables_of_flips(name, feature, unit):
 def page_of(name, reason, text, other) -> str:
     card = {"status": "complete", "warnings": [reason], "claim": text, "settings": {other: text}, "certifier": other}
     card["input_contract"] = {"features": [{"name": other}], "class_names": [text]}
-    entry = {**ENTRY, "certifier": other, "settings": {"methods": [text]}}
+    entry = {**ENTRY, "certifier": other, "settings": {"stages": [{"bound": text}]}}
     found = Certified(name, card, rows(), entry, problems=(reason,)), Certified(other, card, None, entry)
     result = {"status": "complete", "method": text, "data": other, "model": name}
     config, metrics = {"eps": text, other: {text: other}}, {text: (np.ones(1), np.ones(1))}

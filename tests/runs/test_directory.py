@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from certtrain.errors import UserError
 from certtrain.runs import directory as runs
 from certtrain.runs.directory import (
-    ABSENT,
     RunDirectory,
     config_differences,
     config_hash,
@@ -72,11 +71,20 @@ def test_other_configuration_is_refused_and_changes_nothing(tmp_path):
     with pytest.raises(UserError) as caught:
         RunDirectory.open(tmp_path / "r", other, ["epochs=30"])
     text = str(caught.value)
-    for part in ("epochs: 20 there, 30 now", "method.l1: 1e-05 there, 0.0 now", f"sigma: {ABSENT!r} there", "name="):
+    for part in ("epochs: 20 there, 30 now", "method.l1: 1e-05 there, 0.0 now", "sigma: absent there", "name="):
         assert part in text
     assert "epochs=20" in caught.value.fix
     assert (run.config.read_bytes(), run.environment.read_bytes()) == before
     assert opened(tmp_path / "r")[1] == "resume"  # the refusal gave the lock back
+
+
+def test_a_key_that_the_configuration_got_since_is_named_with_its_value(tmp_path):
+    opened(tmp_path / "r")
+    with pytest.raises(UserError) as caught:
+        opened(tmp_path / "r", {**CONFIG, "trainer": {"precision": "tf32"}})
+    assert str(caught.value).count(" there, ") == 1
+    assert "trainer.precision: absent there, 'tf32' now" in str(caught.value)
+    assert "the version in the run's environment.json resumes it" in caught.value.fix
 
 
 def test_keys_that_may_differ(tmp_path):

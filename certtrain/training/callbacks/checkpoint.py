@@ -170,5 +170,5 @@ class Checkpoints(L.Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.best_value, self.best_step = state["best_value"], state["best_step"]
-        self.best_validation = state.get("best_validation")
-        self._seconds_before = state.get("seconds", 0.0)
+        self.best_validation = state["best_validation"]
+        self._seconds_before = state["seconds"]
