@@ -6,6 +6,7 @@ import numpy as np
 from claims import LINF, SMOOTHED
 
 from certtrain.certificates import CertificateLog, Certificates, write_card
+from certtrain.certificates.card_check import indices_sha256
 from certtrain.certificates.falsification import Counterexample, Falsification, write_counterexamples
 from certtrain.certificates.summary import summarise
 from certtrain.radii import parse_radii
@@ -58,6 +59,7 @@ def card_of(rows, name, **more):
         "split": "test",
     }
     card |= {"status": "complete", "n": len(rows), "warnings": [], "summary": entry}
+    card["indices_sha256"] = indices_sha256(rows.index.tolist())
     return card | more
 
 
@@ -77,8 +79,9 @@ def write_run(folder, certificates, *, status="complete", config=None, metrics=N
         (run / "metrics.csv").write_text(metrics)
     test = {}
     for key, (rows, card) in certificates.items():
-        CertificateLog(run / "certificates" / f"{key}.tsv").append(rows)
-        write_card(run / "certificates" / f"{key}.json", card)
+        log = CertificateLog(run / "certificates" / f"{key}.tsv")
+        log.append(rows)
+        write_card(run / "certificates" / f"{key}.json", {"log_sha256": log.sha256(), **card})
         if "summary" in card:
             test[key] = card["summary"]
     result = {"schema": 1, "status": status, "method": "m", "data": "toy", "model": "net", "seed": 0, "test": test}
