@@ -54,12 +54,12 @@ def test_a_damaged_description_of_a_study_is_refused(in_tmp, study, capsys, cont
     assert "cannot read runs/it/study.json" in capsys.readouterr().err
 
 
-def test_a_study_from_before_there_was_a_key_goes_on(in_tmp, study, capsys):
+def test_a_study_without_a_key_that_there_is_now_is_another_one(in_tmp, study, capsys):
     assert main([*study, "sweep.n_trials=1"]) == 0
     path = in_tmp / "runs" / "it" / "study.json"
     described = json.loads(path.read_text())
     assert described["config"]["trainer"].pop("channels_last") is False
     path.write_text(json.dumps(described))
-    assert main([*study, "sweep.n_trials=1", "trainer.channels_last=true"]) == 2
-    assert "trainer.channels_last: False there, True now" in capsys.readouterr().err
-    assert main([*study, "sweep.n_trials=1"]) == 0
+    assert main([*study, "sweep.n_trials=1"]) == 2
+    assert "trainer.channels_last: absent there, False now" in capsys.readouterr().err
+    assert json.loads(path.read_text()) == described
