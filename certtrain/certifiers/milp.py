@@ -29,9 +29,10 @@ from certtrain.system import work
 from certtrain.threat import Box, Threat
 
 Matrix = sparse.csr_matrix
-# A dual bound counts beyond this share of the largest number in the program: far more than the solver's tolerances
-# (1e-6 on rows and whole numbers, 1e-7 on reduced costs) move a margin by.
-TRUST = 1e-5
+# A dual bound counts only beyond what the solver's tolerances may move it by: by its 1e-7 on reduced costs, doubled, of
+# the widths of all variables and rows, and by ten times its 1e-6 on rows and whole numbers of the largest number in the
+# program (which only widen the program, and so lower its least value).
+TRUST, REDUCED_COST = 1e-5, 2e-7
 ROWS = 512  # functions of a layer whose coefficients are found at once
 
 
@@ -44,7 +45,8 @@ class Milp(Verifier):
 
     others are h = z or h = 0, affine layers are rows. The least margin is minimised for each class in turn, those that
     CROWN proves left out. A solution's input, put into the set, is a counterexample where the network says so. Only the
-    solver's dual bound proves, never its solution, and only beyond `TRUST`: *verified* is as right as the solver is.
+    solver's dual bound proves, never its solution, and only beyond what its tolerances may move it by: *verified* is as
+    right as the solver is.
 
     Args:
         time_limit: seconds of one example at one radius; what is open then is *timeout*.
@@ -54,7 +56,8 @@ class Milp(Verifier):
     """
 
     proof: ClassVar[str] = (
-        f"mixed-integer programming (dual bounds of HiGHS in float64, beyond {TRUST:g} of the largest number in them)"
+        f"mixed-integer programming (dual bounds of HiGHS in float64, beyond {TRUST:g} of the largest number in them "
+        f"and {REDUCED_COST:g} of all widths)"
     )
 
     def __init__(self, time_limit: float = 60.0) -> None:
@@ -275,6 +278,7 @@ class _Program:
         model.num_col_, model.col_lower_, model.col_upper_ = self.columns, lower, upper
         model.col_cost_ = self.logits.over(self.columns).T @ function
         model.offset_ = float(function @ self.logits.constant)
+        matrix = None
         if self._rows:
             matrix = sparse.vstack([self._widened(rows) for rows, *_ in self._rows]).tocsr()
             model.num_row_ = matrix.shape[0]
@@ -287,6 +291,8 @@ class _Program:
                 highs.HighsVarType.kInteger if one else highs.HighsVarType.kContinuous for one in whole
             ]
         trust = TRUST * max(1.0, abs(model.offset_), float(np.abs(lower).max()), float(np.abs(upper).max()))
+        widths = upper - lower
+        trust += REDUCED_COST * float(widths.sum() + (0.0 if matrix is None else (abs(matrix) @ widths).sum()))
         return _solve(model, seconds, trust, self.inputs, bool(whole.any()))
 
     def _widened(self, rows: Matrix) -> Matrix:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fractions import Fraction
-from typing import Unpack
+from typing import ClassVar
 
 from torch import Tensor
 
-from certtrain.methods.bound_training import BoundTraining, Options
-from certtrain.methods.expressive import NO_CLEAN_LOSS, ExpressiveLoss
-from certtrain.methods.inner_attack import InnerAttack
+from certtrain.methods.expressive import ExpressiveLoss, ExpressiveTraining
 from certtrain.methods.losses import margins_at, robust_cross_entropy
-from certtrain.schedules import Ramp
 
 
 def cc_ibp(adversarial: Tensor, certified: Tensor, alpha: float) -> Tensor:
@@ -29,25 +25,7 @@ class CCIBPLoss(ExpressiveLoss):
         return cc_ibp(margins_at(logits, y), margins, self.alpha)
 
 
-class CCIBP(BoundTraining):
-    """The objective of `IBP` with the robust loss of `CCIBPLoss`; the clean loss counts only where kappa is given.
+class CCIBP(ExpressiveTraining):
+    """Training with `CCIBPLoss`, where alpha is the weight of the bounds; see `ExpressiveTraining`."""
 
-    Args:
-        train_eps, ramp, options: see `BoundTraining`.
-        alpha: weight of the bounds, in [0, 1]: at 1 this is IBP, at 0 adversarial training.
-        attack: finds x*.
-
-    Raises:
-        UserError: alpha out of its range; a threat model that is not one box; as `BoundTraining`.
-    """
-
-    def __init__(
-        self,
-        train_eps: Fraction | float | str,
-        ramp: Ramp,
-        alpha: float = 0.5,
-        attack: InnerAttack = InnerAttack(),  # noqa: B008 - frozen
-        **options: Unpack[Options],
-    ) -> None:
-        options.setdefault("kappa", NO_CLEAN_LOSS)
-        super().__init__(train_eps, ramp, CCIBPLoss(alpha=alpha, attack=attack), **options)
+    robust_loss: ClassVar[type[ExpressiveLoss]] = CCIBPLoss

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fractions import Fraction
-from typing import Unpack
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from certtrain.methods.bound_training import BoundTraining, Options
-from certtrain.methods.expressive import NO_CLEAN_LOSS, ExpressiveLoss
-from certtrain.methods.inner_attack import InnerAttack
+from certtrain.methods.expressive import ExpressiveLoss, ExpressiveTraining
 from certtrain.methods.losses import robust_cross_entropy
-from certtrain.schedules import Ramp
 from certtrain.system.collective import global_means
 
 
@@ -41,25 +37,7 @@ class ExpIBPLoss(ExpressiveLoss):
         return exp_ibp(*global_means(losses), self.alpha)
 
 
-class ExpIBP(BoundTraining):
-    """The objective of `IBP` with the robust loss of `ExpIBPLoss`; the clean loss counts only where kappa is given.
+class ExpIBP(ExpressiveTraining):
+    """Training with `ExpIBPLoss`, where alpha is the exponent of the interval loss; see `ExpressiveTraining`."""
 
-    Args:
-        train_eps, ramp, options: see `BoundTraining`.
-        alpha: exponent of the interval loss, in [0, 1]: at 1 this is IBP, at 0 adversarial training.
-        attack: finds x*.
-
-    Raises:
-        UserError: alpha out of its range; a threat model that is not one box; as `BoundTraining`.
-    """
-
-    def __init__(
-        self,
-        train_eps: Fraction | float | str,
-        ramp: Ramp,
-        alpha: float = 0.5,
-        attack: InnerAttack = InnerAttack(),  # noqa: B008 - frozen
-        **options: Unpack[Options],
-    ) -> None:
-        options.setdefault("kappa", NO_CLEAN_LOSS)
-        super().__init__(train_eps, ramp, ExpIBPLoss(alpha=alpha, attack=attack), **options)
+    robust_loss: ClassVar[type[ExpressiveLoss]] = ExpIBPLoss

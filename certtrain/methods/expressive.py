@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import ClassVar, Unpack
 
 from torch import Tensor, nn
 
@@ -13,9 +15,11 @@ from certtrain.bounds.verdict import verified
 from certtrain.errors import UserError
 from certtrain.methods.attacked import AttackedLoss
 from certtrain.methods.base import Value
+from certtrain.methods.bound_training import BoundTraining, Options
+from certtrain.methods.inner_attack import InnerAttack
 from certtrain.methods.losses import accuracy, robust_cross_entropy
 from certtrain.methods.regions import Prepared
-from certtrain.schedules import Weight
+from certtrain.schedules import Ramp, Weight
 
 NO_CLEAN_LOSS = Weight(0.0, 0.0)
 
@@ -66,3 +70,32 @@ class ExpressiveLoss(AttackedLoss):
             "train_verified": verified(margins.detach()).float().mean(),
             "loss_ibp": robust_cross_entropy(margins.detach()),
         }
+
+
+class ExpressiveTraining(BoundTraining):
+    """The objective of `IBP` with an expressive loss; the clean loss counts only where kappa is given.
+
+    Args:
+        train_eps, ramp, options: see `BoundTraining`.
+        alpha: in [0, 1]: at 1 this is IBP, at 0 adversarial training.
+        attack: finds x*.
+
+    Attributes:
+        robust_loss: the class of its loss.
+
+    Raises:
+        UserError: alpha out of its range; a threat model that is not one box; as `BoundTraining`.
+    """
+
+    robust_loss: ClassVar[type[ExpressiveLoss]]
+
+    def __init__(
+        self,
+        train_eps: Fraction | float | str,
+        ramp: Ramp,
+        alpha: float = 0.5,
+        attack: InnerAttack = InnerAttack(),  # noqa: B008 - frozen
+        **options: Unpack[Options],
+    ) -> None:
+        options.setdefault("kappa", NO_CLEAN_LOSS)
+        super().__init__(train_eps, ramp, self.robust_loss(alpha=alpha, attack=attack), **options)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import textwrap
-from html import escape as _html
 
 # Control characters, directions of writing, half characters (no encoder takes them), and the two that no font has.
 _STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
@@ -30,11 +29,6 @@ def terminal(text: str) -> str:
 def one_line(text: object) -> str:
     """Text for one line of a table, a log or a comment: line breaks and tabs become a space."""
     return terminal(_BREAKS.sub(" ", str(text)))
-
-
-def html(text: object) -> str:
-    """Text inside an element, or inside a quoted attribute."""
-    return _html(terminal(str(text)))
 
 
 def latex(text: object) -> str:

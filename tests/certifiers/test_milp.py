@@ -68,7 +68,8 @@ def program(net: nn.Module, x: torch.Tensor, eps: float) -> _Program:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_the_least_margin_is_that_of_every_pattern_of_relus(seed, monkeypatch):
-    monkeypatch.setattr("certtrain.certifiers.milp.TRUST", 0.0)
+    for tolerance in ("TRUST", "REDUCED_COST"):
+        monkeypatch.setattr(f"certtrain.certifiers.milp.{tolerance}", 0.0)
     net, x = dense(seed, (3, 3, 3, 3)), torch.rand(3, dtype=torch.float64)
     y = int(net(x[None]).argmax())
     function = np.eye(3)[y] - np.eye(3)[(y + 1) % 3]
@@ -185,6 +186,22 @@ def test_a_union_of_boxes_is_proved_where_every_combination_of_categories_keeps_
     found = CascadeCertifier(["milp"], ["0.1"], NativeEngine, **options).certify(net, Batch(x, y, torch.arange(40)))
     assert found.columns["status@0.1"].tolist() == np.where(robust, "verified", "falsified").tolist()
     assert 0 < robust.sum() < 40
+
+
+def test_a_margin_within_the_solvers_tolerances_is_not_proved():
+    """Shifted so that the least margin is one that a solver's tolerance can make, and, doubled, what is proved."""
+    net, x = dense(1, (3, 4, 4, 3)), torch.rand(3, dtype=torch.float64)
+    made = program(net, x, 0.4)
+    function = np.array([1.0, -1.0, 0.0])
+    least = made.least(function, 60.0).bound
+    made.logits.constant[0] -= least  # the proved bound is 0 now, the least itself what is held back
+    assert abs(made.least(function, 60.0).bound) < 1e-9
+    held = exact_least(net, x, 0.4, function) - least
+    assert held > 1e-5
+    made.logits.constant[0] += held / 2
+    assert made.least(function, 60.0).bound > 0
+    made.logits.constant[0] -= held
+    assert not made.least(function, 60.0).bound > 0
 
 
 def test_no_time_is_a_timeout_and_nothing_is_claimed():
