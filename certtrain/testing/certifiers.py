@@ -6,7 +6,7 @@ import copy
 import json
 import tempfile
 import warnings
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -29,7 +29,7 @@ from certtrain.data.batch import Batch
 from certtrain.errors import UserError
 from certtrain.radii import radius_text
 from certtrain.system.files import check_name
-from certtrain.testing.states import check_unchanged, state_of
+from certtrain.testing.states import check_unchanged, refused, state_of
 from certtrain.threat import Threat
 
 CPU = torch.device("cpu")
@@ -188,7 +188,7 @@ class CertifierSuite:
         check_unchanged(before, state_of(network), "falsify")
         certifier.check_network(network, batch)
         check_unchanged(before, state_of(network), "check_network")
-        _refused(lambda: certifier.certify(network, batch._replace(y=batch.y + 99)))
+        refused(lambda: certifier.certify(network, batch._replace(y=batch.y + 99)))
         check_unchanged(before, state_of(network), "a batch that is refused")
         assert all(torch.equal(one, other) for one, other in zip(inputs, batch, strict=True)), "the batch was changed"
 
@@ -372,21 +372,21 @@ class CertifierSuite:
         """Radii are in its units."""
         batch, certifier, network = self.batch(), self.ready(), self.network()
         for wrong in (batch.x + 0.7, batch.x - 0.7, 255 * batch.x):
-            assert _refused(lambda wrong=wrong: certifier.certify(network, batch._replace(x=wrong)))
+            assert refused(lambda wrong=wrong: certifier.certify(network, batch._replace(x=wrong)))
 
     def test_labels_without_logits_are_refused(self) -> None:
         """Of a network of other classes."""
         batch, certifier, network = self.batch(), self.ready(), self.network()
         for wrong in (batch.y + 5, batch.y - 1):
-            assert _refused(lambda wrong=wrong: certifier.certify(network, batch._replace(y=wrong)))
+            assert refused(lambda wrong=wrong: certifier.certify(network, batch._replace(y=wrong)))
 
     def test_networks_that_are_not_functions_of_each_input_are_refused(self) -> None:
         """Before any work, and when they are certified."""
         batch, certifier = self.batch(), self.ready()
         for strange in (_Mixing(), _Random()):
             network = nn.Sequential(strange, self.network())
-            assert _refused(lambda network=network: certifier.check_network(network, batch)), f"{strange} is let in"
-            assert _refused(lambda network=network: certifier.certify(network, batch)), f"{strange} is certified"
+            assert refused(lambda network=network: certifier.check_network(network, batch)), f"{strange} is let in"
+            assert refused(lambda network=network: certifier.certify(network, batch)), f"{strange} is certified"
 
 
 class _Added(nn.Module):
@@ -428,11 +428,3 @@ def _same(expected: Certificates, found: Certificates) -> None:
             np.testing.assert_allclose(found.columns[name], values, rtol=1e-6, atol=1e-9, err_msg=name)
         else:
             assert found.columns[name].tolist() == values.tolist(), name
-
-
-def _refused(use: Callable[[], object]) -> bool:
-    try:
-        use()
-    except UserError:
-        return True
-    return False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from itertools import pairwise, product
 from typing import Any, ClassVar
 
@@ -14,8 +13,8 @@ from numpy.typing import NDArray
 from scipy.stats import binom, chi2, kurtosis
 from torch import Tensor
 
-from certtrain.errors import UserError
 from certtrain.smoothing.distribution import Noise
+from certtrain.testing.states import refused
 
 Floats = NDArray[np.float64]
 CPU = torch.device("cpu")
@@ -113,7 +112,7 @@ class NoiseSuite:
         index = torch.arange(2)
         for purpose, split in (("estimates", "test"), ("estimate", "tests")):
             key: tuple[Any, Any] = (purpose, split)
-            assert _refused(lambda key=key: self.kind(0.25).rows(0, *key, index, index, (2,)))
+            assert refused(lambda key=key: self.kind(0.25).rows(0, *key, index, index, (2,)))
 
     # The radii.
 
@@ -242,8 +241,8 @@ class NoiseSuite:
         """Whoever states it: the command line, or the card of a stranger."""
         for sigma in (0, -0.25, math.inf, math.nan, True, "0.25", None):
             wrong: Any = sigma
-            assert _refused(lambda wrong=wrong: self.kind(wrong)), sigma
-            assert _refused(lambda wrong=wrong: self.kind.from_settings({"sigma": wrong})), sigma
+            assert refused(lambda wrong=wrong: self.kind(wrong)), sigma
+            assert refused(lambda wrong=wrong: self.kind.from_settings({"sigma": wrong})), sigma
 
     def test_its_test_of_itself_passes_it_and_refuses_broken_ones(self) -> None:
         """Another standard deviation, one sign, and rows that come twice."""
@@ -255,7 +254,7 @@ class NoiseSuite:
                 return change(whole(self, *key))
 
             broken = type("Broken", (self.kind,), {"rows": rows})(0.25)
-            assert _refused(lambda broken=broken: broken.test(CPU, seed=1, precision="float32"))
+            assert refused(lambda broken=broken: broken.test(CPU, seed=1, precision="float32"))
 
 
 def _falling() -> tuple[Floats, Floats]:
@@ -271,11 +270,3 @@ def _mass(here: Floats, there: Floats, p: float, free: float) -> float:
     before = np.concatenate([[0.0], np.cumsum(here)])[:-1]
     share = np.divide(p - before, here, out=np.full_like(here, free), where=here > 0).clip(0, 1)
     return float((share * there).sum())
-
-
-def _refused(use: Callable[[], object]) -> bool:
-    try:
-        use()
-    except UserError:
-        return True
-    return False

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 import random
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from certtrain.errors import UserError
 
 
 def state_of(network: nn.Module) -> dict[str, Any]:
@@ -46,3 +49,12 @@ def _equal(one: Any, other: Any) -> bool:
     if isinstance(one, list):
         return len(one) == len(other) and all(map(_equal, one, other))
     return one == other
+
+
+def refused(use: Callable[[], object]) -> bool:
+    """Whether it ends in a `UserError`; any other exception is passed on."""
+    try:
+        use()
+    except UserError:
+        return True
+    return False

@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from answers import Sign, batch
 from small_networks import network
 from torch import nn
 
@@ -38,21 +39,6 @@ class Answers:
             raise answer
         rows = torch.tensor(answer, dtype=x.dtype)[(64 * x[:, 0]).long()]
         return Bounds(self.network(x), dict.fromkeys(methods, rows[:, None]), ())
-
-
-class Sign(nn.Module):
-    """Class 1 for positive second inputs."""
-
-    def forward(self, x):
-        return torch.stack([-x[:, 1], x[:, 1]], 1)
-
-
-def batch(n: int, wrong: tuple[int, ...] = ()) -> Batch:
-    """n examples of class 1; the first input carries the row's number, over 64."""
-    x = torch.stack([torch.arange(n).float() / 64, torch.full((n,), 0.5)], 1)
-    y = torch.ones(n, dtype=torch.int64)
-    y[list(wrong)] = 0
-    return Batch(x, y, torch.arange(n) + 100)
 
 
 def certify(table, n=4, wrong=(), radii=("0.1", "0.2", "0.3"), **options):

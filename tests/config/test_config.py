@@ -6,16 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
+from composing import composed
 from torch import nn
 
 from certtrain.bounds import NativeEngine
 from certtrain.certifiers import BoundCertifier, SmoothingCertifier
 from certtrain.config import build
 from certtrain.config.checks import check, resolve_radii
-from certtrain.config.instantiate import call_partial, instantiate, plain
+from certtrain.config.instantiate import call_partial, instantiate
 from certtrain.config.overrides import GROUPS, options
 from certtrain.data import DataModule
 from certtrain.errors import UserError
@@ -27,16 +25,6 @@ from certtrain.threat.scales import Scales
 
 EXPERIMENTS = [name for name in options("experiment") if "/" not in name]  # test_presets.py has the papers' rows
 MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
-
-
-def composed(*overrides: str, command: str = "train") -> dict:
-    """What the command would run on, as plain containers."""
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        found = compose(command, overrides=list(overrides), return_hydra_config=True)
-    choices = {key: value for key, value in found.hydra.runtime.choices.items() if not key.startswith("hydra/")}
-    ours = OmegaConf.masked_copy(found, [key for key in found if key != "hydra"])
-    return {**plain(ours), "choices": choices}
 
 
 @pytest.mark.parametrize("group", sorted({p.name for p in conf_dir().iterdir() if p.is_dir()} - {"tuned", "hydra"}))
