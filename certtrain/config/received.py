@@ -59,6 +59,7 @@ PART = Kind("a part of a training method", ("certtrain.methods",), "certtrain.me
 SCHEDULE = Kind("a schedule", ("certtrain.schedules",), "certtrain.schedules.Timed")
 OPTIMIZER = Kind("an optimiser", ("torch.optim",), "torch.optim.Optimizer")
 CERTIFIER = Kind("a certifier", ("certtrain.certifiers",), "certtrain.certifiers.Certifier")
+VERIFIER = Kind("a verifier", ("certtrain.certifiers",), "certtrain.certifiers.verifier.Verifier")
 # Others of Lightning write where their arguments say, send to servers and call what they are given: trusted by name.
 LOGGERS = ("certtrain.training.loggers.tensorboard_logger", "certtrain.training.loggers.wandb_logger")
 LOGGER = Kind("a logger", LOGGERS, "certtrain.training.loggers.run_logger.RunLogger")
@@ -71,7 +72,7 @@ KINDS: dict[str, tuple[Kind, ...]] = {
     "schedule": (SCHEDULE,),
     "optimizer": (OPTIMIZER,),
     "bounds": (ENGINE,),
-    "certifier": (CERTIFIER, ENGINE),
+    "certifier": (CERTIFIER, ENGINE, VERIFIER),
     "logger": (LOGGER,),
     "callbacks": (CALLBACK,),
 }

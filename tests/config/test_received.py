@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from composing import composed
 from run_files import forget_hashes
 
 import certtrain
 from certtrain.cli.inherited import kept_overrides, literal, option, typed_trust
 from certtrain.cli.main import main
-from certtrain.config.overrides import quoted
-from certtrain.config.received import check_received, resolve, targets_of, trust_words, trusted
+from certtrain.config.overrides import options, quoted
+from certtrain.config.received import KINDS, check_received, resolve, targets_of, trust_words, trusted
 from certtrain.errors import UserError
 
 # What runs when it is reached: on import, by a call, by being unpickled.
@@ -183,6 +184,20 @@ def test_networks_of_ours_of_torch_and_of_torchvision_need_no_trust(node):
 def test_torchvision_fetches_no_weights(more):
     with pytest.raises(UserError, match="weights would be fetched"):
         check_received({"model": {"_target_": "torchvision.models.resnet18", **more}}, ("model",), (), "config.yaml")
+
+
+@pytest.mark.parametrize(
+    ("group", "name"),
+    [(group, name) for group in KINDS if group != "schedule" for name in options(group) if "/" not in name],
+)
+def test_every_option_that_certtrain_offers_may_stand_in_a_received_run(group, name):
+    """So that a run of it is resumed and certified again without a word of trust."""
+    if (group, name) in (("data", "dataset"), ("model", "custom")):
+        pytest.skip("a class of the user's own")
+    chosen = f"{group}=[{name}]" if group in ("logger", "callbacks") else f"{group}={name}"
+    config = composed(chosen)
+    assert config.get(group) or (group, name) == ("logger", "csv")
+    check_received(config, (group,), (), "run")
 
 
 def test_the_parts_of_a_method_an_optimiser_and_a_certifier(run):
