@@ -11,9 +11,8 @@ from composing import composed
 from run_files import forget_hashes
 
 import certtrain
-from certtrain.cli.inherited import kept_overrides, literal, option, typed_trust
 from certtrain.cli.main import main
-from certtrain.config.overrides import options, quoted
+from certtrain.config.overrides import options
 from certtrain.config.received import KINDS, check_received, resolve, targets_of, trust_words, trusted
 from certtrain.errors import UserError
 
@@ -253,54 +252,6 @@ def test_what_a_command_takes_over_is_plain(run, capsys, key, value):
         refused(run, capsys, ["predict", "run=bounds", "input=digit.npy"], named)
 
 
-NASTY = [
-    "a\\",
-    "\\\\'x\\\\",
-    "a\nb",
-    "a'b",
-    "a\\'b",
-    "$",
-    "a,b=c [x] {y: z}",
-    "\\",
-    "a b",
-    "ä\u2028",
-    "$x",
-    "C:\\data",
-    '"',
-    "",
-]
-
-
-@pytest.mark.parametrize("value", [*NASTY, NASTY, 0.1, 1e-9, 3, None, True, [0.1, "2/255"]])
-def test_plain_values_arrive_as_they_are_or_are_refused(value):
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    from certtrain.system.files import conf_dir
-
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        found = compose("certify", ["run=x", literal("radii", value, "run")])["radii"]
-    expected = value if not isinstance(value, list) else list(value)
-    assert (list(found) if isinstance(value, list) else found) == expected
-
-
-@pytest.mark.parametrize("value", [*NASTY, "${oc.env:TOKEN}", "\\${n}", "'${n}\\'"])
-def test_a_quoted_value_is_the_value(value):
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from omegaconf import OmegaConf
-
-    parsed = OverridesParser.create().parse_override(quoted("name", value)).value()
-    assert OmegaConf.to_container(OmegaConf.create({"n": 1, "name": parsed}), resolve=True)["name"] == value
-
-
-@pytest.mark.parametrize("text", ["../x", "a/../b", "/a", "a//b", "a b", "", ".hidden", "a@b", None, 3])
-def test_an_option_stays_in_its_group(text):
-    with pytest.raises(UserError, match="is not the name of an option"):
-        option("certifier", text, "run")
-    assert option("certifier", "paper/row_0.1", "run") == "certifier=paper/row_0.1"
-
-
 def test_what_is_given_beside_a_node_is_not_built(run):
     plant(run, "validation.examples", PAYLOADS["a shell"])
     assert main(COMMANDS["certify"]) in (0, 2)
@@ -344,15 +295,6 @@ def test_an_override_of_a_run_is_a_setting_of_a_training(run, capsys, override):
     kept = yaml.safe_load((run / "overrides.yaml").read_text())
     (run / "overrides.yaml").write_text(yaml.safe_dump([*kept, override]))
     refused(run, capsys, ["train", "resume=bounds", "epochs=3"], "overrides.yaml", "command line")
-
-
-def test_settings_are_kept_and_what_is_typed_replaces_them():
-    overrides = ["data=digits", "model.hidden=[16]", "eps=${train_eps}", "radii=[1/255,0.3]", "data_dir=../data"]
-    overrides += ["+tuned.a='x'", "~trainer.devices", "seed=hydra.evil"]
-    assert kept_overrides(overrides, ["seed"], "run") == overrides[:-1]
-    assert typed_trust(["epochs=3"]) == []
-    typed = ["trust=[a,b.c]", "model._target_=mine.Net", "+data={_target_: 'yours.Data', x: 1}"]
-    assert typed_trust(typed) == ["trust=[a,b.c,mine.Net,yours.Data]"]
 
 
 SECTIONS = ["model", "data", "method", "optimizer", "bounds", "schedule", "logger", "callbacks"]
