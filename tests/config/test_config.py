@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from composing import composed
+from omegaconf import OmegaConf
 from torch import nn
 
 from certtrain.bounds import NativeEngine
@@ -267,13 +268,24 @@ def test_a_good_configuration_passes():
 
 
 @pytest.mark.parametrize(
+    ("eps", "written", "radius"),
+    [("0.1", "1.2eps", "0.12"), ("2/255", "1.1 eps", "11/1275"), ("8/255", "1*eps", "8/255"), (0.3, "4/3 eps", "0.4")],
+)
+def test_a_radius_to_train_for_is_exact_as_a_multiple_of_eps(eps, written, radius):
+    given = OmegaConf.create({**GOOD, "eps": eps, "train_eps": written, "radii": ["${train_eps}"]})
+    found = check(given)
+    assert (found["train_eps"], found["radii"]) == (radius, [radius])
+    assert given["train_eps"] == written
+
+
+@pytest.mark.parametrize(
     ("key", "value"),
     [
         *[
             ("eps", value)
             for value in (-0.1, "-1/255", 8, "256/255", "a", "1/0", None, True, float("nan"), float("inf"))
         ],
-        *[("train_eps", value) for value in (-1, "", 1.5)],
+        *[("train_eps", value) for value in (-1, "", 1.5, "eps", "-1.2eps", "xeps", "nan eps", "1.2 epsilon", "20eps")],
         *[("radii", value) for value in ([], 0.1, "0.1", None, [-0.1], [0.1, "x"])],
         *[("sigma", value) for value in (-1, "a", True, float("nan"), None)],
         *[("epochs", value) for value in (0, -1, 2.5, "3", True, None)],
