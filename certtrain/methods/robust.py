@@ -97,7 +97,7 @@ class RobustLoss(Part, ABC):
             methods: to compute.
             at: operations that bounds are asked for besides, for a loss that is `attacked`.
         """
-        return engine.bounds(inputs.x, inputs.y, threat, methods, at)
+        return engine.bounds(inputs.x, inputs.y, threat, methods, **({"at": at} if at else {}))
 
     def batch_norm_at(self, inputs: Prepared) -> tuple[Tensor, ...]:
         """Inputs that `loss` runs the network on by itself, see `Method.batch_norm_at`."""
