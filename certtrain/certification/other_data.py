@@ -9,6 +9,7 @@ from certtrain.config.build import build_data
 from certtrain.config.loading import LoadedRun
 from certtrain.data import DataModule
 from certtrain.errors import UserError
+from certtrain.models.contract import InputContract
 from certtrain.system.files import check_name
 from certtrain.system.signatures import resolve
 
@@ -37,17 +38,22 @@ def data_to_certify(loaded: LoadedRun, config: Mapping[str, Any]) -> DataModule:
         config: of the certify command.
 
     Raises:
-        UserError: data that cannot be built, or that bear the name of the run's own.
+        UserError: data that cannot be built, do not fit the run's contract, or bear the name of the run's own.
     """
     own, other = _own_data(loaded, config), other_data(loaded, config)
-    data = build_data({**loaded.config, "data": own if other is None else other})
-    if other is not None and check_name(data.name, "data") == _name_of(own):
-        raise UserError(
-            f"the run {loaded.run.name} has data named {data.name}, too: its certificates could not be told apart",
-            where="configuration key data",
-            fix="leave data= out to certify the run's own test set; data.name=... for other data, where it has a name",
-        )
-    return data
+    if other is None:
+        return build_data({**loaded.config, "data": own})
+
+    def check(data: DataModule) -> None:
+        loaded.contract.check_same(InputContract.of(data), this=f"the run {loaded.run.name}", that=f"data={data.name}")
+        if check_name(data.name, "data") == _name_of(own):
+            raise UserError(
+                f"the run {loaded.run.name} has data named {data.name}, too: its certificates could not be told apart",
+                where="configuration key data",
+                fix="leave data= out to certify the run's own; data.name=... for other data, where it has a name",
+            )
+
+    return build_data({**loaded.config, "data": other}, check)
 
 
 def without_places(node: Any) -> Any:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from certtrain.data import TinyImageNet
+from certtrain.data import Corrupted, TinyImageNet
 from certtrain.errors import UserError
 
 WNIDS = ("n02", "n01")
@@ -75,6 +75,13 @@ def test_a_sorted_val_holds_the_same_examples_in_the_same_order(published, layou
         (val / "val_annotations.txt").unlink()
     after = loaded(published).test
     assert (levels(after), after.y.tolist()) == known
+
+
+def test_images_on_disk_are_corrupted_when_they_are_asked_for(published):
+    data = Corrupted(base=TinyImageNet(published.parent, val_size=0, num_classes=2), corruption="darken", severity=5)
+    data.setup()
+    assert (data.test.y.tolist(), data.class_names) == ([0, 0, 1, 1], ["goldfish", "beaker"])
+    assert levels(data.test) == [20, 22, 20, 20]  # a fifth of each
 
 
 def test_what_is_missing_is_said_with_how_to_get_it(published):
