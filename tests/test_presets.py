@@ -3,6 +3,7 @@
 import re
 from functools import cache
 
+import preprocessing
 import pytest
 import torch
 import yaml
@@ -37,7 +38,8 @@ ROW = {"data", "network", "norm", "verifier", "note", "published", "tolerance"}
 PUBLISHED = {"clean", "certified", "acr", "n", "draws", "alpha", "verifier", "seeds", "sd", "source", "provenance"}
 TOLERANCE = {"clean", "certified", "acr", "reason"}
 PROVENANCE = {"repository", "artefact", "leaderboard", "log"}
-NAMES = {"mnist": "MNIST", "cifar10": "CIFAR-10", "imagenet": "ImageNet", "image_folder": "TinyImageNet"}
+NAMES = {"mnist": "MNIST", "cifar10": "CIFAR-10", "imagenet": "ImageNet"}
+NAMES |= {"tiny_imagenet": "TinyImageNet", "image_folder": "TinyImageNet"}
 # What a preset must state itself, so that no change of a default changes it.
 STATED = {"defaults", "data", "radii", "val_size", "schedule", "optimizer", "checkpoint"}
 STATED_BY = {"smoothing": {"sigma", "n0", "n", "alpha"}, "bounds": {"norm", "eps", "train_eps", "method"}}
@@ -126,6 +128,10 @@ def test_a_row_and_its_preset_say_the_same(name):
     smoothing = family == "smoothing"
     assert smoothing == (config["choices"]["certifier"] == "smoothing")
     assert found["data"] == NAMES[config["choices"]["data"]]
+    if images := preprocessing.published(name.split("/")[0], config["choices"]["data"]):
+        shown = preprocessing.stated(config["data"])
+        shown["augment"] = {key: (shown["augment"] or {}).get(key) for key in images["augment"]}
+        assert shown == images, preprocessing.SOURCES[name.split("/")[0]]
     assert found["norm"] == ("l2" if smoothing else config["norm"])
     assert set(verifiers(found)) <= set(config["certifier"])
     if smoothing:

@@ -26,9 +26,15 @@ from certtrain.threat.scales import Scales
 from certtrain.training.callbacks.validation import CertifyValidation
 
 
-def build_data(config: dict[str, Any]) -> DataModule:
-    """The data module, with its splits in memory."""
+def build_data(config: dict[str, Any], check: Callable[[DataModule], None] = lambda data: None) -> DataModule:
+    """The data module, with its splits in memory.
+
+    Args:
+        config: of the run.
+        check: called before anything is fetched or read; raises for data that will not do.
+    """
     data = instantiate(config["data"], "data", certify_examples=config["validation"]["examples"])
+    check(data)
     data.prepare_data()
     data.setup()
     return data

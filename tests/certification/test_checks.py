@@ -80,7 +80,7 @@ def refused(runs, snapshot, capsys):
         (["norm=linf"], ["l2", "r/sqrt(d)"]),
         (["norm=linf", "certifier=smoothing"], ["l2", "r/sqrt(d)"]),
         (["norm=l1", "certifier=ibp"], ["norm=l1", "l2, linf"]),
-        (["data=mnist"], ["data=mnist beside run=noise"]),
+        (["data=mnist"], ["inputs of shape [1, 8, 8], but data=mnist has [1, 28, 28]"]),
         (["model=mlp"], ["model=mlp beside run=noise"]),
         (["checkpoint=weights.pt"], ["last or best; a file"]),
     ],
