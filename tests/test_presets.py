@@ -107,6 +107,16 @@ def test_no_change_of_a_default_changes_the_recipe_of_a_preset(name):
     assert [key for key in needed if not states(found, key)] == []
 
 
+def option(group, names):
+    """The keys of a group's options, those of the options that they build on included."""
+    found = {}
+    for name in [names] if isinstance(names, str) else names or []:
+        node = yaml.safe_load((conf_dir() / group / f"{name}.yaml").read_text("utf-8"))
+        found |= option(group, [one for one in node.pop("defaults", []) if isinstance(one, str) and one != "_self_"])
+        found |= node
+    return found
+
+
 def unknown(node, known, path=""):
     """The keys of a preset that the options which it chooses do not have."""
     for key, value in node.items():
@@ -120,11 +130,7 @@ def unknown(node, known, path=""):
 def test_a_preset_sets_nothing_that_its_options_do_not_have(name):
     found, chosen = stated(name)
     known = yaml.safe_load((conf_dir() / "train.yaml").read_text("utf-8"))
-    groups = {**chosen, "trainer": "default"}
-    known |= {
-        group: yaml.safe_load((conf_dir() / group / f"{option}.yaml").read_text("utf-8"))
-        for group, option in groups.items()
-    }
+    known |= {group: option(group, name) for group, name in {**chosen, "trainer": "default"}.items()}
     assert list(unknown(found, known)) == []
 
 
@@ -210,7 +216,7 @@ def test_a_preset_states_its_whole_recipe(name):
     found, chosen = stated(name)
     family = row(name).family
     assert set(found) >= STATED | STATED_BY[family]
-    assert set(chosen) - {"certifier"} == {"data", "model", "method", "optimizer"}
+    assert set(chosen) - {"certifier", "callbacks"} == {"data", "model", "method", "optimizer"}
     assert set(found["data"]) >= {"batch_size", "augment"}
     assert {"epochs", "lr"} | ({"warmup", "ramp", "shape"} if family == "bounds" else set()) <= set(found["schedule"])
     if family == "bounds":
@@ -227,7 +233,8 @@ def test_a_preset_s_schedule_fits_its_epochs(name):
     schedule = config["schedule"]
     assert config["epochs"] == schedule["epochs"]
     lr = schedule["lr"]
-    drops = lr["milestones"] if lr["kind"] == "milestones" else []
+    first = schedule["warmup"] + schedule["ramp"] if lr["kind"] == "milestones_after_ramp" else 0
+    drops = [drop + first for drop in lr["milestones"]] if lr["kind"].startswith("milestones") else []
     assert all(0 < drop < config["epochs"] for drop in drops)
     method = build.build_method(config, steps_per_epoch=300)
     if "kappa" in config["method"]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from certtrain.audit.statements import audit_counterexamples, audit_rule
 from certtrain.certificates import CertificateLog, Certificates, read_card
-from certtrain.certificates.card_check import indices_sha256
+from certtrain.certificates.card_check import OTHER, about_other_data, indices_sha256, result_entry
 from certtrain.certificates.findings import Audit, equal
 from certtrain.certificates.summary import GUESSING, attacked_summary, cascade_summary, summarise
 from certtrain.certifiers.named import certifier_class
@@ -198,8 +198,8 @@ def _audit_result(audit: Audit, path: Path, card: dict[str, Any]) -> None:
     except UserError as error:
         audit.differs(error.what)
         return
-    entry = ((result or {}).get("test") or {}).get(path.stem)
-    if entry is None:
+    entry = result_entry(result, card, path.stem)
+    if not isinstance(entry, dict):
         of = f", which knows the split {card['split']}" if card.get("split") not in (None, "test") else ""
         audit.unchecked(f"result.json: there is none beside, or no entry {path.stem!r}{of}")
         return
@@ -208,7 +208,8 @@ def _audit_result(audit: Audit, path: Path, card: dict[str, Any]) -> None:
         if not equal(entry.get(key), stated.get(key)):
             audit.differs(f"result.json: {key}: {entry.get(key)!r} there, {stated.get(key)!r} in the card")
             return
-    audit.same(f"result.json: test.{path.stem} is the card's summary")
+    section = f"{OTHER}.{card['dataset']}" if about_other_data(card) else "test"
+    audit.same(f"result.json: {section}.{path.stem} is the card's summary")
 
 
 def _audit_falsification(audit: Audit, card: dict[str, Any]) -> None:

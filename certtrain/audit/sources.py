@@ -77,7 +77,7 @@ def _of_log(path: Path, card: dict[str, Any], norm: str | None) -> Line:
         )
     stem = path.name.removesuffix(".gz").removesuffix(".tsv")
     label = f"{card['run']}, {stem}" if "run" in card else stem
-    return Line(label, outcomes(rows), claim_of(card, path) if card else unstated(norm))
+    return Line(label, outcomes(rows, card.get("inputs_sha256")), claim_of(card, path) if card else unstated(norm))
 
 
 def unstated(norm: str | None) -> Claim:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from certtrain.certificates import CertificateLog, Certificates
 from certtrain.errors import UserError
 
 COMPLETE = "complete"
+OTHER = "other_data"  # of a result: by data set, the certificates that are not about the run's own data
 
 
 def read_whole(path: str | Path, card: dict[str, Any]) -> Certificates:
@@ -54,6 +55,22 @@ def disagreement(rows: Certificates, card: dict[str, Any], log: CertificateLog |
     if log is not None and card.get("log_sha256") != log.sha256():
         return "was changed after its card was written: it has another sha256"
     return None
+
+
+def result_entry(result: Mapping[str, Any] | None, card: Mapping[str, Any], name: str) -> Any:
+    """What a run's result says of a certificate: among those of its test set, or of the other data that its card names.
+
+    None where it says nothing, or is not a result.
+    """
+    found: Any = result
+    for key in (OTHER, card.get("dataset"), name) if about_other_data(card) else ("test", name):
+        found = found.get(key) if isinstance(found, Mapping) and isinstance(key, str) else None
+    return found
+
+
+def about_other_data(card: Mapping[str, Any]) -> bool:
+    """Whether a certificate is about other data than those of its run."""
+    return isinstance(card.get("data"), Mapping)
 
 
 def positions(rule: str, size: int) -> range | None:

@@ -12,8 +12,8 @@ from rich.console import Console
 from certtrain.certificates import Certificates
 from certtrain.certificates.parts import Place, Share
 from certtrain.certification.examples import certify_share
+from certtrain.certification.other_data import data_to_certify
 from certtrain.certification.stage import Stage, prepare_stage
-from certtrain.config.build import build_data
 from certtrain.config.loading import load_run
 from certtrain.reporting.bar import Bar
 from certtrain.system.signals import SignalFlag
@@ -120,8 +120,7 @@ def load_stage(config: dict[str, Any], number: int = 0) -> Stage:
         UserError: as `prepare_stage` and `load_run`.
     """
     loaded = load_run(config["run"], config["checkpoint"], config["runs_dir"], config["trust"])
-    data = build_data({**loaded.config, "data": {**loaded.config["data"], "data_dir": config["data_dir"]}})
-    return prepare_stage(loaded, data, config, number)
+    return prepare_stage(loaded, data_to_certify(loaded, config), config, number)
 
 
 def certify_place(

@@ -14,13 +14,14 @@ from rich.console import Console
 from torch import nn
 
 from certtrain.certificates import CertificateLog, Certificates, read_card
-from certtrain.certificates.card_check import disagreement
+from certtrain.certificates.card_check import OTHER, disagreement
 from certtrain.certificates.falsification import FalsifyOptions
 from certtrain.certificates.parts import Place
 from certtrain.certificates.summary import held_radii
 from certtrain.certification.card import engine, trained_with_warnings, training_recipe, where_and_how
 from certtrain.certification.checks import before_certifying, chance_level
 from certtrain.certification.examples import Examples, accelerator, begin, certify_examples, choose_indices
+from certtrain.certification.other_data import other_data, without_places
 from certtrain.certification.standing_check import standing_check
 from certtrain.certifiers.base import Certifier
 from certtrain.config.build import build_certifiers, build_scales
@@ -48,7 +49,7 @@ class Job:
 
     Attributes:
         loaded: the network and its run.
-        data: of the run.
+        data: of the run, or those that the configuration names beside it.
         config: of the certify command, or of a run with `certify_test=true`.
         console: for what happens.
         flag: set by signals.
@@ -68,6 +69,7 @@ class Stage:
     Attributes:
         rule: that chose the examples.
         card: what the cards of all certifiers share.
+        other: the configuration of the data where they are not the run's own, as the card holds it.
     """
 
     loaded: LoadedRun
@@ -78,6 +80,7 @@ class Stage:
     device: torch.device
     certifiers: dict[str, Certifier]
     card: dict[str, Any]
+    other: dict[str, Any] | None = None
     _bound: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def of(self, name: str) -> tuple[Certifier, Path, dict[str, Any]]:
@@ -89,7 +92,7 @@ class Stage:
             self._bound[name] = certifier.bind(
                 self.network, split=examples.split, examples=len(examples.indices), device=self.device
             )
-        log = log_name(name, self.config, self.rule, examples.split, certifier)
+        log = log_name(name, self.config, self.rule, examples, certifier, other=self.other is not None)
         said = {**self._bound[name], "engine": engine(certifier)}
         return certifier, self.loaded.run.certificates / f"{log}.tsv", {**self.card, **said}
 
@@ -99,7 +102,7 @@ def prepare_stage(loaded: LoadedRun, data: DataModule, config: dict[str, Any], n
 
     Args:
         loaded: the network and its run.
-        data: of the run.
+        data: of the run, or those that the configuration names beside it.
         config: of the certify command, or of a run with `certify_test=true`.
         number: of this process among those of this machine, from 0: which accelerator is its own.
 
@@ -116,6 +119,10 @@ def prepare_stage(loaded: LoadedRun, data: DataModule, config: dict[str, Any], n
     certifiers = build_certifiers(config, scales)
     trained_for = build_scales(loaded.config, contract, f"the run {loaded.run.name}")
     warnings = trained_with_warnings(loaded.config, config, (trained_for, scales), certifiers.values())
+    other = other_data(loaded, config)
+    if other is not None:
+        other = without_places(other)
+        warnings.append(f"trained on {loaded.config['choices']['data']}, certified on {data.name}")
     warnings += before_certifying(network, examples, certifiers, loaded.config, config, device)
     if "source" in loaded.config:
         warnings += chance_level(network, examples, loaded.contract.num_classes, device)
@@ -129,6 +136,7 @@ def prepare_stage(loaded: LoadedRun, data: DataModule, config: dict[str, Any], n
         "config_sha256": config_hash(loaded.config),
         "indices": rule,
         "input_contract": loaded.contract.to_dict(),
+        **({} if other is None else {"data": other}),
         **({"logits": READ_AS} if reads_one_logit(network) else {}),
         **({} if normalisation is None else {"normalisation": normalisation}),
         "training": {**training_recipe(loaded.config), **({} if loaded.init is None else {"init": loaded.init})},
@@ -136,13 +144,14 @@ def prepare_stage(loaded: LoadedRun, data: DataModule, config: dict[str, Any], n
         **where_and_how(),
         "device": str(device),
     }
-    return Stage(loaded, config, examples, rule, network, device, certifiers, card)
+    return Stage(loaded, config, examples, rule, network, device, certifiers, card, other)
 
 
 def certify_stage(job: Job, helpers: Callable[[Stage, int], None] | None = None) -> dict[str, Any]:
     """Certify with every configured certifier, and record each as `result.json`'s `test[<name>]` when it is done.
 
-    What a certifier issued is attacked as `falsify` says; entries that fell have `falsified` true.
+    Of other data than the run's own it is `other_data[<data set>][<name>]`, which nothing that compares test sets
+    reads. What a certifier issued is attacked as `falsify` says; entries that fell have `falsified` true.
 
     Args:
         job: what to certify.
@@ -198,13 +207,16 @@ def certify_stage(job: Job, helpers: Callable[[Stage, int], None] | None = None)
         radii[log.stem] = held_radii(certificates.correct, certificates.radius)
         if examples.split == "test":
             result = loaded.run.read_result() or {"status": "interrupted", "test": {}}
-            result["test"] = {**result.get("test", {}), log.stem: entry}
+            entries = result if stage.other is None else result.setdefault(OTHER, {})
+            place = "test" if stage.other is None else examples.dataset
+            entries[place] = {**entries.get(place, {}), log.stem: entry}
             loaded.run.write_result(result)
     console.print(result_tables(found))
     # The figure of the run shows all that is known of the whole test set; other splits and subsets get their own.
-    figure = loaded.run.path / f"certified_accuracy_{examples.split}_{Path(rule).stem}.png"
+    of = examples.split if stage.other is None else f"{examples.dataset}_{examples.split}"
+    figure = loaded.run.path / f"certified_accuracy_{of}_{Path(rule).stem}.png"
     drawn = found
-    if examples.split == "test" and rule == "all":
+    if examples.split == "test" and rule == "all" and stage.other is None:
         figure, drawn = loaded.run.figure, {**_earlier(loaded.run, stage.card, examples.sha256, radii), **found}
     certified_accuracy_plot(drawn, figure, radii=radii)
     print_line(console, f"figure: {figure}")
@@ -253,7 +265,7 @@ def chosen_examples(data: DataModule, config: dict[str, Any]) -> Examples:
         raise UserError(f"unknown split {name!r}", where="configuration key split", fix=nearest(str(name), SPLITS))
     split = getattr(data, name)
     if not len(split):
-        raise UserError(f"the run held out no {name} examples", where="configuration key split", fix="split=test")
+        raise UserError(f"{data.name} held out no {name} examples", where="configuration key split", fix="split=test")
     indices = choose_indices(str(config.get("indices", "all")), len(split))
     return Examples(split.x, split.y, indices, name, data.name)
 
@@ -277,10 +289,14 @@ def _earlier(
     return entries
 
 
-def log_name(name: str, config: dict[str, Any], rule: str, split: str, certifier: Certifier) -> str:
-    """`crown`, `smoothing_n10000`, `crown_first_500`, `val_ibp`; the user's own name, with the certifier's after it."""
+def log_name(
+    name: str, config: dict[str, Any], rule: str, examples: Examples, certifier: Certifier, *, other: bool = False
+) -> str:
+    """`crown`, `smoothing_n10000`, `crown_first_500`, `val_ibp`, and of other data than the run's own
+    `mnist_c_fog_crown`; the user's own name, with these after it."""
     parts = [config["name"]] if "run" in config and config.get("name") else []
-    parts += [] if split == "test" else [split]
+    parts += [examples.dataset] if other else []
+    parts += [] if examples.split == "test" else [examples.split]
     parts.append(name)
     parts += [certifier.suffix] if certifier.suffix else []
     parts += [] if rule == "all" else [Path(rule).stem]

@@ -1,6 +1,7 @@
 """`certtrain certify run=runs/NAME`: certificates for a split of the run's data, and the result beside the run.
 
-`certtrain certify checkpoint=FILE model=... data=...` does the same for a network that was trained elsewhere.
+`data=` beside the run certifies other data than its own, such as corrupted test images. `certtrain certify
+checkpoint=FILE model=... data=...` does the same for a network that was trained elsewhere.
 """
 
 from __future__ import annotations
@@ -55,12 +56,12 @@ def prepare(arguments: list[str], command: str = "certify", inherited: Sequence[
     trained = run.read_config()
     if not isinstance(trained.get("choices"), Mapping):
         raise UserError(f"{run.config} says nothing of choices", where="run directory", fix="is this a run?")
-    for group in ("data", "model"):
+    for group in ("model",) if command == "certify" else ("data", "model"):
         if group in given:
             raise UserError(
-                f"{group}={given[group]} beside run={run.name}: data and model are those of the run",
+                f"{group}={given[group]} beside run={run.name}: its {group} is that of the run",
                 where="the command line",
-                fix=f"leave {group}= out; only checkpoint=FILE, a network trained elsewhere, takes them",
+                fix=f"leave {group}= out; only checkpoint=FILE, a network trained elsewhere, takes it",
             )
     if command != "export":  # whose norm is of no certifier
         before = of_nodes(trained.get("certifier"), ours=True)
@@ -148,7 +149,7 @@ def run(config: Any) -> int:
         hydra = HydraConfig.get()
         run = imported.adopt(resolved, hydra.runtime.choices, list(hydra.overrides.task))
         trust += tuple(targets_of(resolved, ("data", "model")))  # which were typed
-        resolved |= {"run": str(run), "checkpoint": None, "name": None}
+        resolved |= {"run": str(run), "checkpoint": None, "name": None, "data": None}  # which are the run's now
     resolved["trust"] = list(trust)  # for the processes that help
     try:
         if processes > 1:
@@ -184,10 +185,10 @@ def certify(config: dict[str, Any], shard: Share, flag: SignalFlag, fellows: Fel
     Raises:
         UserError, Interrupted: as `certify_run`.
     """
+    from certtrain.certification.other_data import data_to_certify
     from certtrain.certification.several import certify_run
     from certtrain.certification.stage import Job
     from certtrain.certification.standing_check import FALSIFIED_STATUS
-    from certtrain.config.build import build_data
     from certtrain.config.loading import load_run
     from certtrain.system.work import watched
 
@@ -198,8 +199,7 @@ def certify(config: dict[str, Any], shard: Share, flag: SignalFlag, fellows: Fel
     loaded = load_run(config["run"], config["checkpoint"], config["runs_dir"], config["trust"])
     if loaded.note:
         terminal.print_line(console, f"not checked: {loaded.note}")
-    config_of_data = {**loaded.config["data"], "data_dir": config["data_dir"]}
-    data = build_data({**loaded.config, "data": config_of_data})
+    data = data_to_certify(loaded, config)
     with loaded.run, watched(flag.raise_if_overdue):
         job = Job(loaded, data, {**config, "run": str(loaded.run.path)}, console, flag)
         found = certify_run(job, shard, fellows)

@@ -1,10 +1,10 @@
-"""CIFAR-10: 32x32 colour images in ten classes, 50,000 for training and 10,000 for test."""
+"""CIFAR-10 and CIFAR-100: 32x32 colour images in 10 or 100 classes, 50,000 for training and 10,000 for test."""
 
 from __future__ import annotations
 
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -35,6 +35,10 @@ class CIFAR10(DataModule):
     default_mean = (0.4914, 0.4822, 0.4465)
     default_std = (0.2023, 0.1994, 0.2010)
     default_augment = {"crop_padding": 4, "fill": "zero", "flip": True}  # noqa: RUF012  # a constant of the class
+    folder: ClassVar[str] = "cifar-10-batches-py"
+    files: ClassVar[tuple[tuple[str, ...], tuple[str, ...]]] = (TRAIN_FILES, TEST_FILES)
+    labels: ClassVar[str] = "labels"
+    published: ClassVar[str] = "CIFAR10"
 
     def __init__(self, data_dir: str | Path = "data", *, download: bool = True, **options: Any) -> None:
         super().__init__(data_dir, **options)
@@ -43,7 +47,7 @@ class CIFAR10(DataModule):
     @property
     def raw(self) -> Path:
         """The folder of the batch files."""
-        return self.data_dir / "cifar-10-batches-py"
+        return self.data_dir / self.folder
 
     def prepare_data(self) -> None:
         """Download when files are missing.
@@ -51,24 +55,41 @@ class CIFAR10(DataModule):
         Raises:
             UserError: they are missing and cannot be fetched.
         """
-        names = TRAIN_FILES + TEST_FILES
+        names = [*self.files[0], *self.files[1]]
         require_files(self.raw, names, data=self.name, download=self._fetch if self.download else None)
 
     def load(self) -> tuple[Part, Part]:
         """Both parts from their batch files."""
-        if missing_files(self.raw, TRAIN_FILES + TEST_FILES):
+        train, test = self.files
+        if missing_files(self.raw, [*train, *test]):
             self.prepare_data()
-        return self._part(TRAIN_FILES), self._part(TEST_FILES)
+        return self._part(train), self._part(test)
 
     def _part(self, names: tuple[str, ...]) -> Part:
-        images, labels = zip(*(read_batch(self.raw / name) for name in names))
+        images, labels = zip(*(read_batch(self.raw / name, self.labels) for name in names))
         x = torch.from_numpy(np.concatenate(images)).to(torch.float32).div_(255)
         return x.view(-1, *self.input_shape), torch.from_numpy(np.concatenate(labels))
 
     def _fetch(self) -> None:
-        from torchvision.datasets import CIFAR10 as Published
+        from torchvision import datasets
 
-        Published(str(self.data_dir), download=True)
+        getattr(datasets, self.published)(str(self.data_dir), download=True)
+
+
+class CIFAR100(CIFAR10):
+    """CIFAR-100 (Krizhevsky 2009), its 100 fine classes, read from `data_dir/cifar-100-python`, torchvision's layout.
+
+    Normalised by mean and standard deviation of the training images; augmented as CIFAR-10 is by default.
+    """
+
+    name = "cifar100"
+    num_classes = 100
+    default_mean = (0.5071, 0.4865, 0.4409)
+    default_std = (0.2673, 0.2564, 0.2762)
+    folder = "cifar-100-python"
+    files = (("train",), ("test",))
+    labels = "fine_labels"
+    published = "CIFAR100"
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -91,8 +112,8 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode(encoding)
 
 
-def read_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """One batch file: (n, 3072) uint8 images, channel by channel, and (n,) int64 labels.
+def read_batch(path: Path, key: str = "labels") -> tuple[np.ndarray, np.ndarray]:
+    """One batch file: (n, 3072) uint8 images, channel by channel, and (n,) int64 labels, which lie under a key.
 
     Raises:
         UserError: not such a file.
@@ -100,12 +121,12 @@ def read_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         with path.open("rb") as file:
             batch = _ArraysOnly(file, encoding="latin1").load()
-        images, labels = np.asarray(batch["data"]), np.asarray(batch["labels"], dtype=np.int64)
+        images, labels = np.asarray(batch["data"]), np.asarray(batch[key], dtype=np.int64)
         if images.dtype != np.uint8 or images.shape != (len(labels), 3072):
             raise ValueError(f"{images.dtype} images of shape {images.shape} for {len(labels)} labels")
     except (pickle.UnpicklingError, EOFError, KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
-            f"{path} is not a complete CIFAR-10 batch: {type(error).__name__}: {error}",
+            f"{path} is not a complete batch of CIFAR: {type(error).__name__}: {error}",
             where="data_dir",
             fix="remove it, so that it is fetched again, or copy it again (the python version of the data set)",
         ) from error

@@ -19,7 +19,9 @@ def missing_files(folder: Path, names: Sequence[str]) -> list[str]:
     return [name for name in names if not (folder / name).is_file()]
 
 
-def require_files(folder: Path, names: Sequence[str], *, data: str, download: Callable[[], object] | None) -> None:
+def require_files(
+    folder: Path, names: Sequence[str], *, data: str, download: Callable[[], object] | None, published: str = ""
+) -> None:
     """Make sure that a data set's files are there: nothing when they are, else a download, by one process at a time.
 
     Args:
@@ -27,12 +29,13 @@ def require_files(folder: Path, names: Sequence[str], *, data: str, download: Ca
         names: file names.
         data: name of the data set.
         download: fetches them; None to never try.
+        published: how to get what is not downloaded, `unpack FILE of SITE into FOLDER`.
 
     Raises:
         UserError: they are missing and were not to be had; says what was looked for and how to get it.
     """
     missing, lock = missing_files(folder, names), FileLock(folder / DOWNLOADING)
-    cause, way = "", "connect to the internet and run again"
+    cause, way = "", published or "connect to the internet and run again"
     if download is not None and (missing or lock.path.exists()):
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -109,23 +109,35 @@ class ImageFolder(DataModule):
 
     def load(self) -> tuple[Part, Part]:
         """Both parts: file names and labels; nothing is decoded."""
-        train, test = self.root / "train", self._test_root()
-        self.class_names, others = class_folders(train), class_folders(test)
+        folders = self.root / "train", self._test_root()
+        train, test = (self.files(folder) for folder in folders)
+        self.class_names, others = list(train), list(test)
         if self._stated not in (None, len(self.class_names)):
             raise UserError(
-                f"{train} holds {len(self.class_names)} classes, not {self._stated}",
+                f"{folders[0]} holds {len(self.class_names)} classes, not {self._stated}",
                 where="data.num_classes",
                 fix=f"data.num_classes={len(self.class_names)}, or null to count them",
             )
         if others != self.class_names:
             lacking, extra = sorted({*self.class_names} - {*others}), sorted({*others} - {*self.class_names})
             raise UserError(
-                f"{test} has other classes than {train}: {len(lacking)} missing{_some(lacking)}, "
+                f"{folders[1]} has other classes than {folders[0]}: {len(lacking)} missing{_some(lacking)}, "
                 f"{len(extra)} of its own{_some(extra)}",
                 where="data_dir",
                 fix="sort the images of both parts into folders of the same names",
             )
-        return self._part(train, complete=True), self._part(test, complete=False)
+        for class_name, found in train.items():
+            if not found:
+                raise UserError(
+                    f"the class folder {folders[0] / class_name} holds no images",
+                    where="data_dir",
+                    fix=f"put images there ({', '.join(SUFFIXES)}), or remove the folder in both parts",
+                )
+        return self._part(folders[0], train), self._part(folders[1], test)
+
+    def files(self, folder: Path) -> dict[str, list[str]]:
+        """The image files of each class of a part, relative to its folder; classes in the order of their numbers."""
+        return {class_name: image_names(folder, class_name) for class_name in class_folders(folder)}
 
     def _test_root(self) -> Path:
         names = TEST_FOLDERS if self.test_folder is None else (self.test_folder,)
@@ -140,18 +152,9 @@ class ImageFolder(DataModule):
             log.info("%s: %s is the test part; %s is not used (see val_size)", self.name, found[0], found[1])
         return found[0]
 
-    def _part(self, folder: Path, *, complete: bool) -> Part:
-        names, labels = [], []
-        for label, class_name in enumerate(self.class_names):
-            found = image_names(folder, class_name)
-            if complete and not found:
-                raise UserError(
-                    f"the class folder {folder / class_name} holds no images",
-                    where="data_dir",
-                    fix=f"put images there ({', '.join(SUFFIXES)}), or remove the folder in both parts",
-                )
-            names += found
-            labels += [label] * len(found)
+    def _part(self, folder: Path, files: dict[str, list[str]]) -> Part:
+        names = [name for found in files.values() for name in found]
+        labels = [label for label, found in enumerate(files.values()) for _ in found]
         return ImageFiles(folder, names, self.image_size, self.resize), torch.tensor(labels, dtype=torch.int64)
 
 

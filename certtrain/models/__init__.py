@@ -1,6 +1,7 @@
 """Networks by their published names; the first layer of each is its normalisation."""
 
 from certtrain.models.contract import InputContract
+from certtrain.models.ctbench import cnn3, cnn5
 from certtrain.models.gowal import cnn7, dm_large, dm_medium, dm_small
 from certtrain.models.lenet import lenet
 from certtrain.models.mlp import mlp
@@ -17,6 +18,8 @@ __all__ = [
     "TwoLogits",
     "cifar_resnet20",
     "cifar_resnet110",
+    "cnn3",
+    "cnn5",
     "cnn7",
     "dm_large",
     "dm_medium",

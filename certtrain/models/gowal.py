@@ -79,7 +79,8 @@ def cnn7(
     - `conv`: after every convolution only. `cnn_7layer_bn` of auto_LiRPA and of Shi et al.
     - `none`: no BatchNorm, `cnn_7layer`: the same as `dm_large`.
 
-    Parameters with `conv_fc`: MNIST 13,259,338, CIFAR-10 17,192,650 (17.2 million in Shi et al.).
+    Parameters with `conv_fc`: MNIST 13,259,338, CIFAR-10 17,192,650 (17.2 million in Shi et al.), TinyImageNet with
+    `last_stride=2` 17,290,120; of the wide one, `width=128`, 35,189,642 on CIFAR-10.
 
     Args:
         input_shape: (C, H, W) of one image.
@@ -89,7 +90,8 @@ def cnn7(
         batch_norm: which of the three.
         width: channels of the first two convolutions; the other three have twice as many.
         linear: size of the hidden fully connected layer.
-        last_stride: of the fifth convolution; 2 on TinyImageNet (`cnn_7layer_bn_imagenet` of Shi et al.).
+        last_stride: of the fifth convolution; 2 on TinyImageNet (`cnn_7layer_bn_imagenet` of Shi et al.,
+            `cnn_7layer_bn_tinyimagenet` of CTBench); Müller et al. (2023) keep 1, on crops of 56 pixels.
 
     Raises:
         UserError: no images, too small ones, or an option that is none.

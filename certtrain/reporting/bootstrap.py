@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from certtrain.errors import UserError
-from certtrain.reporting.curves import Outcomes
+from certtrain.reporting.curves import Outcomes, image_sets
 from certtrain.reporting.plots import CONFIDENCE
 
 RESAMPLES = 10_000
@@ -76,8 +76,10 @@ def same_images(a: Outcomes, b: Outcomes) -> tuple[Outcomes, Outcomes]:
     """Both by ascending index.
 
     Raises:
-        UserError: other indices or labels; the message names them.
+        UserError: other indices or labels, which the message names; or other inputs under the same ones, such as
+            corrupted images.
     """
+    given = (a, b)
     only = [sorted(set(x.index.tolist()) - set(y.index.tolist())) for x, y in ((a, b), (b, a))]
     if any(only):
         shown = "; ".join(
@@ -95,6 +97,12 @@ def same_images(a: Outcomes, b: Outcomes) -> tuple[Outcomes, Outcomes]:
             f"{int(a.label[other][0])} in the first, {int(b.label[other][0])} in the second",
             where="--compare",
             fix="logs of one data set and split",
+        )
+    if len(set(image_sets(given))) > 1:
+        raise UserError(
+            "the logs have the same positions and labels, but are of other inputs: inputs_sha256 of their cards differ",
+            where="--compare",
+            fix="logs of one data set; `certtrain plot` without --compare draws both",
         )
     return a, b
 

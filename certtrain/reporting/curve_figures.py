@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from certtrain.claim import Claim
 from certtrain.errors import UserError
 from certtrain.reporting.bootstrap import Difference
-from certtrain.reporting.curves import Outcomes, Share, curves, steps
+from certtrain.reporting.curves import Outcomes, Share, curves, image_sets, steps
 from certtrain.reporting.entries import acr_text
 from certtrain.reporting.palette import BLACK, BLUE, GREEN, MARKERS, ORANGE, PURPLE, SKY, VERMILION, radius_axis
 from certtrain.reporting.plots import CONFIDENCE
@@ -65,7 +65,8 @@ class Line:
 
 def certified_figure(lines: Sequence[Line]) -> Figure:
     """Certified accuracy against the radius, as exact step functions; one panel per threat model and set of images."""
-    keys = [(line.claim.threat, line.examples.images) for line in lines]
+    images = image_sets([line.examples for line in lines])
+    keys = [(line.claim.threat, of) for line, of in zip(lines, images)]
     sets = list(dict.fromkeys(keys))
     figure, panels = _figure(len(sets))
     for axes, own in zip(panels, sets):
@@ -76,7 +77,7 @@ def certified_figure(lines: Sequence[Line]) -> Figure:
             _steps(axes, at, share, i, line.described, drop=line.dense)
         _finish(axes, shown[0].claim, "certified accuracy (%)")
         axes.set_title(f"certified accuracy, {CONFIDENCE:.0%} intervals over images", fontsize=9.5)
-    if len({images for _, images in sets}) > 1:
+    if len(set(images)) > 1:
         figure.suptitle("panels of different images: their figures do not compare", fontsize=8.5)
     return figure
 
@@ -100,7 +101,7 @@ def risk_coverage_figure(lines: Sequence[Line]) -> Figure:
             )
     if len({line.claim.threat for line in lines}) > 1:
         raise UserError("radii in two norms cannot share an axis", where="--risk-coverage", fix="logs of one norm")
-    if len({line.examples.images for line in lines}) > 1:
+    if len(set(image_sets([line.examples for line in lines]))) > 1:
         shown = "; ".join(f"{line.label}: n = {len(line.examples):,}" for line in lines)
         fix = "logs of one index list, or a figure for each"
         raise UserError(f"logs of different images do not compare: {shown}", where="--risk-coverage", fix=fix)

@@ -28,19 +28,21 @@ class Outcomes:
         index, label: (n,) int64.
         certificate: (n,) float64, the certified radius of whatever class was predicted; -1 where nothing was predicted.
         correct: (n,) bool.
+        inputs_sha256: of the examples themselves, where a card says it.
     """
 
     index: NDArray[np.int64]
     label: NDArray[np.int64]
     certificate: Floats
     correct: NDArray[np.bool_]
+    inputs_sha256: str | None = None
 
     def __len__(self) -> int:
         return len(self.index)
 
     @property
     def images(self) -> str:
-        """A hash of the images' positions and labels: figures compare where it is the same."""
+        """A hash of the images' positions and labels."""
         order = np.argsort(self.index, kind="stable")
         rows = np.stack([self.index[order], self.label[order]], axis=1)
         return hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest()
@@ -89,10 +91,23 @@ class Curves:
     selective: Share
 
 
-def outcomes(certificates: Certificates) -> Outcomes:
+def outcomes(certificates: Certificates, inputs_sha256: str | None = None) -> Outcomes:
     """What curves need of a log of ours."""
     certificate = np.where(certificates.predict == ABSTAIN, -1.0, certificates.radius)
-    return Outcomes(certificates.index, certificates.label, certificate, certificates.correct)
+    return Outcomes(certificates.index, certificates.label, certificate, certificates.correct, inputs_sha256)
+
+
+def image_sets(logs: Sequence[Outcomes]) -> list[str]:
+    """A name for the images of each log: figures compare where it is the same.
+
+    The same positions and labels, and the same inputs: corrupted images have the labels of the clean ones. A log that
+    does not say its inputs is taken to be of those that the first one of its positions and labels names.
+    """
+    stated: dict[str, str] = {}
+    for log in logs:
+        if log.inputs_sha256 is not None:
+            stated.setdefault(log.images, log.inputs_sha256)
+    return [f"{log.images} {log.inputs_sha256 or stated.get(log.images)}" for log in logs]
 
 
 def curves(examples: Outcomes, radii: Sequence[float] | Floats) -> Curves:

@@ -145,7 +145,8 @@ class Session:
             read_checkpoint(self.directory.last)
             self.directory.check_checkpoint(self.directory.last)
         self._set_aside()
-        self._record(status="interrupted", trained=False, test={}, validation=None, checkpoints_sha256=None)
+        none = {"other_data": None, "validation": None, "checkpoints_sha256": None}
+        self._record(status="interrupted", trained=False, test={}, **none)
         with joined_by_all(self.config, self.directory, self.state) as place:
             try:
                 trained = fit_run(self.directory, self.state, self.config, console, flag, loggers, self.report, place)
@@ -186,7 +187,7 @@ class Session:
         """Bring `result.json` up to date; what is in it stays unless it is given."""
         old = self.directory.read_result() or {"status": "interrupted", "test": {}}
         new = {**old, **self.base, **fields}
-        gone = {key for key in ("reason", "step", "checkpoints_sha256") if new.get(key) is None}
+        gone = {key for key in ("reason", "step", "checkpoints_sha256", "other_data") if new.get(key) is None}
         self.directory.write_result({key: value for key, value in new.items() if key not in gone})
 
     def _status(self) -> int:
@@ -200,4 +201,5 @@ def certify_config(config: dict[str, Any], directory: RunDirectory) -> dict[str,
     from certtrain.config.received import targets_of
 
     trust = targets_of(config)  # what its session was asked to build
-    return {**config, "run": str(directory.path), "checkpoint": None, "name": None, "trust": trust}
+    own = {"run": str(directory.path), "checkpoint": None, "name": None, "data": None}
+    return {**config, **own, "trust": trust}

@@ -76,7 +76,7 @@ def write_images(folder, count, width, height):
 def write(data, folder, count):
     if data == "imagenet":
         write_images(folder / "imagenet", count, 320, 280)
-    elif data == "image_folder":
+    elif data in ("tiny_imagenet", "image_folder"):
         write_images(folder / "tiny-imagenet-200", count, 64, 64)
     else:
         {"mnist": write_mnist, "cifar10": write_cifar10}[data](folder, count)
@@ -88,7 +88,7 @@ def test_a_large_preset_trains_and_certifies(name, data, stated, in_tmp):
     accumulate = stated.get("trainer", {}).get("accumulate_grad_batches", 1)
     write(data, in_tmp / "data", TRAIN * accumulate)
     overrides = [f"experiment={name}", "name=dry", "data.batch_size=2", "epochs=1", "trainer.accelerator=cpu"]
-    if data in ("imagenet", "image_folder"):
+    if data in ("imagenet", "tiny_imagenet", "image_folder"):
         overrides.append(f"data.num_classes={CLASSES}")
     if "eps" in stated:  # of the full radius: nothing in the first step, half in the second one, all in the third one
         overrides += ["schedule.warmup=0", "schedule.ramp=0.67"]

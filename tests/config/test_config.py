@@ -15,7 +15,7 @@ from certtrain.config import build
 from certtrain.config.checks import check, resolve_radii
 from certtrain.config.instantiate import call_partial, instantiate
 from certtrain.config.overrides import GROUPS, options
-from certtrain.data import DataModule
+from certtrain.data import DataModule, EvaluationSet
 from certtrain.errors import UserError
 from certtrain.models.contract import InputContract
 from certtrain.radii import parse_radius
@@ -51,7 +51,21 @@ def test_an_installed_package_has_its_configuration_inside(monkeypatch, tmp_path
     assert conf_dir() == tmp_path / "certtrain" / "conf"
 
 
-@pytest.mark.parametrize("name", options("data"))
+TO_CERTIFY_ON = {"mnist_c": "fog", "cifar10_c": "fog", "corrupted": "blur"}
+
+
+@pytest.mark.parametrize("name", TO_CERTIFY_ON)
+def test_data_to_certify_on(name, tmp_path):
+    given = [f"data={name}", f"data.corruption={TO_CERTIFY_ON[name]}", f"data_dir={tmp_path}"]
+    found = composed("run=x", *given, command="certify")["data"]
+    base = {"base": {"_target_": "certtrain.data.Digits"}} if name == "corrupted" else {}
+    data = instantiate({**found, **base}, "data", certify_examples=7)
+    assert isinstance(data, EvaluationSet)
+    assert data.corruption == TO_CERTIFY_ON[name]
+    assert data.data_dir == tmp_path
+
+
+@pytest.mark.parametrize("name", [name for name in options("data") if name not in TO_CERTIFY_ON])
 def test_data(name, tmp_path):
     needed = {"image_folder": ["data.num_classes=3"], "csv": ["data.file=csv.csv", "data.label=kind"]}
     needed["dataset"] = ["data.name=dataset"]
@@ -71,7 +85,7 @@ def test_data(name, tmp_path):
 
 @pytest.mark.parametrize("name", [name for name in options("model") if name != "custom"])
 def test_models(name):
-    shape = CIFAR if "resnet" in name or name == "cnn7" else MNIST
+    shape = CIFAR if "resnet" in name or "cnn7" in name else MNIST
     contract = InputContract(shape, 10, (0.1,), (0.3,))
     before = torch.get_rng_state()
     network = build.build_network(composed(f"model={name}")["model"], contract, seed=5)

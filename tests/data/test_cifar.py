@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from certtrain.data import CIFAR10
+from certtrain.data import CIFAR10, CIFAR100
 from certtrain.data.cifar import TEST_FILES, TRAIN_FILES, read_batch
 from certtrain.errors import UserError
 
@@ -33,6 +33,19 @@ def test_reads_what_was_written(tmp_path):
     assert module.mean == [0.4914, 0.4822, 0.4465]
     assert module.augment.crop_padding == 4
     assert not CIFAR10(tmp_path, augment=None).augment
+
+
+def test_cifar_100_has_its_fine_classes(tmp_path):
+    folder = tmp_path / "cifar-100-python"
+    folder.mkdir()
+    for number, name in enumerate(("train", "test")):
+        batch = {"data": np.full((3, 3072), number, dtype=np.uint8), "coarse_labels": [0, 1, 2]}
+        (folder / name).write_bytes(pickle.dumps({**batch, "fine_labels": [7, 99, 40]}, protocol=2))
+    module = CIFAR100(tmp_path, val_size=0, download=False)
+    module.setup()
+    assert (module.name, module.num_classes, module.test.y.tolist()) == ("cifar100", 100, [7, 99, 40])
+    assert module.test.x.unique().tolist() == [torch.tensor(1 / 255).item()]
+    assert module.mean == [0.5071, 0.4865, 0.4409]
 
 
 def test_a_file_that_would_run_code_is_refused(tmp_path):

@@ -6,12 +6,28 @@ import torch
 import yaml
 
 import certtrain.data as data
-from certtrain.data import CIFAR10, MNIST, BreastCancer, DataModule, Digits, FashionMNIST, ImageFolder, index_sha256
+from certtrain.data import (
+    CIFAR10,
+    CIFAR10C,
+    CIFAR100,
+    MNIST,
+    MNISTC,
+    BreastCancer,
+    Corrupted,
+    DataModule,
+    Digits,
+    FashionMNIST,
+    ImageFolder,
+    TinyImageNet,
+    index_sha256,
+)
 from certtrain.errors import UserError
 
 CONF = Path(__file__).parents[2] / "conf" / "data"
 SETS = {"digits": Digits, "breast_cancer": BreastCancer, "mnist": MNIST, "fashion_mnist": FashionMNIST}
-SETS |= {"cifar10": CIFAR10, "image_folder": ImageFolder}
+SETS |= {"cifar10": CIFAR10, "cifar100": CIFAR100, "image_folder": ImageFolder, "tiny_imagenet": TinyImageNet}
+# To certify on: a corruption must be named, and what is null comes from the run.
+EVALUATION = {"mnist_c": (MNISTC, "fog"), "cifar10_c": (CIFAR10C, "fog"), "corrupted": (Corrupted, "blur")}
 
 
 def test_setup_splits_and_pins_once(tiny):
@@ -139,7 +155,23 @@ def test_configuration_states_every_option_with_its_default(name):
         assert getattr(stated, key) == getattr(default, key)
 
 
+@pytest.mark.parametrize("name", EVALUATION)
+def test_the_configuration_of_an_evaluation_set_leaves_to_the_run_what_is_the_run_s(name):
+    kind, corruption = EVALUATION[name]
+    options = yaml.safe_load((CONF / f"{name}.yaml").read_text())
+    assert options.pop("_target_") == f"certtrain.data.{kind.__name__}"
+    assert options.pop("data_dir") == "${data_dir}"
+    assert [options.pop(key) for key in ("corruption", "mean", "std")] == ["???", None, None]
+    base = {"base": Digits()} if "base" in options else {}
+    assert options.pop("base", None) is None
+    stated, default = (kind(corruption=corruption, **base, **given) for given in (options, {}))
+    assert all(getattr(stated, key) == getattr(default, key) for key in options)
+    assert set(inspect.signature(kind).parameters) == {"data_dir", "corruption", "options", *base, *options}
+
+
 def test_every_configuration_has_its_data_set():
     # An image folder, and a table, whose files a user must name; two datasets by their classes.
-    assert sorted(path.stem for path in CONF.glob("*.yaml")) == sorted([*SETS, "imagenet", "csv", "dataset"])
-    assert {kind.__name__ for kind in SETS.values()} <= set(data.__all__)
+    named = ["imagenet", "imagenet64", "csv", "dataset"]
+    assert sorted(path.stem for path in CONF.glob("*.yaml")) == sorted([*SETS, *EVALUATION, *named])
+    kinds = [*SETS.values(), *(kind for kind, _ in EVALUATION.values())]
+    assert {kind.__name__ for kind in kinds} <= set(data.__all__)

@@ -13,7 +13,7 @@ import certtrain.models as models
 from certtrain.errors import UserError
 from certtrain.models import Normalize
 
-MNIST, CIFAR, DIGITS, IMAGENET = (1, 28, 28), (3, 32, 32), (1, 8, 8), (3, 224, 224)
+MNIST, CIFAR, DIGITS, TINY, IMAGENET = (1, 28, 28), (3, 32, 32), (1, 8, 8), (3, 64, 64), (3, 224, 224)
 CONF = Path(__file__).parents[2] / "conf" / "model"
 BUILDERS = [name for name in models.__all__ if name[0].islower()]
 
@@ -73,6 +73,46 @@ COUNTS = [
     ("cnn7", CIFAR, {"batch_norm": "conv"}, CNN7_CIFAR + 2 * (2 * 64 + 3 * 128), 17_191_626),
     ("cnn7", CIFAR, {}, CNN7_CIFAR + 2 * (2 * 64 + 3 * 128 + 512), 17_192_650),
     ("cnn7", MNIST, {}, CNN7_CIFAR - 2 * 9 * 64 - 128 * 60 * 512 + 2 * 1024, 13_259_338),
+    (
+        "cnn7",
+        CIFAR,
+        {"width": 128},
+        conv(3, 128, 3) + conv(128, 128, 3) + conv(128, 256, 3) + 2 * conv(256, 256, 3) + fc(256 * 16 * 16, 512, 10)
+        + 2 * (2 * 128 + 3 * 256 + 512),
+        35_189_642,
+    ),
+    (
+        "cnn7",
+        TINY,
+        {"last_stride": 2, "num_classes": 200},
+        conv(3, 64, 3) + conv(64, 64, 3) + conv(64, 128, 3) + 2 * conv(128, 128, 3) + fc(128 * 16 * 16, 512, 200)
+        + 2 * (2 * 64 + 3 * 128 + 512),
+        17_290_120,
+    ),
+    ("cnn3", MNIST, {}, conv(1, 16, 5) + 32 + conv(16, 32, 4) + 64 + fc(32 * 7 * 7, 10), 24_426),
+    ("cnn3", CIFAR, {}, conv(3, 16, 5) + 32 + conv(16, 32, 4) + 64 + fc(32 * 8 * 8, 10), 30_026),
+    ("cnn3", CIFAR, {"width": 64}, conv(3, 64, 5) + 128 + conv(64, 128, 4) + 256 + fc(128 * 8 * 8, 10), 218_378),
+    (
+        "cnn5",
+        MNIST,
+        {},
+        conv(1, 16, 3) + 32 + conv(16, 16, 4) + 32 + conv(16, 32, 4) + 64 + fc(32 * 7 * 7, 512, 10) + 1024,
+        822_106,
+    ),
+    (
+        "cnn5",
+        CIFAR,
+        {},
+        conv(3, 16, 3) + 32 + conv(16, 16, 4) + 32 + conv(16, 32, 4) + 64 + fc(32 * 8 * 8, 512, 10) + 1024,
+        1_068_154,
+    ),
+    (
+        "cnn5",
+        CIFAR,
+        {"width": 64},
+        conv(3, 64, 3) + 128 + conv(64, 64, 4) + 128 + conv(64, 128, 4) + 256 + fc(128 * 8 * 8, 512, 10) + 1024,
+        4_400_074,
+    ),
     ("wong_small", MNIST, {}, conv(1, 16, 4) + conv(16, 32, 4) + fc(32 * 7 * 7, 100, 10), 166_406),
     ("wong_small", CIFAR, {}, conv(3, 16, 4) + conv(16, 32, 4) + fc(32 * 8 * 8, 100, 10), 214_918),
     (
@@ -241,4 +281,8 @@ def test_configuration_states_every_option_with_its_default(name):
 
 
 def test_every_configuration_has_its_builder():
-    assert sorted(path.stem for path in CONF.glob("*.yaml")) == sorted([*BUILDERS, "custom"])
+    stated = {path.stem: yaml.safe_load(path.read_text()) for path in CONF.glob("*.yaml")}
+    derived = {name for name, options in stated.items() if "_target_" not in options}
+    assert sorted(stated.keys() - derived) == sorted([*BUILDERS, "custom"])
+    assert derived == {"cnn7_wide"}
+    assert stated["cnn7_wide"] == {"defaults": ["cnn7", "_self_"], "width": 128}

@@ -83,11 +83,11 @@ def certificate_view(
 
 
 def kinds(certificate: Certified) -> list[str]:
-    """The certifier, the threat model, the kind of claim, and the split where it is not the test split."""
+    """The certifier, the threat model, the kind of claim, and the examples where they are not the run's test set."""
     claim, told = certificate.claim, [certificate.title]
     if claim is not None:
         told += [claim.symbol, claim.kind if claim.alpha is None else f"alpha {claim.alpha:g}"]
-    told += [f"{certificate.split} split"] if certificate.split != "test" else []
+    told += [certificate.about] if certificate.about else []
     return [text for text in told if text]
 
 

@@ -22,7 +22,7 @@ def panels(certificates: Sequence[Certified]) -> list[list[Certified]]:
         if certificate.shown and certificate.entry is not None and certificate.claim is not None:
             # What an attack leaves standing bounds the certificates of the same examples only.
             examples = None if certificate.probabilistic else str(certificate.entry.get("indices_sha256"))
-            kind = (certificate.claim.threat, certificate.claim.kind, certificate.split, examples)
+            kind = (certificate.claim.threat, certificate.claim.kind, certificate.about, examples)
             found.setdefault(kind, []).append(certificate)
     return list(found.values())
 
@@ -33,7 +33,7 @@ def certified_charts(certificates: Sequence[Certified]) -> list[Chart]:
 
 
 def _chart(certificates: Sequence[Certified]) -> Chart:
-    claim, split = certificates[0].claim, certificates[0].split
+    claim, about = certificates[0].claim, certificates[0].about
     assert claim is not None
     lines = [_series(certificate) for certificate in certificates]
     bound = upper_bound([c.entry for c in certificates if c.entry is not None])
@@ -43,7 +43,7 @@ def _chart(certificates: Sequence[Certified]) -> Chart:
         lines.append(
             Series("left standing by the attack: an upper bound", np.array(x), np.array(y), step="post", upper=True)
         )
-    title = f"Certified accuracy, {claim.symbol}, {claim.kind}" + ("" if split == "test" else f", {split} split")
+    title = f"Certified accuracy, {claim.symbol}, {claim.kind}" + (f", {about}" if about else "")
     told = "; ".join(f"{c.name}: " + ", ".join(_point(c, i) for i in range(len(radii_of(c)))) for c in certificates)
     unit = "" if claim.unit or claim.radii == "count" else " (inputs in [0, 1])"
     return chart(

@@ -16,7 +16,7 @@ import yaml
 from numpy.typing import NDArray
 
 from certtrain.certificates import CertificateLog, Certificates, read_card
-from certtrain.certificates.card_check import disagreement
+from certtrain.certificates.card_check import about_other_data, disagreement, result_entry
 from certtrain.certificates.summary import summarise
 from certtrain.claim import Claim, claim_of
 from certtrain.errors import UserError
@@ -121,6 +121,12 @@ class Certified:
         return str(self.card.get("split", "test"))
 
     @property
+    def about(self) -> str:
+        """Which examples it is about, where they are not the run's own test set: `val split`, `mnist_c_fog`."""
+        other = str(self.card.get("dataset")) if about_other_data(self.card) else ""
+        return " ".join(filter(None, (other, f"{self.split} split" if self.split != "test" else "")))
+
+    @property
     def title(self) -> str:
         """The certifier's published name."""
         return entries.label({"certifier": (self.entry or self.card).get("certifier", self.name)})
@@ -168,7 +174,7 @@ def read_evidence(run: RunDirectory) -> Evidence:
     cards = [p for p in run.certificates.glob("*.json") if ".counterexamples" not in p.name]
     named = list(test)  # in the order in which they were made; those that result.json does not know follow
     cards.sort(key=lambda card: (named.index(card.stem) if card.stem in test else len(named), card.stem))
-    found = [_certificate(card, test.get(card.stem)) for card in cards]
+    found = [_certificate(card, result) for card in cards]
     found += [_without_card(name, entry) for name, entry in test.items() if name not in {card.stem for card in cards}]
     return Evidence(
         run.name, config, tuple(map(str, overrides)), environment, result, metrics, tuple(found), tuple(problems)
@@ -196,9 +202,10 @@ def read_metrics(path: Path) -> dict[str, tuple[NDArray[np.float64], NDArray[np.
     }
 
 
-def _certificate(path: Path, entry: object) -> Certified:
+def _certificate(path: Path, result: Mapping[str, Any] | None) -> Certified:
     problems: list[str] = []
     card = _attempt(problems, lambda: read_card(path), {})
+    entry = result_entry(result, card, path.stem)
     logs = [log for log in (path.with_suffix(".tsv"), path.with_suffix(".tsv.gz")) if log.exists()]
     rows, why = None, None
     if logs:

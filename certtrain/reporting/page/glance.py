@@ -69,7 +69,7 @@ def _headline(certificate: Certified, value: float, radius: Fraction) -> Headlin
     assert claim is not None
     what = f"certified at {_at(claim, radius)}"
     what += f", {claim.kind}" if claim.alpha is None else f", alpha {claim.alpha:g}"
-    what += f", {certificate.split} split" if certificate.split != "test" else ""
+    what += f", {certificate.about}" if certificate.about else ""
     interval = share(round(value * entry["n"]), entry["n"])[1]
     told = f"95 % interval {interval}, n = {entry['n']:,}; accuracy {percent(entry['clean'])} %"
     return Headline(f"{percent(value)} %", what, told, certificate.name)
