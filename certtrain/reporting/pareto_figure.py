@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from certtrain.reporting.cells import Figure as Published
 from certtrain.reporting.palette import BLUE, GREY, MARKERS, ORANGE
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Point = tuple[float, float]
+NAME = (0.09, 0.03)  # room of a method's name, as shares of the axes
 
 
 def view(points: Sequence[Point]) -> tuple[Point, Point]:
@@ -113,16 +114,30 @@ def _published(axes: Axes, figures: Sequence[Published], low: Point, high: Point
     groups: dict[str, list[Published]] = {}
     for figure in figures:
         tuned = ", chosen on validation" if figure.published.tuned == "validation" else ""
-        groups.setdefault((figure.benchmark or "its paper") + tuned, []).append(figure)
+        groups.setdefault((figure.benchmark or "the methods' papers") + tuned, []).append(figure)
     for place, (name, group) in enumerate(groups.items()):
         marker = MARKERS[1 + place % (len(MARKERS) - 1)]
-        for number, figure in enumerate(group):
-            point = (100 * (figure.clean or 0.0), 100 * figure.certified)
-            face = "white" if figure.recalled else ORANGE
-            label = f"published: {escape.figure(name)}" if not number else None
-            axes.plot(
-                *point, linestyle="", marker=marker, color=ORANGE, markerfacecolor=face, markersize=5, label=label
-            )
-            if all(a <= value <= b for a, value, b in zip(low, point, high)):
-                style = {"fontsize": 5.5, "color": GREY, "xytext": (4, -6), "textcoords": "offset points"}
-                axes.annotate(escape.figure(figure.method), point, **style)
+        style: dict[str, Any] = {"linestyle": "", "marker": marker, "color": ORANGE, "markersize": 5}
+        axes.plot([], [], **style, label=f"published: {escape.figure(name)}")
+        for figure in group:
+            axes.plot(*_at(figure), **style, markerfacecolor="white" if figure.recalled else ORANGE)
+    if any(figure.recalled for figure in figures):
+        axes.plot([], [], linestyle="", label="(hollow: recalled from memory)")
+    _names(axes, figures, low, high)
+
+
+def _at(figure: Published) -> Point:
+    return 100 * (figure.clean or 0.0), 100 * figure.certified
+
+
+def _names(axes: Axes, figures: Sequence[Published], low: Point, high: Point) -> None:
+    """The methods beside their points, the most certified first, where no other name stands yet."""
+    named: list[Point] = []
+    for figure in sorted(figures, key=lambda figure: -figure.certified):
+        point = _at(figure)
+        x, y = ((value - a) / (b - a) for value, a, b in zip(point, low, high))
+        free = all(abs(x - left) > NAME[0] or abs(y - bottom) > NAME[1] for left, bottom in named)
+        if free and 0 <= x <= 1 and 0 <= y <= 1:
+            named.append((x, y))
+            style = {"fontsize": 5.5, "color": GREY, "xytext": (4, -6), "textcoords": "offset points"}
+            axes.annotate(escape.figure(figure.method), point, **style)

@@ -68,8 +68,16 @@ def test_published_points_lie_behind_and_within_the_view(drawn):
 
 def test_what_is_recalled_is_hollow(drawn):
     axes = drawn([published(0.8, 0.4, recalled=("clean",)), published(0.81, 0.41)])
-    hollow, full = (line.get_markerfacecolor() for line in axes.lines[:2])
-    assert hollow == "white" != full
+    faces = [
+        line.get_markerfacecolor() for line in axes.lines if len(line.get_xdata()) == 1 and line.get_markersize() == 5
+    ]
+    assert faces[0] == "white" != faces[1]
+    assert "(hollow: recalled from memory)" in [line.get_label() for line in axes.lines]
+
+
+def test_names_of_methods_do_not_lie_on_each_other(drawn):
+    axes = drawn([published(0.8, 0.4), published(0.801, 0.401), published(0.6, 0.4)])
+    assert [text.get_text() for text in axes.texts].count("SABR") == 2
 
 
 def test_the_view_of_one_point_is_no_point():
