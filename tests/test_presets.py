@@ -3,7 +3,6 @@
 import re
 from functools import cache
 
-import preprocessing
 import pytest
 import torch
 import yaml
@@ -20,6 +19,7 @@ from certtrain.config.instantiate import instantiate, plain
 from certtrain.config.overrides import options
 from certtrain.models.contract import InputContract
 from certtrain.radii import parse_radii, parse_radius, radius_text
+from certtrain.reporting.cells import Cell
 from certtrain.reporting.published import read_paper
 from certtrain.system.files import conf_dir
 
@@ -29,24 +29,15 @@ EXPERIMENTS = conf_dir().parent / "experiments"
 LARGE = ("dm_medium", "dm_large", "cnn7", "cifar_resnet110", "resnet18", "resnet50")  # built in the slow tests only
 
 
-def verifiers(found):
-    """One certificate, or several: the first is the one compared with the published figure."""
-    return [found["verifier"]] if isinstance(found["verifier"], str) else found["verifier"]
-
-
-ROW = {"data", "network", "norm", "verifier", "note", "published", "tolerance"}
-PUBLISHED = {"clean", "certified", "acr", "n", "draws", "alpha", "verifier", "seeds", "sd", "source", "provenance"}
-TOLERANCE = {"clean", "certified", "acr", "reason"}
-PROVENANCE = {"repository", "artefact", "leaderboard", "log"}
-NAMES = {"mnist": "MNIST", "cifar10": "CIFAR-10", "imagenet": "ImageNet"}
-NAMES |= {"tiny_imagenet": "TinyImageNet", "image_folder": "TinyImageNet"}
+PUBLISHED = {"paper", "family", "rows"}
+MORE = {"method", "benchmark", "points", "shared"}  # what a file may have besides; `shared` holds its YAML anchors
 # What a preset must state itself, so that no change of a default changes it.
-STATED = {"defaults", "data", "radii", "val_size", "schedule", "optimizer", "checkpoint"}
+STATED = {"data", "radii", "val_size", "schedule", "optimizer", "checkpoint"}
 STATED_BY = {"smoothing": {"sigma", "n0", "n", "alpha"}, "bounds": {"norm", "eps", "train_eps", "method"}}
 
 # Likewise, of every preset, those without a paper too: what the defaults of a training change.
 RECIPE = ("schedule.epochs", "schedule.lr.kind", "optimizer.lr", "data.batch_size")
-RECIPE_OF_BOUNDS = ("schedule.warmup", "schedule.ramp", "method.kappa.end", "method.regulariser")
+RECIPE_OF_BOUNDS = ("schedule.warmup", "schedule.ramp", "method.kappa.end")
 
 
 @cache
@@ -65,116 +56,185 @@ def published(paper):
     return yaml.safe_load((EXPERIMENTS / paper / "published.yaml").read_text(encoding="utf-8"))
 
 
-def row(name):
-    paper, key = name.split("/")
-    return published(paper)["rows"][key]
-
-
 def text(name):
     return (conf_dir() / "experiment" / f"{name}.yaml").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", options("experiment"))
+@cache
+def stated(name):
+    """What a preset and the recipe that it shares with its neighbours say, and the options that they choose."""
+    own = yaml.safe_load(text(name))
+    shared = [entry for entry in own["defaults"] if isinstance(entry, str)]
+    found, chosen = OmegaConf.create({}), {}
+    for node in (*(yaml.safe_load(text(path.removeprefix("/experiment/"))) for path in shared), own):
+        groups = [entry for entry in node.pop("defaults") if entry not in shared]
+        chosen |= {key.removeprefix("override /"): value for entry in groups for key, value in entry.items()}
+        found = OmegaConf.merge(found, node)
+    return OmegaConf.to_container(found), chosen
+
+
+def shares(name):
+    return any(isinstance(entry, str) for entry in yaml.safe_load(text(name))["defaults"])
+
+
+SHARING = [name for name in PRESETS if shares(name)]
+
+
+def slow_unless_first():
+    """Every preset; of those that share a recipe only the first one for each method is not slow: to compose one takes
+    longer than all else that is asked of it."""
+    seen = set()
+    for name in options("experiment"):
+        kind = (name.split("/")[0], stated(name)[1]["method"]) if name in SHARING else name
+        yield pytest.param(name, marks=[pytest.mark.slow] if kind in seen else [])
+        seen.add(kind)
+
+
+ANY = list(slow_unless_first())
+COMPOSED = [one for one in ANY if "/" in one.values[0]]
+
+
+def states(node, key):
+    first, _, rest = key.partition(".")
+    return isinstance(node, dict) and first in node and (not rest or states(node[first], rest))
+
+
+@pytest.mark.parametrize("name", ANY)
 def test_no_change_of_a_default_changes_the_recipe_of_a_preset(name):
-    stated = yaml.safe_load(text(name))
-    needed = RECIPE + (RECIPE_OF_BOUNDS if composed(name)["choices"]["method"] in ("ibp", "crown_ibp") else ())
+    found, method = stated(name)[0], composed(name)["method"]
+    needed = RECIPE + (RECIPE_OF_BOUNDS if "kappa" in method else ())
+    needed += tuple(f"method.{key}" for key in ("regulariser", "share", "alpha", "attack", "split") if key in method)
+    assert [key for key in needed if not states(found, key)] == []
 
-    def states(node, key):
-        first, _, rest = key.partition(".")
-        return isinstance(node, dict) and first in node and (not rest or states(node[first], rest))
 
-    assert [key for key in needed if not states(stated, key)] == []
+def option(group, names):
+    """The keys of a group's options, those of the options that they build on included."""
+    found = {}
+    for name in [names] if isinstance(names, str) else names or []:
+        node = yaml.safe_load((conf_dir() / group / f"{name}.yaml").read_text("utf-8"))
+        found |= option(group, [one for one in node.pop("defaults", []) if isinstance(one, str) and one != "_self_"])
+        found |= node
+    return found
+
+
+def unknown(node, known, path=""):
+    """The keys of a preset that the options which it chooses do not have."""
+    for key, value in node.items():
+        if key not in known:
+            yield f"{path}{key}"
+        elif isinstance(value, dict) and isinstance(known[key], dict):
+            yield from unknown(value, known[key], f"{path}{key}.")
+
+
+@pytest.mark.parametrize("name", SHARING)
+def test_a_preset_sets_nothing_that_its_options_do_not_have(name):
+    found, chosen = stated(name)
+    known = yaml.safe_load((conf_dir() / "train.yaml").read_text("utf-8"))
+    known |= {group: option(group, name) for group, name in {**chosen, "trainer": "default"}.items()}
+    assert list(unknown(found, known)) == []
 
 
 @pytest.mark.parametrize("paper", PAPERS)
 def test_rows_and_presets_are_the_same(paper):
     content = published(paper)
-    assert set(content) == {"paper", "family", "rows"}
+    assert PUBLISHED <= set(content) <= PUBLISHED | MORE
     assert [f"{paper}/{key}" for key in sorted(content["rows"])] == [p for p in PRESETS if p.startswith(f"{paper}/")]
     assert list(read_paper(EXPERIMENTS / paper).rows) == list(content["rows"])
 
 
+@cache
+def read(paper):
+    return read_paper(EXPERIMENTS / paper)
+
+
+def row(name):
+    paper, key = name.split("/")
+    return read(paper).rows[key]
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_row_holds_what_the_table_reads(name):
-    family, found = published(name.split("/")[0])["family"], row(name)
-    assert set(found) == ROW | {{"bounds": "eps", "smoothing": "sigma"}[family]}
-    assert (found["published"] is None) == (found["tolerance"] is None)
-    if found["published"] is None:
-        assert found["note"]
+    found = row(name)
+    figures, tolerance = found.published, found.tolerance
+    if figures is None:
+        assert found.note
+        assert tolerance is None
         return
-    figures, tolerance = found["published"], found["tolerance"]
-    on = {"indices", True}  # which images, figures of others (`on`, which YAML 1.1 reads as True); of all without
-    assert (set(figures) - on, set(tolerance)) == (PUBLISHED, TOLERANCE)
-    assert figures["provenance"] in PROVENANCE
-    assert figures["source"]
-    assert figures["verifier"]
-    assert tolerance["reason"]
-    assert figures["n"] > 0 < figures["seeds"]
-    assert (figures["seeds"] > 1) == bool(figures["sd"])
-    shares = [value for value in (figures["clean"], *figures["certified"].values()) if value is not None]
+    judged = figures.n and figures.provenance != "recalled"
+    assert (tolerance is not None) == bool(judged)  # what is recalled, or of unknown images, is shown and not judged
+    assert figures.source
+    assert figures.verifier
+    assert figures.seeds > 0
+    assert (figures.seeds > 1) == bool(figures.sd)
+    shares = [value for value in (figures.clean, *figures.certified.values()) if value is not None]
     assert shares == sorted(shares, reverse=True)  # the clean one first, then by radius
     assert all(0 < share < 1 for share in shares)
-    for key in ("clean", "certified", "acr"):
-        assert (figures[key] in (None, {})) == (tolerance[key] is None)
-    assert all(0 < tolerance[key] <= 0.12 for key in ("clean", "certified", "acr") if tolerance[key] is not None)
-    smoothed = [figures[key] for key in ("acr", "draws", "alpha")]
-    assert all(smoothed) if family == "smoothing" else smoothed == [None] * 3
+    smoothed = [figures.acr, figures.draws, figures.alpha]
+    assert all(smoothed) if found.family == "smoothing" else smoothed == [None] * 3
+    if judged:
+        assert tolerance.reason
+        for key in ("clean", "certified", "acr"):
+            assert (getattr(figures, key) in (None, {})) == (getattr(tolerance, key) is None)
+        known = [value for value in (tolerance.clean, tolerance.certified, tolerance.acr) if value is not None]
+        assert all(0 < value <= 0.12 for value in known)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", COMPOSED)
 def test_a_row_and_its_preset_say_the_same(name):
     found, config = row(name), composed(name)
-    family = published(name.split("/")[0])["family"]
-    smoothing = family == "smoothing"
-    assert smoothing == (config["choices"]["certifier"] == "smoothing")
-    assert found["data"] == NAMES[config["choices"]["data"]]
-    if images := preprocessing.published(name.split("/")[0], config["choices"]["data"]):
-        shown = preprocessing.stated(config["data"])
-        shown["augment"] = {key: (shown["augment"] or {}).get(key) for key in images["augment"]}
-        assert shown == images, preprocessing.SOURCES[name.split("/")[0]]
-    assert found["norm"] == ("l2" if smoothing else config["norm"])
-    assert set(verifiers(found)) <= set(config["certifier"])
+    smoothing, choices = found.family == "smoothing", config["choices"]
+    assert smoothing == (choices["certifier"] == "smoothing")
+    assert set(found.verifiers) <= set(config["certifier"])
+    assert letters(found.data) == letters(config["data"].get("name") or choices["data"])
+    assert found.norm == ("l2" if smoothing else config["norm"])
     if smoothing:
-        assert found["sigma"] == config["sigma"]
+        assert found.sigma == config["sigma"]
         assert f"_sigma{config['sigma']}" in name
     else:
-        assert found["eps"] == radius_text(parse_radius(config["eps"]))
-        assert name.endswith(f"_eps{found['eps'].replace('/', '_')}")
-    if found["published"]:
-        certified = found["published"]["certified"]
-        assert [radius_text(parse_radius(radius)) for radius in certified] == list(certified)
-        assert {parse_radius(radius) for radius in certified} <= set(parse_radii(config["radii"]))
+        assert letters(found.method) == letters(choices["method"])
+        assert found.eps == radius_text(parse_radius(config["eps"]))
+        assert name.endswith(f"_eps{found.eps.replace('/', '_')}")
+    if found.published:
+        radii = {parse_radius(radius) for radius in found.published.certified}
+        assert radii <= set(parse_radii(config["radii"]))
         if smoothing:
-            assert found["published"]["draws"] == config["n"]
+            assert found.published.draws == config["n"]
 
 
-@pytest.mark.parametrize("name", PRESETS)
+def letters(name):
+    """Of a data set or a method, however it is written."""
+    return Cell.of(name, "", "").data
+
+
+@pytest.mark.parametrize("name", COMPOSED)
 def test_a_preset_states_its_whole_recipe(name):
     paper, key = name.split("/")
     head = [line for line in text(name).splitlines() if line.startswith("#")]
     assert head[0] == "# @package _global_"
     assert re.search(r"\(20\d\d\)", head[1]), "the paper's authors and year come first"
     assert head[-1] == f"# Target: experiments/{paper}/published.yaml, row {key}."
-    stated, family = yaml.safe_load(text(name)), published(paper)["family"]
-    assert set(stated) >= STATED | STATED_BY[family]
-    assert {next(iter(entry)) for entry in stated["defaults"]} == {
-        f"override /{group}" for group in ("data", "model", "method", "optimizer")
-    }
-    assert set(stated["data"]) >= {"batch_size", "augment"}
-    assert {"epochs", "lr"} | ({"warmup", "ramp", "shape"} if family == "bounds" else set()) <= set(stated["schedule"])
+    found, chosen = stated(name)
+    family = row(name).family
+    assert set(found) >= STATED | STATED_BY[family]
+    assert set(chosen) - {"certifier", "callbacks"} == {"data", "model", "method", "optimizer"}
+    assert set(found["data"]) >= {"batch_size", "augment"}
+    assert {"epochs", "lr"} | ({"warmup", "ramp", "shape"} if family == "bounds" else set()) <= set(found["schedule"])
     if family == "bounds":
-        assert {"kappa", "l1", "init", "regulariser"} <= set(stated["method"])
-    assert (stated["val_size"], stated["checkpoint"]) == (0, {"use": "last"})
+        assert {"kappa", "l1", "init"} <= set(found["method"])
+        for part in ("attack", "latent_attack"):
+            assert set(composed(name)["method"].get(part, ())) <= {*found["method"].get(part, ()), "_target_"}
+    assert (found["val_size"], found["checkpoint"]) == (0, {"use": "last"})
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", COMPOSED)
 def test_a_preset_s_schedule_fits_its_epochs(name):
     config = composed(name)
     check(config)
     schedule = config["schedule"]
     assert config["epochs"] == schedule["epochs"]
     lr = schedule["lr"]
-    drops = lr["milestones"] if lr["kind"] == "milestones" else []
+    first = schedule["warmup"] + schedule["ramp"] if lr["kind"] == "milestones_after_ramp" else 0
+    drops = [drop + first for drop in lr["milestones"]] if lr["kind"].startswith("milestones") else []
     assert all(0 < drop < config["epochs"] for drop in drops)
     method = build.build_method(config, steps_per_epoch=300)
     if "kappa" in config["method"]:
@@ -189,8 +249,8 @@ def test_a_preset_s_schedule_fits_its_epochs(name):
 def test_the_exact_radii_of_the_papers_decimals():
     """2.2/255 and 8.8/255 are no fractions of whole numbers as they stand; 1.1 times eps is."""
     for name in PRESETS:
-        config = composed(name)
         if name.startswith(("zhang2020/cifar10", "xu2020/cifar10", "gowal2018/cifar10")):
+            config = composed(name)
             assert parse_radius(config["train_eps"]) * 10 == parse_radius(config["eps"]) * 11
 
 
@@ -205,9 +265,9 @@ def built(name):
     data = instantiate(config["data"], "data", certify_examples=config["validation"]["examples"])
     network = build.build_network(config["model"], InputContract.of(data), config["seed"])
     method = build.build_method(config, steps_per_epoch=10)
-    build.build_optimizer(config)([nn.Parameter(torch.zeros(1))])
     if method.needs_engine:
-        assert set(verifiers(row(name))) <= set(build.build_engine(config)(network).methods)
+        assert {"ibp", "crown_ibp"} <= set(build.build_engine(config)(network).methods)
+    build.build_optimizer(config)([nn.Parameter(torch.zeros(1))])
     certifiers = build.build_certifiers(config)
     assert all(certifier.radii == parse_radii(config["radii"]) for certifier in certifiers.values())
     return network
@@ -215,7 +275,7 @@ def built(name):
 
 def stated_parameters(name):
     """`52k parameters` in the row, as the range of numbers that are rounded so; None when it states none."""
-    match = re.search(r"\(([\d.]+)([kM]) parameters\)", row(name)["network"])
+    match = re.search(r"\(([\d.]+)([kM]) parameters\)", row(name).network)
     if match is None:
         return None
     unit = {"k": 1e3, "M": 1e6}[match[2]]
@@ -224,7 +284,7 @@ def stated_parameters(name):
 
 
 def is_large(name):
-    return composed(name)["choices"]["model"] in LARGE
+    return stated(name)[1]["model"] in LARGE
 
 
 @pytest.mark.parametrize(
@@ -235,7 +295,7 @@ def test_what_a_preset_names_can_be_built(name):
     assert stated is None or stated[0] <= parameters <= stated[1]
 
 
-@pytest.mark.parametrize("name", [None, *options("experiment"), *(f"method={name}" for name in options("method"))])
+@pytest.mark.parametrize("name", [None, *ANY, *(f"method={name}" for name in options("method"))])
 def test_no_radius_of_ours_is_out_of_reach_of_its_draws(name):
     """Of every preset, and of every method by itself: what a run would warn about is not what we ship."""
     found = composed(name) if name and "=" not in name else composed(None, *filter(None, [name]))

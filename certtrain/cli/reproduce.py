@@ -15,13 +15,12 @@ from typing import Any
 from certtrain.cli import certify, train
 from certtrain.cli.compose import INTERRUPTED, call_hydra, given_values
 from certtrain.cli.launch import run_hydra
-from certtrain.cli.table import Parser, every_paper
+from certtrain.cli.table import Parser, every_paper, experiments_dir
 from certtrain.config.instantiate import plain
-from certtrain.config.overrides import options, quoted
+from certtrain.config.overrides import names_below, options, quoted
 from certtrain.errors import UserError, command_line, nearest
 from certtrain.reporting.published import FILE, Paper, Row, read_paper
 from certtrain.runs.directory import RunDirectory
-from certtrain.system.files import conf_dir
 
 # What the certify stage alone is given: a trained run may be certified again with other draws or images.
 CERTIFY_ONLY = ("indices", "n", "n0", "alpha", "certifier", "trust")
@@ -81,8 +80,7 @@ class Places:
     @property
     def experiments(self) -> list[str]:
         """What `experiment=` takes."""
-        root = Path(self.config_dir or "") / "experiment"
-        own = [str(path.relative_to(root).with_suffix("")) for path in root.rglob("*.yaml")] if self.config_dir else []
+        own = names_below(Path(self.config_dir) / "experiment") if self.config_dir else []
         return sorted({*own, *options("experiment")})
 
     @property
@@ -138,12 +136,6 @@ def find_row(name: str, places: Places = OURS) -> tuple[Paper, Row]:
         where=" and ".join(str(folder) for folder in (places.papers, experiments_dir()) if folder),
         fix=f"{command_line('certtrain', 'train', f'experiment={name}')}, then certtrain certify",
     )
-
-
-def experiments_dir() -> Path:
-    """The folder of papers: of the working directory, or of the checkout that the package lies in."""
-    here = Path("experiments")
-    return here if any(here.glob(f"*/{FILE}")) else conf_dir().parent / "experiments"
 
 
 def _seeds(overrides: Sequence[str]) -> tuple[list[int | None], list[str]]:

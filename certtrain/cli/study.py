@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from certtrain.certificates.summary import GUESSING
 from certtrain.cli.compose import INTERRUPTED
 from certtrain.cli.one_run import resolve, run_one
 from certtrain.cli.study_request import StudyRequest
+from certtrain.config.kinds import fixed_norm, of_nodes
 from certtrain.config.overrides import quoted
 from certtrain.errors import DiskFull, UserError, command_line
 from certtrain.reporting import terminal
@@ -21,6 +23,9 @@ from certtrain.system.files import write_json_atomic
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from certtrain.reporting.cells import Figure
+    from certtrain.reporting.studies import CertifiedTrial
 
 
 def run_study(config: Any, hydra: Any) -> int:
@@ -117,7 +122,9 @@ class _Study:
         values = tuple(metric.of(entry) for metric in self.metrics)
         if None in values:
             return Outcome("failed", message=f"its validation has no {self.metrics[values.index(None)].name}")
-        return Outcome("complete", values, guessing=entry.get(GUESSING))
+        floors = [(metric.of(entry), least) for metric, least in self.request.floors]
+        shortfalls = tuple(least - (value or 0.0) for value, least in floors)
+        return Outcome("complete", values, guessing=entry.get(GUESSING), shortfalls=shortfalls)
 
     @staticmethod
     def _compose(overrides: list[str]) -> tuple[dict[str, Any], list[str]]:
@@ -149,11 +156,12 @@ class _Study:
         for trial, row in zip(trials, rows):
             trial |= {"settings": row.settings, "message": row.message}
             trial |= {"guessing": row.guessing} if row.guessing else {}
+            trial |= {} if row.allowed else {"shortfalls": row.shortfalls}
         write_json_atomic(self.folder / "trials.json", {"objectives": objectives, "trials": trials})
 
     def conclude(self) -> int:
         """The table, the front, and what to do with the chosen run."""
-        from certtrain.reporting.studies import pareto_plot, study_table
+        from certtrain.reporting.studies import study_table
 
         rows = self.study.rows()
         complete = [row for row in rows if row.state == "complete"]
@@ -163,13 +171,7 @@ class _Study:
         self.console.print()
         self.console.print(study_table(rows, self.metrics, n))
         if len(self.metrics) == 2:
-            figure = pareto_plot(rows, self.metrics, n, self.folder / "pareto.png")
-            print_line(self.console, f"figure: {figure}")
-            print_line(
-                self.console,
-                "next, for the one you choose, once: " + command_line("certtrain", "certify", f"run={self.folder}/..."),
-            )
-            return 0
+            return self._conclude_front(rows, n)
         chosen = min(complete, key=lambda row: row.order)
         if chosen.guessing:
             print_line(self.console, f"no trial is better than a guess; of trial {chosen.number}: {chosen.guessing}")
@@ -178,22 +180,74 @@ class _Study:
         words = ["certtrain", "train", *self._fixed(chosen.settings), *tried, "certify_test=false"]
         print_line(self.console, f"  {command_line(*words)}")
         if self.sweep["certify"]:
-            return self._certify(chosen, rows)
+            return self._certify([chosen], rows)
         words = ["certtrain", "certify", f"run={self.path(chosen.number)}"]
         print_line(self.console, "next, once: " + command_line(*words))
         return 0
 
-    def _certify(self, chosen: Row, rows: list[Row]) -> int:
+    def _conclude_front(self, rows: list[Row], n: int) -> int:
+        """The front's figure, and with `sweep.certify` what it reaches on the test set beside it."""
+        from certtrain.reporting.pareto_figure import pareto_plot
+        from certtrain.reporting.studies import front_of, tested_table
+
+        complete = [row for row in rows if row.state == "complete"]
+        front = [complete[i] for i in front_of(complete)]
+        tested = []
+        if self.sweep["certify"]:
+            if status := self._certify(front, rows):
+                return status
+            tested = [self._tested(row) for row in front]
+            self.console.print(tested_table(tested, self.metrics))
+            write_json_atomic(self.folder / "front.json", [asdict(row) for row in tested])
+        figure = pareto_plot(rows, self.metrics, n, self.folder / "pareto.png", self._published(), tested)
+        print_line(self.console, f"figure: {figure}")
+        if not tested:
+            command = command_line("certtrain", "certify", f"run={self.folder}/...")
+            print_line(
+                self.console, f"next, the whole front: sweep.certify=true; or the one you choose, once: {command}"
+            )
+        return 0
+
+    def _tested(self, row: Row) -> CertifiedTrial:
+        """A trial on the test set: of its certificates the one that proves most at the metric."""
+        from certtrain.reporting.entries import label
+        from certtrain.reporting.studies import CertifiedTrial
+
+        entries = (RunDirectory(self.path(row.number)).read_result() or {})["test"].values()
+        certified = self.metrics[-1]
+        best = max(entries, key=lambda entry: certified.of(entry) or 0.0)
+        values = tuple(metric.of(best) or 0.0 for metric in self.metrics)
+        return CertifiedTrial(row.number, row.values, values, label(best), best["n"])
+
+    def _published(self) -> list[Figure]:
+        """What is published for the data set, threat model and radius of the study, where there are papers."""
+        from certtrain.cli.table import every_paper, experiments_dir
+        from certtrain.reporting.cells import Cell, figures_of
+        from certtrain.reporting.published import FILE, read_paper
+
+        config, radius = self.request.resolved, self.metrics[-1].radius
+        if radius is None or fixed_norm(of_nodes(config["certifier"])) or not any(experiments_dir().glob(f"*/{FILE}")):
+            return []
+        data = config["data"].get("name") or config["choices"]["data"]
+        return figures_of(map(read_paper, every_paper(experiments_dir()))).get(
+            Cell.of(data, config["norm"], radius), []
+        )
+
+    def _certify(self, chosen: list[Row], rows: list[Row]) -> int:
+        """Certify chosen trials on the test set, each once. Returns the first exit status that is not 0."""
+        numbers = [row.number for row in chosen]
         for row in rows:
             result = RunDirectory(self.path(row.number)).read_result() or {}
-            if row.number != chosen.number and result.get("test"):
+            if row.number not in numbers and result.get("test"):
+                now = ", ".join(map(str, numbers))
                 raise UserError(
-                    f"trial {row.number} of this study was certified on the test set before, now trial {chosen.number} "
+                    f"trial {row.number} of this study was certified on the test set before, now trial {now} "
                     "would be: a choice that has seen the test set is none",
                     where="sweep.certify",
                     fix="sweep.certify=false, and report the first one; or another study with more trials",
                 )
-        return run_one(*self._compose(self.overrides(chosen.number, chosen.settings, certify=True)))
+        statuses = (run_one(*self._compose(self.overrides(r.number, r.settings, certify=True))) for r in chosen)
+        return next((status for status in statuses if status), 0)
 
 
 def _override(key: str, value: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,7 @@ class StudyRequest:
         sweep: the keys of the group `sweep`.
         space: what is searched.
         metrics: what is maximised: one, or clean accuracy and one for a front.
+        floors: metrics with the least value that a trial may have and be chosen.
         folder: of the study, in which its runs lie.
     """
 
@@ -45,6 +47,7 @@ class StudyRequest:
     sweep: dict[str, Any]
     space: list[Parameter]
     metrics: tuple[Metric, ...]
+    floors: tuple[tuple[Metric, float], ...]
     folder: Path
 
     @classmethod
@@ -61,8 +64,10 @@ class StudyRequest:
         sweep = plain(config["sweep"])
         resolved, overrides = _base(config, hydra)
         space, metrics = _space(sweep, resolved, hydra), _metrics(sweep, resolved)
+        floors = _floors(sweep, metrics[-1])
         _refuse(config, hydra, sweep, resolved)
-        return cls(resolved, overrides, sweep, space, metrics, Path(resolved["runs_dir"]) / str(resolved["name"]))
+        folder = Path(resolved["runs_dir"]) / str(resolved["name"])
+        return cls(resolved, overrides, sweep, space, metrics, floors, folder)
 
     def settings(self) -> Settings:
         """How it is searched, in the database that is asked for or one in the folder."""
@@ -70,7 +75,8 @@ class StudyRequest:
         keys = ("n_trials", "sampler", "startup", "pruner", "pruner_startup", "max_failed")
         given = {key: self.sweep[key] for key in keys}
         names = tuple(metric.name for metric in self.metrics)
-        return Settings(self.folder.name, storage, names, seed=self.resolved["seed"], **given)
+        given |= {"seed": self.resolved["seed"], "constrained": bool(self.floors)}
+        return Settings(self.folder.name, storage, names, **given)
 
     def claim(self) -> None:
         """Make the study's directory, or see that it is this study's.
@@ -142,6 +148,20 @@ def _metrics(sweep: Mapping[str, Any], resolved: dict[str, Any]) -> tuple[Metric
     return (Metric(CLEAN, symbol), certified) if sweep["pareto"] else (certified,)
 
 
+def _floors(sweep: Mapping[str, Any], metric: Metric) -> tuple[tuple[Metric, float], ...]:
+    """The metrics that have a floor: clean accuracy, and what is certified."""
+    found = []
+    for key, floored in (("clean", Metric(CLEAN, metric.symbol)), ("certified", metric)):
+        if (least := (sweep["floors"] or {}).get(key)) is None:
+            continue
+        most, kind = (1, "accuracy in [0, 1)") if floored.is_share else (math.inf, "radius >= 0")
+        if isinstance(least, bool) or not isinstance(least, (int, float)) or not 0 <= least < most:
+            where = f"sweep.floors.{key}"
+            raise UserError(f"{where} = {least!r} is not a validation {kind}", where=where, fix=f"{where}=0.5")
+        found.append((floored, float(least)))
+    return tuple(found)
+
+
 def _refuse(config: Any, hydra: Any, sweep: Mapping[str, Any], resolved: Mapping[str, Any]) -> None:
     """What does not go with a study."""
     multirun = hydra.mode is not None and hydra.mode.name == "MULTIRUN"
@@ -168,10 +188,6 @@ def _refuse(config: Any, hydra: Any, sweep: Mapping[str, Any], resolved: Mapping
     if not resolved["val_size"]:
         raise UserError(
             "there is nothing to choose by without validation examples", where="val_size", fix="val_size=0.2"
-        )
-    if sweep["certify"] and sweep["pareto"]:
-        raise UserError(
-            "a front has no best run to certify", where="sweep.certify", fix="choose, then certtrain certify run=..."
         )
 
 

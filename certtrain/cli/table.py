@@ -14,7 +14,7 @@ from certtrain.reporting.collected import Collection, collect
 from certtrain.reporting.comparison import NOT_RUN, Line, compare
 from certtrain.reporting.published import FILE, Paper, read_paper
 from certtrain.system import escape
-from certtrain.system.files import write_text_atomic
+from certtrain.system.files import conf_dir, write_text_atomic
 
 FORMATS = ("rich", "markdown", "latex", "csv", "brief", "front")
 SKIPPED = 1  # exit status when a result could not be used
@@ -36,6 +36,7 @@ def parser() -> Parser:
     made.add_argument("folders", nargs="*", help="experiments/PAPER; all of experiments/ when none is named")
     made.add_argument("--papers", metavar="DIR", help="the folder of all papers, yours in place of experiments/")
     made.add_argument("--format", choices=FORMATS, default="rich")
+    made.add_argument("--methods", action="store_true", help="of each data set and radius all methods, side by side")
     made.add_argument("--ran", action="store_true", help="leave out the rows that were not run")
     made.add_argument("--every-certifier", action="store_true", help="also certificates that a row does not name")
     made.add_argument("--row", action="append", default=[], help="only this row; may be given again")
@@ -53,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.write or options.check:
         return renew([Path(name) for name in options.write or options.check], check=bool(options.check))
     tables, collection = build(options)
-    text = render(tables, options.format)
+    text = render(tables, options)
     if options.output:
         print(write_table(Path(options.output), text if isinstance(text, str) else plain_text(text)))
     elif isinstance(text, str):
@@ -101,12 +102,27 @@ def every_paper(root: Path = Path("experiments")) -> list[Path]:
     return found
 
 
-def render(tables: Tables, form: str) -> Any:
-    """A rich renderable, or text."""
-    from certtrain.reporting import paper_tables
+def experiments_dir() -> Path:
+    """The folder of papers: of the working directory, or of the checkout that the package lies in."""
+    here = Path("experiments")
+    return here if any(here.glob(f"*/{FILE}")) else conf_dir().parent / "experiments"
+
+
+def render(tables: Tables, options: argparse.Namespace) -> Any:
+    """A rich renderable, or text.
+
+    Raises:
+        UserError: a format that methods side by side do not have.
+    """
+    from certtrain.reporting import paper_tables, side_by_side
     from certtrain.reporting.brief import brief
     from certtrain.reporting.front import front
 
+    form = options.format
+    if options.methods:
+        if form not in ("rich", "markdown"):
+            raise UserError(f"--methods has no format {form}", where="--format", fix="--format rich or markdown")
+        return (side_by_side.markdown_comparisons if form == "markdown" else side_by_side.rich_comparisons)(tables)
     make = {"markdown": paper_tables.markdown, "latex": paper_tables.latex, "csv": paper_tables.csv_text}
     return (make | {"brief": brief, "front": front}).get(form, paper_tables.rich_tables)(tables)
 
@@ -186,7 +202,7 @@ def renew(files: Sequence[Path], *, check: bool) -> int:
             options = parser().parse_args(["--format", "markdown", *shlex.split(match["arguments"]), "--committed"])
             tables, collection = build(options)
             status = max(status, report(collection))
-            return f"{match[1]}{render(tables, options.format)}{END}"
+            return f"{match[1]}{render(tables, options)}{END}"
 
         new = BLOCK.sub(fill, text)
         if check and new != text:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from certtrain.system.files import conf_dir
@@ -15,8 +16,13 @@ GROUPS += ("experiment", "sweep")
 
 def options(group: str) -> list[str]:
     """The names that a group offers, without extension; experiments as `paper/row`."""
-    root = conf_dir() / group
-    return sorted(str(path.relative_to(root).with_suffix("")) for path in root.rglob("*.yaml"))
+    return names_below(conf_dir() / group)
+
+
+def names_below(folder: Path) -> list[str]:
+    """The same of a folder. What begins with an underscore is shared by its neighbours, and not an option itself."""
+    found = (path for path in folder.rglob("*.yaml") if not path.name.startswith("_"))
+    return sorted(str(path.relative_to(folder).with_suffix("")) for path in found)
 
 
 def quoted(key: str, value: object) -> str:

@@ -197,7 +197,7 @@ def _judge(
 ) -> tuple[float | None, str]:
     if target is None or figures is None:
         return None, NO_TARGET
-    if figures.provenance == "recalled":
+    if figures.is_recalled(name):
         return None, RECALLED
     kind = {"ACR": "acr"}.get(name, name.partition("@")[0])
     tolerance = figures.tolerance or row.tolerance

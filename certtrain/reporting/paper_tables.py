@@ -46,7 +46,7 @@ def cells(line: Line) -> dict[str, str]:
     quantity = line.quantity
     if not quantity.startswith("PGD") and quantity not in ("clean", "ACR"):
         quantity += f" {line.verifier}" if line.row.family == "bounds" else ""
-    recalled = " [recalled]" if line.figures and line.figures.provenance == "recalled" else ""
+    recalled = " [recalled]" if line.figures and line.figures.is_recalled(line.quantity) else ""
     return {
         "row": line.row.name,
         "quantity": quantity,

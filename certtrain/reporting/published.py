@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import yaml
 
@@ -16,10 +17,13 @@ from certtrain.errors import UserError, nearest
 from certtrain.radii import parse_radius, radius_text
 
 Family = Literal["bounds", "smoothing"]
+Tuned = Literal["test", "validation"]
 # Where a figure was read. `recalled` ones may stand in a file, marked; no verdict is given against them.
 PROVENANCE = ("repository", "artefact", "leaderboard", "log", "paper", "recalled")
 FILE = "published.yaml"
 SHARED = ("source", "provenance", "draws", "alpha", "verifier", "seeds")  # by the figures of a row on other images
+SAMPLING_ERROR = "sampling_error"
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,12 @@ class Published:
     draws: int | None = None
     alpha: float | None = None
     verifier: str = ""
+    time_limit: float | None = None
+    """Of the verifier, seconds an image."""
+    tuned: Tuned | None = None
+    """Which images the recipe was chosen by; None where that is not known."""
+    recalled: tuple[str, ...] = ()
+    """`clean` or `certified`, where the other one was read and this one was not."""
     seeds: int | None = None
     sd: Mapping[str, Any] | None = None
     """Deviation over seeds where it is known: `clean`, `certified` by radius, `acr`."""
@@ -61,6 +71,15 @@ class Published:
     def images(self) -> str | None:
         """The hash of the positions of the images, as a card's `indices_sha256`; None where n is not known."""
         return None if self.n is None else indices_sha256(_positions(self.indices, self.n))
+
+    def is_recalled(self, quantity: str) -> bool:
+        """Whether a quantity (`clean`, `certified@0.1`, `ACR`) is from memory: shown, marked and never judged."""
+        return self.provenance == "recalled" or quantity.partition("@")[0] in self.recalled
+
+    @property
+    def how(self) -> str:
+        """The verifier and its time limit: `OVAL-BaB 1800 s`."""
+        return self.verifier + (f" {self.time_limit:g} s" if self.time_limit else "")
 
     def of(self, images: str) -> Published | None:
         """The figures on exactly these images, and none otherwise: those of others do not compare.
@@ -85,6 +104,8 @@ class Row:
     """With sizes of features `linf scaled by NAME`: their results, and no others, stand in such a row."""
     verifiers: tuple[str, ...]
     """Our certificates that are shown; the first is the one compared with the published figure."""
+    method: str = ""
+    """As the field writes it: `MTL-IBP`."""
     eps: str | None = None
     sigma: float | None = None
     note: str | None = None
@@ -95,12 +116,26 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Point:
+    """Figures of a method without a recipe here."""
+
+    data: str
+    norm: str
+    eps: str
+    method: str
+    published: Published
+
+
+@dataclass(frozen=True)
 class Paper:
     """A paper's rows, in the order of its file."""
 
     folder: Path
     title: str
     rows: Mapping[str, Row]
+    benchmark: str | None = None
+    """The short name of a paper that measures other papers' methods: a column of its own beside theirs."""
+    points: tuple[Point, ...] = ()
 
     @property
     def name(self) -> str:
@@ -125,23 +160,42 @@ def read_paper(folder: str | Path) -> Paper:
     if not isinstance(content, dict) or not isinstance(content.get("rows"), dict):
         raise UserError(f"{path} holds no rows", where=str(path), fix="paper:, family: and rows: as in its neighbours")
     name = Path(folder).resolve().name
-    family = content.get("family", "bounds")
-    rows = {}
-    for key, node in content["rows"].items():
+    default = {key: content[key] for key in ("family", "method") if key in content}
+    rows = _each("row", content["rows"].items(), path, lambda key, node: _row(name, key, {**default, **node}))
+    points = _each("point", enumerate(content.get("points") or (), 1), path, lambda _, node: _point(node))
+    return Paper(Path(folder), str(content.get("paper", name)), rows, content.get("benchmark"), tuple(points.values()))
+
+
+def _each(
+    kind: str, nodes: Iterable[tuple[Any, Any]], path: Path, make: Callable[[str, dict[str, Any]], Made]
+) -> dict[str, Made]:
+    """Parts of a file by name; what one lacks as a message that names it."""
+    found = {}
+    for key, node in nodes:
         try:
-            rows[str(key)] = _row(name, str(key), family, dict(node))
+            found[str(key)] = make(str(key), dict(node))
         except (KeyError, TypeError, ValueError) as error:
             what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
-            raise UserError(f"row {key} of {path}: {what}", where=str(path), fix="mend the row") from error
-    return Paper(Path(folder), str(content.get("paper", name)), rows)
+            raise UserError(f"{kind} {key} of {path}: {what}", where=str(path), fix=f"mend the {kind}") from error
+    return found
 
 
-def _row(paper: str, name: str, family: str, node: dict[str, Any]) -> Row:
-    family = node.pop("family", family)
+def _point(node: dict[str, Any]) -> Point:
+    eps, published = radius_text(parse_radius(node.pop("eps"))), _published(dict(node.pop("published")))
+    return Point(eps=eps, published=published, **node)
+
+
+def _row(paper: str, name: str, node: dict[str, Any]) -> Row:
+    family = node.pop("family", "bounds")
     if family not in get_args(Family):
         raise ValueError(f"family {family!r} is none of {', '.join(get_args(Family))}")
     verifiers = node.pop("verifier")
-    published, tolerance = node.pop("published", None), node.pop("tolerance", None)
+    found, tolerance = node.pop("published", None), node.pop("tolerance", None)
+    published = _published(dict(found)) if found else None
+    if tolerance == SAMPLING_ERROR:
+        tolerance = sampling_error(published)
+    elif tolerance:
+        tolerance = Tolerance(**tolerance)
     eps = node.pop("eps", None)
     return Row(
         paper=paper,
@@ -149,8 +203,8 @@ def _row(paper: str, name: str, family: str, node: dict[str, Any]) -> Row:
         family=family,
         verifiers=(verifiers,) if isinstance(verifiers, str) else tuple(verifiers),
         eps=None if eps is None else radius_text(parse_radius(eps)),
-        published=_published(dict(published)) if published else None,
-        tolerance=Tolerance(**tolerance) if tolerance else None,
+        published=published,
+        tolerance=tolerance or None,
         experiment=node.pop("experiment", f"{paper}/{name}"),
         **node,
     )
@@ -175,8 +229,31 @@ def _figures(node: dict[str, Any]) -> Published:
         _positions(node.get("indices", "all"), node["n"])
     elif "indices" in node:
         raise ValueError(f"figures on {node['indices']} need n, the number of these images")
+    if node.get("tuned") not in (None, *get_args(Tuned)):
+        raise ValueError(f"tuned {node['tuned']!r} is none of {', '.join(get_args(Tuned))}")
     tolerance = node.get("tolerance")
-    return Published(**{**node, "certified": certified, "tolerance": Tolerance(**tolerance) if tolerance else None})
+    made = {"certified": certified, "tolerance": Tolerance(**tolerance) if tolerance else None}
+    return Published(**{**node, **made, "recalled": tuple(node.get("recalled") or ())})
+
+
+def sampling_error(published: Published | None) -> Tolerance:
+    """Twice `sqrt(p (1 - p) / n)`, of certified accuracy the largest over the radii: `tolerance: sampling_error`.
+
+    Raises:
+        ValueError: nothing is published, or of how many images is not known.
+    """
+    if published is None or not published.n:
+        raise ValueError(f"tolerance: {SAMPLING_ERROR} needs published figures with n")
+    n = published.n
+
+    def error(share: float) -> float:
+        return 2 * math.sqrt(share * (1 - share) / n)
+
+    return Tolerance(
+        f"twice the sampling error sqrt(p (1 - p) / n) of {n:,} test images; the deviation over seeds is not known",
+        clean=None if published.clean is None else error(published.clean),
+        certified=max(map(error, published.certified.values()), default=None),
+    )
 
 
 def _positions(rule: str, n: int) -> range:

@@ -1,22 +1,20 @@
-"""A study as a table, and its Pareto front as a figure."""
+"""A study as a table; its front on validation and on test."""
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from certtrain.reporting.palette import BLUE, GREY
-from certtrain.reporting.plots import save_figure
 from certtrain.reporting.sweeps import GUESS_LINE, MARK, ROOM, number, setting_cells
 from certtrain.sweeps.metric import Metric
 from certtrain.sweeps.pareto import pareto_front
 from certtrain.sweeps.study import Row
-from certtrain.system import escape
 
 MOST_ROWS = 15
 
@@ -50,6 +48,12 @@ def study_table(rows: Sequence[Row], metrics: Sequence[Metric], n: int) -> Group
         table.add_row(f"{row.number}{MARK if row.guessing else ''}", *values, *cells)
     parts: list[RenderableType] = [Text(title, style="bold"), table]
     parts += [Text(GUESS_LINE, style="bold red")] if any(row.guessing for row in shown) else []
+    below = sum(not row.allowed for row in complete)
+    parts += (
+        [Text(f"{below} of them miss a floor" + (", all that there are" if below == len(complete) else ""))]
+        if below
+        else []
+    )
     counts = {state: sum(row.state == state for row in rows) for state in ("pruned", "failed", "running")}
     if told := ", ".join(f"{count} {state}" for state, count in counts.items() if count):
         parts.append(Text(f"besides: {told}; every trial stands in trials.json"))
@@ -59,70 +63,56 @@ def study_table(rows: Sequence[Row], metrics: Sequence[Metric], n: int) -> Group
 
 
 def front_of(rows: Sequence[Row]) -> list[int]:
-    """The positions of the Pareto front of complete trials, those left out that are no better than a guess (unless all
-    are)."""
-    kept = [i for i, row in enumerate(rows) if not row.guessing] or list(range(len(rows)))
+    """The positions of the Pareto front of complete trials, those left out that are no better than a guess or miss a
+    floor (unless all do)."""
+    better = [i for i, row in enumerate(rows) if not row.guessing] or list(range(len(rows)))
+    kept = [i for i in better if rows[i].allowed] or better
     return [kept[i] for i in pareto_front([rows[i].values for i in kept])]
 
 
-def view(points: Sequence[Sequence[float]], front: Sequence[int]) -> tuple[list[float], list[float]]:
-    """The lower and the upper limit of each axis: the front and the better three quarters of the trials.
+@dataclass(frozen=True)
+class CertifiedTrial:
+    """What a trial of the front reaches on the test set: a value for each metric, and by which certificate.
 
-    Trials that came to nothing would otherwise crowd the front into a corner.
+    Attributes:
+        number: of the trial.
+        validation, test: values in the order of the metrics.
+        by: the certifier that proves most at the metric.
+        n: test examples.
     """
-    low, high = [], []
-    for values in zip(*points):
-        least = min([values[i] for i in front] + [sorted(values)[len(values) // 4]])
-        pad = 0.08 * ((max(values) - least) or 1.0)
-        low.append(least - pad)
-        high.append(max(values) + pad)
-    return low, high
+
+    number: int
+    validation: tuple[float, ...]
+    test: tuple[float, ...]
+    by: str
+    n: int
 
 
-def pareto_plot(rows: Sequence[Row], metrics: Sequence[Metric], n: int, path: str | Path) -> Path:
-    """Draw every complete trial by its two validation metrics, the front joined by the steps it dominates.
+def tested_table(tested: Sequence[CertifiedTrial], metrics: Sequence[Metric]) -> Group:
+    """The front on validation, by which it was chosen, beside the test set, which it never saw before."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("trial", justify="right", no_wrap=True)
+    for metric in metrics:
+        for heading in ("validation", "test", "gap"):
+            text = (
+                f"{metric.text}\n{heading}".replace("certified at ", "certified\n")
+                if heading == "validation"
+                else heading
+            )
+            table.add_column(text, justify="right", vertical="bottom")
+    table.add_column("certified by", overflow="fold", vertical="bottom")
+    gaps: list[list[float]] = [[] for _ in metrics]
+    for row in tested:
+        cells = []
+        for metric, chosen, value, known in zip(metrics, row.validation, row.test, gaps):
+            known.append(value - chosen)
+            cells += [number(chosen, metric.is_share), number(value, metric.is_share), _signed(value - chosen, metric)]
+        table.add_row(str(row.number), *cells, row.by)
+    means = ", ".join(f"{m.text} {_signed(statistics.fmean(known), m)}" for m, known in zip(metrics, gaps))
+    title = f"the front of {len(tested)}, chosen on validation and certified once on test (n = {tested[0].n:,})"
+    mean = f"test minus validation, mean: {means}; what choosing on the test set would have hidden"
+    return Group(Text(title, style="bold"), table, Text(mean), Text())
 
-    Args:
-        rows: every trial.
-        metrics: of the horizontal and the vertical axis.
-        n: validation examples.
-        path: the PNG to write.
 
-    Raises:
-        ValueError: no trial is complete.
-        UserError: the file cannot be written.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    complete = [row for row in rows if row.state == "complete"]
-    if not complete:
-        raise ValueError("no trial is complete")
-    scale = [100.0 if metric.is_share else 1.0 for metric in metrics]
-    points = [[value * factor for value, factor in zip(row.values, scale)] for row in complete]
-    front = front_of(complete)
-    figure = Figure(figsize=(5.6, 3.9), dpi=200, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    others = [point for i, point in enumerate(points) if i not in front]
-    if others:
-        axes.plot(*zip(*others), linestyle="", marker="o", color=GREY, alpha=0.5, markersize=5, label="dominated")
-    x, y = ([points[i][k] for i in front] for k in (0, 1))
-    # The horizontal coordinate falls along the front: each point's step reaches down to the next one's height.
-    axes.step(x, y, where="post", color=BLUE, linewidth=1.4, alpha=0.7)
-    axes.plot(x, y, linestyle="", marker="o", color=BLUE, markersize=7, label="Pareto front")
-    for i in front:
-        text = str(complete[i].number)
-        axes.annotate(text, points[i], xytext=(5, 5), textcoords="offset points", fontsize=7.5, color=BLUE)
-    axes.set_xlabel(f"validation: {escape.figure(metrics[0].text)}")
-    axes.set_ylabel(f"validation: {escape.figure(metrics[1].text)}")
-    low, high = view(points, front)
-    outside = sum(any(value < least for value, least in zip(point, low)) for point in points)
-    hidden = f", {outside} below the view" if outside else ""
-    axes.set_title(f"{len(complete)} trials{hidden}, n = {n:,} validation examples", fontsize=10)
-    axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
-    axes.grid(True, color="#DDDDDD", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8.5, loc="best")
-    return save_figure(figure, Path(path))
+def _signed(value: float, metric: Metric) -> str:
+    return f"{100 * value:+.2f}" if metric.is_share else f"{value:+.4f}"

@@ -4,6 +4,7 @@ method: {kappa: {end: {low: 0.0, high: 1.0}}}           # a number, uniform
 optimizer: {lr: {low: 1e-5, high: 0.1, log: true}}      # uniform in the logarithm
 schedule: {warmup: {low: 0, high: 5, step: 1}}          # whole numbers, or multiples of a step
 data: {batch_size: {choices: [64, 128]}}                # one of these
+optimizer: {choices: [adam, adamw], lr: {low: 1e-5, ...}}   # one of a group, and a key of it
 train_eps: {low: 1.0, high: 2.0, times: eps}            # a multiple of another key's value
 """
 
@@ -119,7 +120,10 @@ def _leaves(node: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Mappin
                 f"sweep.space.{key} = {value!r} is no range", where=f"sweep.space.{key}", fix="{low: 0.0, high: 1.0}"
             )
         is_leaf = any(not isinstance(value.get(field, {}), Mapping) for field in FIELDS)
-        leaves += [(key, value)] if is_leaf else _leaves(value, f"{key}.")
+        # A group has choices, and keys of its options below it: optimizer: {choices: [...], lr: {...}}.
+        below = {name: item for name, item in value.items() if isinstance(item, Mapping)} if is_leaf else value
+        leaves += [(key, {name: item for name, item in value.items() if name not in below})] if is_leaf else []
+        leaves += _leaves(below, f"{key}.")
     return leaves
 
 

@@ -23,7 +23,7 @@ from certtrain.system.files import refuse_links
 if TYPE_CHECKING:
     import optuna
 
-SAMPLERS = ("tpe", "random")
+SAMPLERS = ("tpe", "gp", "nsga2", "random")
 PRUNERS = ("median", "none")
 LOCK_SECONDS = 20.0  # how long a database that another process keeps locked is waited for
 
@@ -41,11 +41,14 @@ class Settings:
             Optuna has no rule.
         n_trials: how many trials, complete or pruned, make the study whole.
         seed: of the sampler.
-        sampler: `tpe` or `random`.
-        startup: trials drawn at random before TPE has a model.
+        sampler: all but `random` serve one objective, or two with their front, and avoid what misses a floor: `tpe`
+            (tree-structured Parzen estimators), `gp` (Gaussian processes with the expected improvement of the
+            hypervolume), `nsga2` (genetic, in populations of `startup`).
+        startup: trials drawn at random before there is a model.
         pruner: `median` stops a trial below the median of the others at its epoch; `none`.
         pruner_startup: trials that must be complete before any is pruned.
         max_failed: failed trials that end the study: something else is wrong then.
+        constrained: whether trials have floors, which the sampler then knows of.
         lock_seconds: how long to wait for a locked database.
     """
 
@@ -59,6 +62,7 @@ class Settings:
     pruner: str = "median"
     pruner_startup: int = 5
     max_failed: int = 10
+    constrained: bool = False
     lock_seconds: float = LOCK_SECONDS
 
 
@@ -71,6 +75,8 @@ class Outcome:
     message: str | None = None
     guessing: str | None = None
     """Why a complete trial's classifier is no better than a guess."""
+    shortfalls: tuple[float, ...] = ()
+    """By how much each floor is missed; 0 or less where it is kept."""
 
 
 @dataclass(frozen=True)
@@ -103,10 +109,18 @@ class Row:
     guessing: str | None = None
     """Why a complete trial's classifier is no better than a guess; it is chosen only where all others are none."""
 
+    shortfalls: tuple[float, ...] = ()
+    """By how much each floor is missed; 0 or less where it is kept."""
+
     @property
-    def order(self) -> tuple[bool, float, int]:
-        """Sorts complete trials of one objective, best first."""
-        return (self.guessing is not None, -self.values[0], self.number)
+    def allowed(self) -> bool:
+        """Whether it keeps every floor."""
+        return all(shortfall <= 0 for shortfall in self.shortfalls)
+
+    @property
+    def order(self) -> tuple[bool, bool, float, int]:
+        """Sorts complete trials of one objective, best first; one that misses a floor only before mere guesses."""
+        return (self.guessing is not None, not self.allowed, -self.values[0], self.number)
 
 
 class Study:
@@ -172,6 +186,7 @@ class Study:
             running = [row for row in rows if not row.state.is_finished()]
             for row in running:
                 if self._hold(row.number):
+                    self.study.sampler = self._sampler(row.number)  # it is told of the trial's floors at its end
                     return self._begin(self.optuna.trial.Trial(self.study, row._trial_id), resumed=True)
             states = [_state(row) for row in rows]
             if states.count("failed") >= self.settings.max_failed:
@@ -195,7 +210,7 @@ class Study:
         """
         state = getattr(self.optuna.trial.TrialState, {"failed": "FAIL"}.get(outcome.state, outcome.state.upper()))
         with self._database():
-            for key in ("message", "guessing"):
+            for key in ("message", "guessing", "shortfalls"):
                 if said := getattr(outcome, key):
                     found = next(row for row in self.study.get_trials(deepcopy=False) if row.number == trial.number)
                     self.study._storage.set_trial_user_attr(found._trial_id, key, said)
@@ -214,6 +229,7 @@ class Study:
                 self._settings(row.params),
                 row.user_attrs.get("message"),
                 row.user_attrs.get("guessing"),
+                tuple(row.user_attrs.get("shortfalls") or ()),
             )
             for row in found
         ]
@@ -239,12 +255,21 @@ class Study:
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
         digest = hashlib.sha256(f"{self.settings.seed}/{number}".encode()).digest()
         seed = int.from_bytes(digest[:4], "big")
-        if self.settings.sampler == "random":
-            return self.optuna.samplers.RandomSampler(seed=seed)
+        samplers, startup = self.optuna.samplers, self.settings.startup
+        floors = {"constraints_func": _shortfalls} if self.settings.constrained else {}
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # multivariate is called experimental by Optuna 4
-            return self.optuna.samplers.TPESampler(
-                seed=seed, n_startup_trials=self.settings.startup, multivariate=True, constant_liar=True
+            warnings.simplefilter("ignore")  # some of their arguments are called experimental by Optuna 4
+            match self.settings.sampler:
+                case "random":
+                    return samplers.RandomSampler(seed=seed)
+                case "gp":
+                    return samplers.GPSampler(
+                        seed=seed, n_startup_trials=startup, independent_sampler=samplers.RandomSampler(seed), **floors
+                    )
+                case "nsga2":
+                    return samplers.NSGAIISampler(seed=seed, population_size=max(2, startup), **floors)
+            return samplers.TPESampler(
+                seed=seed, n_startup_trials=startup, multivariate=True, constant_liar=True, **floors
             )
 
     def _pruner(self) -> optuna.pruners.BasePruner:
@@ -313,6 +338,11 @@ def _import_optuna() -> Any:
         ) from error
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna
+
+
+def _shortfalls(row: Any) -> tuple[float, ...]:
+    """As Optuna's constraints: kept where they are 0 or less."""
+    return tuple(row.user_attrs.get("shortfalls") or ())
 
 
 def _state(row: Any) -> str:

@@ -90,6 +90,27 @@ def test_two_objectives_give_a_front_and_a_figure(in_tmp, study, capsys):
         assert trial["values"] == [entry["clean"], entry["certified"]["0.05"]]
 
 
+def test_a_front_is_chosen_by_validation_and_certified_once(in_tmp, study, capsys):
+    more = [
+        "sweep.pareto=true",
+        "sweep.certify=true",
+        "certifier=ibp",
+        "certifier.ibp.attack_steps=0",
+        "sweep.sampler=nsga2",
+    ]
+    assert main([*study, *more, "sweep.floors.clean=0.05"]) == 0
+    shown = capsys.readouterr().out
+    assert "chosen on validation and certified once on test" in shown
+    front = json.loads((in_tmp / "runs" / "it" / "front.json").read_text())
+    tested = {trial["number"] for trial in trials(in_tmp) if result(in_tmp, trial["number"])["test"]}
+    assert tested == {row["number"] for row in front} != set()
+    for row in front:
+        entry = result(in_tmp, row["number"])["test"]["ibp"]
+        assert row["test"] == [entry["clean"], entry["certified"]["0.05"]]
+        assert row["validation"] == trials(in_tmp)[row["number"]]["values"]
+        assert row["number"] in [t["number"] for t in trials(in_tmp) if "shortfalls" not in t]
+
+
 def test_only_the_chosen_run_is_certified_and_only_once(in_tmp, study, capsys):
     more = ["sweep.certify=true", "certifier=ibp", "certifier.ibp.attack_steps=0"]
     assert main([*study, *more]) == 0

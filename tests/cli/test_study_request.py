@@ -23,7 +23,8 @@ pytest.importorskip("optuna")
         (["-m", "seed=0,1"], "makes its own runs"),
         (["val_size=0"], "validation examples"),
         (["hydra/launcher=joblib"], "one after another"),
-        (["sweep.pareto=true", "sweep.certify=true"], "a front has no best"),
+        (["sweep.floors.clean=90"], "sweep.floors.clean = 90 is not a validation accuracy in [0, 1)"),
+        (["sweep.floors.natural=0.9"], "sweep.floors.clean"),
         (["~sweep.space.optimizer"], "no search space for method=standard"),
     ],
 )

@@ -41,6 +41,8 @@ def test_radii_are_kept_in_their_canonical_text(tmp_path):
         ({"published": {**ROWS["small"]["published"], "provenance": "hearsay"}}, "hearsay"),
         ({"published": {"clean": 0.9}}, "provenance"),
         ({"tolerance": {"clean": 0.1}}, "reason"),
+        ({"published": None, "tolerance": "sampling_error"}, "needs published figures"),
+        ({"published": {**ROWS["small"]["published"], "tuned": "luck"}}, "tuned 'luck'"),
         ({"published": {**ROWS["small"]["published"], "n": 0}}, "n = 0"),
         ({"published": {**ROWS["small"]["published"], "indices": "some"}}, "indices 'some' do not name 10,000"),
         ({"published": {**ROWS["small"]["published"], "on": {"first_10": {"n": 11}}}}, "'first_10' do not name 11"),
@@ -57,6 +59,28 @@ def test_what_a_row_lacks_is_named(tmp_path, change, message):
     with pytest.raises(UserError) as caught:
         read_paper(make_paper(tmp_path / "p", rows))
     assert message in str(caught.value)
+
+
+def test_the_sampling_error_need_not_be_written(tmp_path):
+    rows = copy.deepcopy(ROWS)
+    rows["small"]["tolerance"] = "sampling_error"
+    tolerance = read_paper(make_paper(tmp_path / "p", rows)).rows["small"].tolerance
+    assert tolerance.certified == pytest.approx(2 * (0.91 * 0.09 / 10000) ** 0.5)
+    assert "10,000 test images" in tolerance.reason
+
+
+def test_points_have_no_recipe_and_name_their_mistakes(tmp_path):
+    folder = make_paper(tmp_path / "p")
+    figures = "{source: s, provenance: recalled, certified: {0.3: 0.9}}"
+    point = f"{{data: MNIST, norm: linf, eps: 3/10, method: IBP, published: {figures}}}"
+    text = (folder / "published.yaml").read_text("utf-8") + f"method: IBP\nbenchmark: Bench\npoints:\n  - {point}\n"
+    (folder / "published.yaml").write_text(text, "utf-8")
+    paper = read_paper(folder)
+    assert (paper.benchmark, paper.rows["small"].method, paper.points[0].eps) == ("Bench", "IBP", "0.3")
+    assert paper.points[0].published.is_recalled("certified@0.3")
+    (folder / "published.yaml").write_text(text.replace("method: IBP, published", "colour: red, published"), "utf-8")
+    with pytest.raises(UserError, match="point 1 of"):
+        read_paper(folder)
 
 
 def test_no_file_names_the_neighbours(tmp_path):

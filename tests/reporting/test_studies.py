@@ -1,10 +1,7 @@
-"""The table of a study fits 100 columns and names its metric; the figure of its front is drawn with units and n."""
+"""The table of a study fits 100 columns and names its metric; its front keeps floors and stands beside the test."""
 
 from dataclasses import replace
 
-import matplotlib.image
-import pytest
-from matplotlib.figure import Figure
 from printing import printed as shown
 
 from certtrain.reporting import studies
@@ -42,45 +39,6 @@ def test_a_front_shows_only_its_points():
     assert "40.00" not in text
 
 
-def test_the_figure_has_units_and_n(tmp_path, monkeypatch):
-    drawn, save = [], studies.save_figure
-    monkeypatch.setattr(studies, "save_figure", lambda figure, path: (drawn.append(figure), save(figure, path))[1])
-    rows = [row(0, 0.9, 0.1), row(1, 0.5, 0.5), row(2, 0.4, 0.4), row(3, state="failed")]
-    path = studies.pareto_plot(rows, [Metric(CLEAN), CERTIFIED], 200, tmp_path / "pareto.png")
-    assert matplotlib.image.imread(path).shape[0] > 500
-    [figure] = drawn
-    assert isinstance(figure, Figure)
-    [axes] = figure.axes
-    assert axes.get_xlabel() == "validation: clean (%)"
-    assert axes.get_ylabel() == "validation: certified at l-inf 2/255 (%)"
-    assert axes.get_title() == "3 trials, n = 200 validation examples"
-    assert {text.get_text() for text in axes.texts} == {"0", "1"}
-    with pytest.raises(ValueError, match="no trial"):
-        studies.pareto_plot(rows[3:], [Metric(CLEAN), CERTIFIED], 200, path)
-
-
-def test_the_view_holds_the_front_and_leaves_failures_below():
-    points = [
-        (98.0, 75.0),
-        (97.0, 80.0),
-        (96.0, 79.0),
-        (95.0, 70.0),
-        (94.0, 71.0),
-        (93.0, 72.0),
-        (7.0, 7.0),
-        (8.0, 0.0),
-    ]
-    low, high = studies.view(points, [0, 1])
-    for point in points[:6]:
-        assert all(a <= value <= b for a, value, b in zip(low, point, high))
-    assert all(low[k] > points[6][k] for k in (0, 1))
-
-
-def test_the_view_of_equal_trials_is_no_point():
-    low, high = studies.view([(5.0, 5.0)] * 3, [0])
-    assert all(a < 5 < b for a, b in zip(low, high))
-
-
 def test_a_trial_that_is_no_better_than_a_guess_is_marked_and_comes_last():
     rows = [replace(row(0, 0.9), guessing="it answers class 3 for every example"), row(1, 0.2), row(2, 0.3)]
     text = shown(studies.study_table(rows, [CERTIFIED], 200))
@@ -93,3 +51,23 @@ def test_a_guess_is_on_no_front_unless_all_guess():
     rows = [replace(row(0, 0.1, 0.9), guessing="x"), row(1, 0.5, 0.5), row(2, 0.9, 0.1), row(3, 0.4, 0.4)]
     assert studies.front_of(rows) == [2, 1]
     assert studies.front_of(rows[:1]) == [0]
+
+
+def test_a_trial_that_misses_a_floor_is_on_no_front_and_not_chosen():
+    low, best = replace(row(0, 0.95, 0.9), shortfalls=(0.02, -0.1)), replace(row(1, 0.5, 0.5), shortfalls=(-0.1, 0.0))
+    assert studies.front_of([low, best]) == [1]
+    assert studies.front_of([low]) == [0]
+    assert min((low, best), key=lambda found: found.order) is best
+    assert "1 of them miss a floor" in shown(studies.study_table([low, best], [Metric(CLEAN), CERTIFIED], 20))
+
+
+def test_the_front_on_test_stands_beside_validation():
+    tested = [
+        studies.CertifiedTrial(7, (0.9, 0.5), (0.88, 0.47), "CROWN", 360),
+        studies.CertifiedTrial(3, (0.8, 0.6), (0.8, 0.59), "IBP", 360),
+    ]
+    text = shown(studies.tested_table(tested, [Metric(CLEAN), CERTIFIED]))
+    assert "the front of 2, chosen on validation and certified once on test (n = 360)" in text
+    [line] = [line for line in text.splitlines() if line.strip().startswith("7 ")]
+    assert line.split() == ["7", "90.00", "88.00", "-2.00", "50.00", "47.00", "-3.00", "CROWN"]
+    assert "clean (%) -1.00, certified at l-inf 2/255 (%) -2.00" in text

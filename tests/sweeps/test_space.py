@@ -64,6 +64,11 @@ def test_nested_and_dotted_keys_in_the_order_written():
     assert Parameter("x", choices=(None, True)).text(True) == "true"
 
 
+def test_a_group_and_a_key_of_its_options():
+    found = texts({"optimizer": {"choices": ["adam", "sgd"], "lr": {"low": 0.1, "high": 0.2}}}, 1.0)
+    assert found == {"optimizer": "sgd", "optimizer.lr": "0.2"}
+
+
 @given(st.floats(1, 2), st.sampled_from(["2/255", "8/255", "0.1", "0.3", "1/3"]))
 def test_a_multiple_of_eps_is_short_and_never_below_eps(factor, eps):
     text = Parameter("train_eps", 1.0, 2.0, times=eps).text(factor)

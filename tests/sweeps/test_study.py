@@ -36,6 +36,28 @@ def tried(study) -> list[dict]:
     return [row.settings for row in study.rows()]
 
 
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "nsga2", "random"])
+def test_two_objectives_with_a_floor(tmp_path, settings, sampler):
+    """Every sampler is told of the floor, in a session that resumes the trial too."""
+
+    def evaluate(trial):
+        x = float(trial.settings["x"])
+        return Outcome("complete", (x, 1 - x), shortfalls=(0.4 - x,))
+
+    own = {"objectives": ("clean", "val/acr"), "sampler": sampler, "constrained": True}
+    with pytest.raises(Stop):
+        begin(tmp_path, settings, **own).run(lambda trial: stops_at(1)(trial) and evaluate(trial))
+    study = begin(tmp_path, settings, **own)
+    study.run(evaluate)
+    rows = study.rows()
+    assert [row.state for row in rows] == ["complete"] * 6
+    for row in rows[1:]:
+        assert row.shortfalls == pytest.approx((0.4 - row.values[0],))
+        assert row.allowed == (row.values[0] >= 0.4)
+    told = [trial.system_attrs.get("constraints") for trial in study.study.get_trials()[1:]]
+    assert told == [None] * 5 if sampler == "random" else [list(row.shortfalls) for row in rows[1:]]
+
+
 class Stop(Exception):
     pass
 
