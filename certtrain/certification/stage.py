@@ -131,7 +131,7 @@ def prepare_stage(loaded: LoadedRun, data: DataModule, config: dict[str, Any], n
         "input_contract": loaded.contract.to_dict(),
         **({"logits": READ_AS} if reads_one_logit(network) else {}),
         **({} if normalisation is None else {"normalisation": normalisation}),
-        "training": {**training_recipe(loaded.config), **({} if loaded.init is None else {"init": loaded.init})},
+        "training": {**training_recipe(loaded.config), **loaded.given},
         **({} if scales is None else {"scales_asked": read_request(config["scales"])}),
         **where_and_how(),
         "device": str(device),

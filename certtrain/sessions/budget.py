@@ -19,12 +19,13 @@ from certtrain.certifiers.base import Certifier
 from certtrain.config import build
 from certtrain.config.instantiate import call_partial
 from certtrain.data import Batch, DataModule
-from certtrain.methods.base import Method, Streams
+from certtrain.methods.base import Context, Method, Streams
 from certtrain.methods.compiled import Compiled
 from certtrain.models.contract import InputContract
 from certtrain.models.evaluation import float32_products, frozen
 from certtrain.reporting.collected import hardware_text
 from certtrain.runs.environment import hardware
+from certtrain.sessions.teacher import Teachers
 from certtrain.threat.scales import Scales
 from certtrain.training.fit import TrainerSettings
 
@@ -89,8 +90,8 @@ def estimate(config: dict[str, Any], certify: dict[str, Any], done: int = 0) -> 
     if settings.channels_last:
         network = network.to(memory_format=torch.channels_last)
     per_epoch = data.steps_per_epoch(settings.accumulate_grad_batches)
-    scales = build.build_scales(config, InputContract.of(data), f"data={data.name}")
-    method = build.build_method(config, per_epoch, scales)
+    scales = build.build_scales(config, contract, f"data={data.name}")
+    method = build.build_method(config, per_epoch, scales, Teachers(config, contract, f"data={data.name}"))
     with torch.random.fork_rng():
         torch.manual_seed(config["seed"])
         method.initialise(network)
@@ -103,8 +104,11 @@ def estimate(config: dict[str, Any], certify: dict[str, Any], done: int = 0) -> 
     for name, count, step in _phases(method, per_epoch * config["epochs"], done):
 
         def work(step: int = step) -> None:
-            for _ in range(settings.accumulate_grad_batches):
-                objective(network, engine, next(batches), step, streams).loss.backward()
+            for number in range(settings.accumulate_grad_batches):
+                batch = next(batches)
+                if number == 0:
+                    method.before_step(Context(network, engine, optimizer, (), step, 0, streams), batch)
+                objective(network, engine, batch, step, streams).loss.backward()
             optimizer.step()
             optimizer.zero_grad()
 

@@ -17,6 +17,7 @@ from certtrain.config.instantiate import call_partial, instantiate
 from certtrain.config.overrides import GROUPS, options
 from certtrain.data import DataModule
 from certtrain.errors import UserError
+from certtrain.methods.teacher import Teacher
 from certtrain.models.contract import InputContract
 from certtrain.radii import parse_radius
 from certtrain.system import files
@@ -85,11 +86,16 @@ def test_models(name):
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_methods(name, norm):
     found = composed(f"method={name}", f"norm={norm}", "eps=2/255", "data=breast_cancer")
+    given = {"steps_per_epoch": 10, "teacher": lambda name: Teacher(nn.Linear(30, 2))}
+    if "teacher" in found["method"]:
+        with pytest.raises(UserError, match=r"method\.teacher must be given"):
+            build.build_method(found, **given)
+        found["method"]["teacher"] = "a run"
     if norm == "l2" and "attack" in found["method"]:
         with pytest.raises(UserError, match="in l2, which is not a box"):
-            build.build_method(found, steps_per_epoch=10)
+            build.build_method(found, **given)
         return
-    method = build.build_method(found, steps_per_epoch=10)
+    method = build.build_method(found, **given)
     ramped = name not in ("standard", "gaussian")
     assert method.ramp_end == (110 if ramped else 0)
     if ramped:
