@@ -107,6 +107,21 @@ def test_methods(name, norm):
     build.build_lr(found, 10)(0)
 
 
+def test_a_method_around_another_leaves_it_what_the_run_gives_by_name():
+    """Ramp, radius, a schedule's lengths and a teacher, as for the method on its own; its settings lie below `base`."""
+    given = {"steps_per_epoch": 10, "teacher": lambda name: Teacher(nn.Linear(64, 10))}
+    words = ("method=gls", "method@method.base=cc_dist", "method.base.teacher=a run", "method.base.alpha=0.2")
+    found = build.build_method(composed(*words, "eps=0.05", "method.std=0.25"), **given)
+    assert (found.std, found.base.robust.alpha, found.base.train_eps) == (0.25, 0.2, 0.05)
+    assert found.base.robust.teacher.network.in_features == 64
+    assert found.ramp_end == found.base.ramp.end == 110
+    with pytest.raises(UserError, match=r"method\.base\.teacher must be given"):
+        build.build_method(composed(*words[:2]), **given)
+    with pytest.raises(UserError, match=r"method\.base cannot be built: .*share") as refused:
+        build.build_method(composed("method=gls", "+method.base.share=0.5"), **given)
+    assert "configuration key method.base" in refused.value.where
+
+
 def test_the_middle_of_a_smoothed_ramp_is_configured():
     found = composed("method=ibp", "schedule.shape=smoothed", "schedule.mid=0.4")
     assert build.build_method(found, steps_per_epoch=10).ramp.mid == 0.4
