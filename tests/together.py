@@ -11,6 +11,8 @@ from certtrain.bounds.auto_lirpa import AutoLirpaEngine
 from certtrain.bounds.batchnorm import whole_batch_norm
 from certtrain.data import Digits
 from certtrain.methods import IBP, CrownIBP, Gaussian, Ramp, ShiRegulariser, Standard
+from certtrain.methods.edac import EDAC
+from certtrain.methods.gls import GLS
 from certtrain.methods.in_parts import InParts
 from certtrain.models import resnet_small
 from certtrain.system import collective
@@ -32,6 +34,9 @@ TRAININGS = {
     "shi, BatchNorm": (IBP(0.05, Ramp(0, 3), regulariser=ShiRegulariser(0.5)), True, "64-true", 1),
     "crown_ibp in parts, BatchNorm": (CrownIBP(0.05, Ramp(0, 3)), True, "64-true", 2),
     "averaged, BatchNorm": (IBP(0.05, Ramp(0, 3)), True, "64-true", 1),
+    # A sign of an attack's gradient that rounding turns is another step: exact in float64 only.
+    "edac": (EDAC(0.05, Ramp(0, 2), weight=1.0), False, "64-true", 1),
+    "gls": (GLS(CrownIBP(0.05, Ramp(0, 2)), std=0.01, estimator="pgpe"), False, "64-true", 1),
     "shi, auto_lirpa": (IBP(0.05, Ramp(0, 3), regulariser=ShiRegulariser(0.5)), True, "64-true", 1),
 }
 

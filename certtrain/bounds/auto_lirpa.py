@@ -17,6 +17,7 @@ from certtrain.bounds import lirpa_compat
 from certtrain.bounds.base import (
     METHODS,
     Bounds,
+    Features,
     FusedLoss,
     PreActivation,
     Split,
@@ -101,6 +102,14 @@ class AutoLirpaEngine:
 
     def splits(self) -> tuple[Split, ...]:
         """None; see `BoundEngine.splits`.
+
+        Raises:
+            UserError: always.
+        """
+        raise no_bounds_inside("bounds=auto_lirpa")
+
+    def features(self) -> Features:
+        """None; see `BoundEngine.features`.
 
         Raises:
             UserError: always.

@@ -39,11 +39,24 @@ class Split(NamedTuple):
     share: float
 
 
+class Features(NamedTuple):
+    """What a network's last linear layer takes.
+
+    Attributes:
+        name: of the operation that gives them; every path to the logits goes through it.
+        size: how many numbers the layer takes.
+    """
+
+    name: str
+    size: int
+
+
 class NodeBounds(NamedTuple):
     """Bounds of the output of an operation inside the network.
 
     Attributes:
         lower, upper: (B, ...) the box, differentiable.
+        clean: (B, ...) the value at the unperturbed input, differentiable.
         logits: of points (N, ...) of that output the logits (N, K): the rest of the network with the weights and, in
             training mode, the batch statistics that the bounds are made with. Raises a UserError where a path leads
             around the operation.
@@ -51,6 +64,7 @@ class NodeBounds(NamedTuple):
 
     lower: Tensor
     upper: Tensor
+    clean: Tensor
     logits: Callable[[Tensor], Tensor]
 
 
@@ -136,6 +150,14 @@ class BoundEngine(Protocol):
 
         Raises:
             UserError: the engine has no bounds inside the network.
+        """
+        ...
+
+    def features(self) -> Features:
+        """Where the network's features are: before the last linear layer that every path to the logits goes through.
+
+        Raises:
+            UserError: there is no such layer, or it takes the input; the engine has no bounds inside the network.
         """
         ...
 

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from certtrain._version import __version__
 from certtrain.bounds import rules
 from certtrain.bounds.affine import LinearMap
-from certtrain.bounds.base import Bounds, FusedLoss, NodeBounds, PreActivation, Split, margin_matrix
+from certtrain.bounds.base import Bounds, Features, FusedLoss, NodeBounds, PreActivation, Split, margin_matrix
 from certtrain.bounds.crown import Refined, interval_lines, lower_bounds, refine
+from certtrain.bounds.features import features, no_features
 from certtrain.bounds.forward import Pass, propagate, resume
 from certtrain.bounds.graph import Graph, unsupported
 from certtrain.bounds.intermediates import Box, Intermediates, weights_of
@@ -61,6 +62,7 @@ class NativeEngine:
             convolutions += isinstance(module, nn.Conv2d)
         self._several = convolutions >= SEVERAL_CONVOLUTIONS
         self._splits = splits(builders, self.graph.cuts())
+        self._features = features(self.graph)
 
     @property
     def supported(self) -> tuple[str, ...]:
@@ -93,6 +95,12 @@ class NativeEngine:
     def splits(self) -> tuple[Split, ...]:
         """Where the network can be cut in two, in the order of execution; see `BoundEngine.splits`."""
         return self._splits
+
+    def features(self) -> Features:
+        """Where the network's features are; see `BoundEngine.features`."""
+        if self._features is None:
+            raise no_features()
+        return self._features
 
     def bounds_inside(
         self,
@@ -243,7 +251,7 @@ class _Output:
         step = names.index(name)
         region = self.run.regions[step]
         centre, radius = region.centre, region.box_radius()
-        return NodeBounds(centre - radius, centre + radius, partial(resume, self.run, step))
+        return NodeBounds(centre - radius, centre + radius, region.clean, partial(resume, self.run, step))
 
     def pre_activations(self) -> tuple[PreActivation, ...]:
         """The interval bounds of every activation's input."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from certtrain.bounds.base import BoundEngine, Bounds, FusedLoss, Split, no_bounds_inside
+from certtrain.bounds.base import BoundEngine, Bounds, Features, FusedLoss, Split, no_bounds_inside
 from certtrain.threat import Threat
 
 
@@ -43,6 +43,14 @@ class United:
 
     def splits(self) -> tuple[Split, ...]:
         """None; see `BoundEngine.splits`.
+
+        Raises:
+            UserError: always.
+        """
+        raise no_bounds_inside("a set of several boxes")
+
+    def features(self) -> Features:
+        """None; see `BoundEngine.features`.
 
         Raises:
             UserError: always.

@@ -91,14 +91,15 @@ def trained_with_warnings(
         assumed = trained["source"]["normalisation"]
         return [f"trained elsewhere: normalisation {assumed}"] if assumed.startswith("assumed") else []
     warnings, smoothed = [], any(certifier.claim().probabilistic for certifier in certifiers)
-    if smoothed and "sigma" in trained["method"]:
+    method = _settings(trained["method"])
+    if smoothed and "sigma" in method:
         before, after = trained["sigma"], now["sigma"]
         if float(before) != float(after):
             warnings.append(f"trained with sigma {before}, certified with sigma {after}")
-    if smoothed and "sigma" not in trained["method"]:
+    if smoothed and "sigma" not in method:
         warnings.append("trained without noise, certified by smoothing")
     largest = max(parse_radius(r) for r in now["radii"])
-    if "train_eps" in trained["method"] or "kappa" in trained["method"]:
+    if "train_eps" in method or "kappa" in method:
         eps = parse_radius(trained["eps"])
         if eps not in {parse_radius(r) for r in now["radii"]} and not smoothed:
             warnings.append(f"trained for eps {radius_text(eps)}, certified up to {radius_text(largest)}")
@@ -107,3 +108,9 @@ def trained_with_warnings(
         if trained["norm"] != now["norm"] and not smoothed:
             warnings.append(f"trained for norm {trained['norm']}, certified in norm {now['norm']}")
     return warnings
+
+
+def _settings(method: Mapping[str, Any]) -> set[str]:
+    """The names of a method's settings, and of those of a method that it is around."""
+    inner = [_settings(value) for value in method.values() if isinstance(value, Mapping)]
+    return {*method, *(name for names in inner for name in names)}

@@ -139,7 +139,7 @@ def prepare_stage(loaded: LoadedRun, data: DataModule, config: dict[str, Any], n
         **({} if other is None else {"data": other}),
         **({"logits": READ_AS} if reads_one_logit(network) else {}),
         **({} if normalisation is None else {"normalisation": normalisation}),
-        "training": {**training_recipe(loaded.config), **({} if loaded.init is None else {"init": loaded.init})},
+        "training": {**training_recipe(loaded.config), **loaded.given},
         **({} if scales is None else {"scales_asked": read_request(config["scales"])}),
         **where_and_how(),
         "device": str(device),

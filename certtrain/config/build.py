@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -17,10 +18,11 @@ from certtrain.data import Batch, DataModule
 from certtrain.errors import UserError
 from certtrain.methods import Method
 from certtrain.methods.optimizer import fused_form
+from certtrain.methods.teacher import Teacher
 from certtrain.models.contract import InputContract
 from certtrain.radii import parse_radius
 from certtrain.schedules import Ramp, Timeline, in_steps
-from certtrain.system.signatures import parameter_names
+from certtrain.system.signatures import parameter_names, resolve
 from certtrain.threat.scale_request import resolve_scales
 from certtrain.threat.scales import Scales
 from certtrain.training.callbacks.validation import CertifyValidation
@@ -69,26 +71,57 @@ def build_scales(config: dict[str, Any], contract: InputContract, data: str = "t
     return resolve_scales(config.get("scales"), contract.features, data=data)
 
 
-def build_method(config: dict[str, Any], steps_per_epoch: int, scales: Scales | None = None) -> Method:
+def build_method(
+    config: dict[str, Any],
+    steps_per_epoch: int,
+    scales: Scales | None = None,
+    teacher: Callable[[str], Teacher] | None = None,
+) -> Method:
     """The training method with its schedules in optimiser steps.
 
-    A method that takes `ramp` or `train_eps`, and declares none of its own, is given those of the run.
+    A method that takes `ramp` or `train_eps`, and declares none of its own, is given those of the run, and one that
+    takes `teacher` the network that its configuration names; so is a method that stands among another's arguments.
+
+    Args:
+        config: of the run.
+        steps_per_epoch: optimiser steps.
+        scales: sizes of the features of a table.
+        teacher: loads a run or a file of weights.
 
     Raises:
         UserError: the warm-up and the ramp are longer than the training; sigma = 0 with smoothing; scales that the
-            method knows nothing of.
+            method knows nothing of; as `teacher`.
     """
     timeline = build_timeline(config, steps_per_epoch)
-    node = in_steps(config["method"], "method", timeline)
-    partial = instantiate({**node, "_partial_": True}, "method")
-    wanted = parameter_names(getattr(partial, "func", partial)) - node.keys()
-    objects: dict[str, Any] = {}  # Hydra would turn dataclasses among its arguments into dictionaries
-    if "ramp" in wanted:
-        shape = {key: config["schedule"][key] for key in ("shape", "mid")}
-        objects["ramp"] = Ramp(**Ramp.in_steps(timeline, "schedule", shape))
-    if "train_eps" in wanted:
-        objects["train_eps"] = float(parse_radius(config["train_eps"], where="configuration key train_eps"))
-    return call_partial(partial, "method", **objects, **_taking(scales, partial, "method"))
+
+    def made(node: dict[str, Any], key: str) -> Method:
+        # Hydra would turn objects among its arguments into dictionaries.
+        objects: dict[str, Any] = {n: made(value, f"{key}.{n}") for n, value in node.items() if _is_method(value)}
+        plain = {name: value for name, value in node.items() if name not in objects}
+        partial = instantiate({**plain, "_partial_": True}, key)
+        wanted, inner = parameter_names(getattr(partial, "func", partial)), bool(objects)
+        if "ramp" in wanted - node.keys():
+            shape = {name: config["schedule"][name] for name in ("shape", "mid")}
+            objects["ramp"] = Ramp(**Ramp.in_steps(timeline, "schedule", shape))
+        if "train_eps" in wanted - node.keys():
+            objects["train_eps"] = float(parse_radius(config["train_eps"], where="configuration key train_eps"))
+        if teacher is not None and "teacher" in wanted and isinstance(node.get("teacher"), str):
+            objects["teacher"] = teacher(node["teacher"])
+        # A method around another one leaves the threat model to it.
+        return call_partial(partial, key, **objects, **({} if inner else _taking(scales, partial, key)))
+
+    return made(in_steps(config["method"], "method", timeline), "method")
+
+
+def _is_method(node: Any) -> bool:
+    """Whether a configuration describes a training method; what cannot be found says so when it is built."""
+    if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
+        return False
+    try:
+        kind = resolve(node["_target_"])
+    except Exception:  # whatever a module of the user's raises
+        return False
+    return inspect.isclass(kind) and issubclass(kind, Method)
 
 
 def build_lr(config: dict[str, Any], steps_per_epoch: int) -> Callable[[int], float]:

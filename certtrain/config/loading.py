@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ class LoadedRun:
     """A trained network and where it came from.
 
     Attributes:
-        init: the weights that its training started from, as `start_from` says it; None for fresh ones.
+        given: what its training had beside data, as `result.json` says it: `init`, the weights that it started from,
+            and `teacher`, the network that it learnt from.
     """
 
     run: RunDirectory
@@ -31,7 +32,7 @@ class LoadedRun:
     checkpoint: Path
     note: str | None = None
     """What could not be checked about the checkpoint."""
-    init: dict[str, Any] | None = None
+    given: dict[str, Any] = field(default_factory=dict)
 
 
 def checkpoint_path(run: RunDirectory, choice: str | None) -> Path:
@@ -74,5 +75,5 @@ def load_run(
     content = read_checkpoint(path)
     contract = contract_of(content)
     network = load_weights(contract.classifier(make_network(config["model"], contract)), content, str(path))
-    init = content["certtrain"].get("init")
-    return LoadedRun(run, config, network.eval(), contract, path, run.check_checkpoint(path), init)
+    given = {key: content["certtrain"][key] for key in ("init", "teacher") if key in content["certtrain"]}
+    return LoadedRun(run, config, network.eval(), contract, path, run.check_checkpoint(path), given)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from certtrain.bounds.base import BoundEngine
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError
-from certtrain.randomness import uniforms
+from certtrain.kernels.noise import normal_rows
+from certtrain.randomness import key, uniforms
 from certtrain.schedules import Ramp, Schedule
 from certtrain.smoothing.noise import Split, gaussian_noise
+from certtrain.system.collective import global_sum, shares
 
 Value = float | Tensor  # a number, or a scalar tensor where the objective is compiled for many steps
 Inputs = Any  # what `Method.prepare` returns: a Batch, or a NamedTuple of tensors with x and y among its fields
@@ -60,6 +63,16 @@ class Streams:
         words = f"{self.split} {purpose}"
         return uniforms(self.seed, words, draw, index.to(x.device), x[0].numel()).reshape(x.shape)
 
+    @torch.no_grad()
+    def weights(self, weights: Sequence[Tensor], draw: int, number: int, std: float) -> list[Tensor]:
+        """Noise N(0, std^2 I) shaped like each of a network's weights, on their device; a step may draw several."""
+        sizes = [weight.numel() for weight in weights]
+        device, blocks = weights[0].device, -(-sum(sizes) // 4)
+        index, step = (torch.full((1,), value, dtype=torch.int64, device=device) for value in (number, draw))
+        rows = normal_rows(key(self.seed, "noise", "weights", self.split), index, step, blocks, std)
+        parts = rows.flatten()[: sum(sizes)].split(sizes)
+        return [part.reshape(weight.shape).to(weight.dtype) for part, weight in zip(parts, weights, strict=True)]
+
 
 @dataclass
 class Context:
@@ -82,6 +95,27 @@ class Context:
     step: int
     epoch: int
     streams: Streams
+
+    def descend(self, loss: Tensor, examples: int) -> None:
+        """One step of the optimiser on a loss, beside those that the training counts.
+
+        Gradients that were collected before stay as they are. Of several processes all call it, and take the same step.
+
+        Args:
+            loss: () with its graph: a mean over this process' share of a batch.
+            examples: in that share.
+        """
+        weights = [w for group in self.optimizer.param_groups for w in group["params"] if w.requires_grad]
+        share = shares([examples], loss)
+        # Not `backward`, which would wake the hooks of a distributed training in the midst of its own step.
+        found = torch.autograd.grad(loss if share is None else loss * share[0], weights, allow_unused=True)
+        before = [weight.grad for weight in weights]
+        for weight, gradient in zip(weights, found, strict=True):
+            # In the weight's own layout, as `backward` makes it: fused optimisers do not look at strides.
+            weight.grad = None if gradient is None else torch.empty_like(weight).copy_(global_sum(gradient))
+        self.optimizer.step()
+        for weight, gradient in zip(weights, before, strict=True):
+            weight.grad = gradient
 
 
 class Part:
@@ -210,7 +244,8 @@ class Method:
         """Called once before the first step of a session, a resumed one too, after the state was loaded."""
 
     def before_step(self, context: Context, batch: Batch) -> None:
-        """Called before each batch's objective; may change weights through the optimiser."""
+        """Called before the objective of the first batch of each optimiser step; may change weights, as by
+        `context.descend`."""
 
     def epoch_end(self, context: Context) -> None:
         """Called after an epoch's last step, before validation and checkpoint: statistics of BatchNorm over the whole

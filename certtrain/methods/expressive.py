@@ -25,8 +25,8 @@ NO_CLEAN_LOSS = Weight(0.0, 0.0)
 
 
 @dataclass(frozen=True)
-class ExpressiveLoss(AttackedLoss):
-    """A loss that rises with alpha from the adversarial loss (alpha = 0) to that of interval bounds (alpha = 1).
+class MixedLoss(AttackedLoss):
+    """A loss of predictions at adversarial inputs, and with weight alpha of interval bounds.
 
     Args:
         alpha: the weight of the bounds, in [0, 1].
@@ -44,6 +44,25 @@ class ExpressiveLoss(AttackedLoss):
         if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 <= alpha <= 1:
             fix = "method.alpha=0.5; 0 is adversarial training (method=pgd), 1 is IBP (method=ibp)"
             raise UserError(f"alpha = {alpha!r} is not in [0, 1]", where="method.alpha", fix=fix)
+
+    def parts(self, bounds: Bounds, y: Tensor) -> dict[str, Tensor]:
+        """What is logged: train_attacked, the share correct at x*; train_verified, the share proved at eps_t;
+        loss_ibp."""
+        margins = bounds.margins["ibp"].detach()
+        return {
+            "train_attacked": accuracy(bounds.clean, y),
+            "train_verified": verified(margins).float().mean(),
+            "loss_ibp": robust_cross_entropy(margins),
+        }
+
+
+@dataclass(frozen=True)
+class ExpressiveLoss(MixedLoss):
+    """A loss that rises with alpha from the adversarial loss (alpha = 0) to that of interval bounds (alpha = 1).
+
+    Args:
+        alpha, attack: see `MixedLoss`.
+    """
 
     @abstractmethod
     def between(self, logits: Tensor, margins: Tensor, y: Tensor) -> Tensor:
@@ -63,13 +82,8 @@ class ExpressiveLoss(AttackedLoss):
         methods: tuple[str, ...],
         values: Mapping[str, Value],
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Parts: train_attacked, the share correct at x*; train_verified, the share proved at eps_t; loss_ibp."""
-        logits, margins = bounds.clean, bounds.margins["ibp"]
-        return self.between(logits, margins, inputs.y), {
-            "train_attacked": accuracy(logits, inputs.y),
-            "train_verified": verified(margins.detach()).float().mean(),
-            "loss_ibp": robust_cross_entropy(margins.detach()),
-        }
+        """Parts: those of `MixedLoss`."""
+        return self.between(bounds.clean, bounds.margins["ibp"], inputs.y), self.parts(bounds, inputs.y)
 
 
 class ExpressiveTraining(BoundTraining):

@@ -19,13 +19,14 @@ from certtrain.certifiers.base import Certifier
 from certtrain.config import build
 from certtrain.config.instantiate import call_partial
 from certtrain.data import Batch, DataModule
-from certtrain.methods.base import Method, Streams
+from certtrain.methods.base import Context, Method, Streams
 from certtrain.methods.compiled import Compiled
 from certtrain.methods.in_parts import InParts
 from certtrain.models.contract import InputContract
 from certtrain.models.evaluation import float32_products, frozen
 from certtrain.reporting.collected import hardware_text
 from certtrain.runs.environment import hardware
+from certtrain.sessions.teacher import Teachers
 from certtrain.threat.scales import Scales
 from certtrain.training.fit import TrainerSettings
 
@@ -90,8 +91,8 @@ def estimate(config: dict[str, Any], certify: dict[str, Any], done: int = 0) -> 
     if settings.channels_last:
         network = network.to(memory_format=torch.channels_last)
     per_epoch = data.steps_per_epoch()
-    scales = build.build_scales(config, InputContract.of(data), f"data={data.name}")
-    method = build.build_method(config, per_epoch, scales)
+    scales = build.build_scales(config, contract, f"data={data.name}")
+    method = build.build_method(config, per_epoch, scales, Teachers(config, contract, f"data={data.name}"))
     with torch.random.fork_rng():
         torch.manual_seed(config["seed"])
         method.initialise(network)
@@ -106,7 +107,9 @@ def estimate(config: dict[str, Any], certify: dict[str, Any], done: int = 0) -> 
     for name, count, step in _phases(method, per_epoch * config["epochs"], done):
 
         def work(step: int = step) -> None:
-            objective(network, engine, next(batches), step, streams).loss.backward()
+            batch = next(batches)
+            method.before_step(Context(network, engine, optimizer, (), step, 0, streams), batch)
+            objective(network, engine, batch, step, streams).loss.backward()
             optimizer.step()
             optimizer.zero_grad()
 

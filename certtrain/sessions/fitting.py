@@ -22,6 +22,7 @@ from certtrain.methods.compiled import Compiled
 from certtrain.models.contract import InputContract
 from certtrain.runs.directory import RunDirectory
 from certtrain.sessions.initial import start_from
+from certtrain.sessions.teacher import Teachers
 from certtrain.smoothing.staged import check_draw_counts
 from certtrain.system.collective import processes, rank
 from certtrain.threat.scales import Scales
@@ -74,7 +75,8 @@ def fit_run(
     steps = data.steps_per_epoch()
     callbacks = build_callbacks(config, build.build_timeline(config, steps))
     scales = build.build_scales(config, contract, f"data={data.name}")
-    method = build.build_method(config, steps, scales)
+    teachers = Teachers(config, contract, f"data={data.name}")
+    method = build.build_method(config, steps, scales, teachers)
     refuse_uncertifiable(config, contract, scales)
     if method.needs_engine and settings.precision == "bf16-mixed":
         raise UserError(
@@ -95,12 +97,13 @@ def fit_run(
     else:
         content = read_checkpoint(resume_from)
         start = content["certtrain"].get("init")
+        teachers.check(content["certtrain"].get("teacher"))
         load_weights(network, content, str(resume_from))  # here for its message: Lightning loads them again
         done = int(content["global_step"])
         console.print(f"from step {done} of {steps * config['epochs']}", highlight=False)
         if note := other_device(content, settings.device_type) or other_threads(content, settings.device_type):
             console.print(note, highlight=False)
-    given = {} if start is None else {"init": start}
+    given = {key: told for key, told in (("init", start), ("teacher", teachers.told)) if told is not None}
     for logger in loggers:
         if hasattr(logger, "resume_from"):
             logger.resume_from(done)  # rows after the checkpoint belong to work that was lost

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from certtrain.bounds import NativeEngine
 from certtrain.data.batch import Batch
-from certtrain.methods.base import Method, Objective, Streams
+from certtrain.methods.base import Context, Method, Objective, Streams
 from certtrain.models.normalize import Normalize
 
 CLASSES, SHAPE = 3, (1, 4, 4)
@@ -167,6 +167,21 @@ class MethodSuite:
             torch._dynamo.reset()
         torch.testing.assert_close(found, self.run(method, network, batch, step).loss, rtol=1e-4, atol=1e-5)
 
+    def test_what_comes_before_a_step_draws_from_no_generator_and_leaves_what_it_found(self) -> None:
+        """It may change weights and statistics; modes, `requires_grad` and gradients collected so far stay."""
+        method, network, batch = self.make(), small_network(batch_norm=True).train(), small_batch()
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
+        engine = NativeEngine(network) if method.needs_engine else None
+        for weight in network.parameters():
+            weight.grad = torch.ones_like(weight)
+        state = torch.get_rng_state()
+        for step in self.steps(method):
+            method.before_step(Context(network, engine, optimizer, [batch], step, 0, Streams(0)), batch)
+        assert torch.equal(state, torch.get_rng_state()), "the global generator was used: draw from `streams`"
+        assert all(module.training for module in network.modules())
+        assert all(w.requires_grad and torch.equal(w.grad, torch.ones_like(w)) for w in network.parameters())
+        assert all(torch.isfinite(weight).all() for weight in network.parameters())
+
     def test_its_state_travels_in_a_checkpoint(self) -> None:
         """Tensors and plain containers, which load with weights_only."""
         method, file = self.make(), io.BytesIO()
@@ -179,7 +194,7 @@ class MethodSuite:
         assert torch.equal(self.run(method, network, batch, step).loss, self.run(other, network, batch, step).loss)
 
     def test_it_learns(self) -> None:
-        """Forty steps of Adam after the ramp."""
+        """Forty steps of Adam after the ramp, each after the hook that comes before it."""
         if not self.learns:
             return
         method, network, batch = self.make(), self.network(), small_batch(24)
@@ -187,7 +202,9 @@ class MethodSuite:
         engine = NativeEngine(network) if method.needs_engine else None
         optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
         losses = []
+        method.begin(Context(network, engine, optimizer, [batch], 0, 0, Streams(0)))
         for step in range(method.ramp_end, method.ramp_end + 40):
+            method.before_step(Context(network, engine, optimizer, [batch], step, 0, Streams(0)), batch)
             optimizer.zero_grad()
             loss = method(network, engine, batch, step, Streams(0)).loss
             loss.backward()

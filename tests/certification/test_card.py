@@ -5,7 +5,9 @@ from fractions import Fraction
 
 import pytest
 
-from certtrain.certification.card import scales_warning
+from certtrain.bounds import NativeEngine
+from certtrain.certification.card import scales_warning, trained_with_warnings
+from certtrain.certifiers import BoundCertifier, SmoothingCertifier
 from certtrain.threat.scales import Scales
 
 NAMES = ("age", "height", "weight", "income", "c=a", "c=b", "d=x", "d=y")
@@ -44,3 +46,23 @@ def test_scales_or_none():
     assert scales_warning(None, None) is scales_warning(TRAINED, replace(TRAINED)) is None
     assert scales_warning(TRAINED, None) == f"trained for scales {TRAINED.label}, certified for a ball without scales"
     assert scales_warning(None, TRAINED) == f"trained for a ball without scales, certified for scales {TRAINED.label}"
+
+
+@pytest.mark.parametrize("around", [False, True])
+def test_a_method_around_another_was_trained_with_its_noise_and_radius(around):
+    """What the base takes is below `base`."""
+
+    def trained(**method):
+        node = {"_target_": "x", "base": method} if around else method
+        return {"method": node, "sigma": 0.25, "eps": "0.1", "norm": "linf"}
+
+    now = {"sigma": 0.25, "radii": ["0.2"], "norm": "linf"}
+    smoothing = SmoothingCertifier(sigma=0.25, radii=["0.2"], n0=10, n=100, alpha=0.001, seed=0)
+    assert trained_with_warnings(trained(sigma=0.25), now, (None, None), [smoothing]) == []
+    assert trained_with_warnings(trained(kappa={}), now, (None, None), [smoothing]) == [
+        "trained without noise, certified by smoothing"
+    ]
+    bounds = BoundCertifier(["ibp"], ["0.2"], NativeEngine)
+    assert trained_with_warnings(trained(kappa={}), now, (None, None), [bounds]) == [
+        "trained for eps 0.1, certified up to 0.2"
+    ]

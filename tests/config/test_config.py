@@ -18,6 +18,7 @@ from certtrain.config.instantiate import call_partial, instantiate
 from certtrain.config.overrides import GROUPS, options
 from certtrain.data import DataModule, EvaluationSet
 from certtrain.errors import UserError
+from certtrain.methods.teacher import Teacher
 from certtrain.models.contract import InputContract
 from certtrain.radii import parse_radius
 from certtrain.system import files
@@ -100,12 +101,17 @@ def test_models(name):
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_methods(name, norm):
     found = composed(f"method={name}", f"norm={norm}", "eps=2/255", "data=breast_cancer")
+    given = {"steps_per_epoch": 10, "teacher": lambda name: Teacher(nn.Linear(30, 2))}
+    if "teacher" in found["method"]:
+        with pytest.raises(UserError, match=r"method\.teacher must be given"):
+            build.build_method(found, **given)
+        found["method"]["teacher"] = "a run"
     smoothed = "smoothing" in found["certifier"]
     if norm == "l2" and "attack" in found["method"] and not smoothed:
         with pytest.raises(UserError, match="in l2, which is not a box"):
-            build.build_method(found, steps_per_epoch=10)
+            build.build_method(found, **given)
         return
-    method = build.build_method(found, steps_per_epoch=10)
+    method = build.build_method(found, **given)
     if smoothed or name == "standard":
         assert method.ramp_end in (0, 110)
     else:
@@ -116,6 +122,21 @@ def test_methods(name, norm):
     kind = SmoothingCertifier if smoothed else BoundCertifier
     assert all(type(certifier) is kind for certifier in certifiers.values())
     build.build_lr(found, 10)(0)
+
+
+def test_a_method_around_another_leaves_it_what_the_run_gives_by_name():
+    """Ramp, radius, a schedule's lengths and a teacher, as for the method on its own; its settings lie below `base`."""
+    given = {"steps_per_epoch": 10, "teacher": lambda name: Teacher(nn.Linear(64, 10))}
+    words = ("method=gls", "method@method.base=cc_dist", "method.base.teacher=a run", "method.base.alpha=0.2")
+    found = build.build_method(composed(*words, "eps=0.05", "method.std=0.25"), **given)
+    assert (found.std, found.base.robust.alpha, found.base.train_eps) == (0.25, 0.2, 0.05)
+    assert found.base.robust.teacher.network.in_features == 64
+    assert found.ramp_end == found.base.ramp.end == 110
+    with pytest.raises(UserError, match=r"method\.base\.teacher must be given"):
+        build.build_method(composed(*words[:2]), **given)
+    with pytest.raises(UserError, match=r"method\.base cannot be built: .*share") as refused:
+        build.build_method(composed("method=gls", "+method.base.share=0.5"), **given)
+    assert "configuration key method.base" in refused.value.where
 
 
 def test_the_middle_of_a_smoothed_ramp_is_configured():

@@ -10,8 +10,10 @@ from composing import composed
 from certtrain.config import build
 from certtrain.config.overrides import options
 from certtrain.methods import Method, Objective
-from certtrain.testing.methods import MethodSuite
+from certtrain.methods.teacher import Teacher
+from certtrain.testing.methods import MethodSuite, small_network
 
+TEACHER = Teacher(small_network(seed=9))
 SHORT = ("schedule.warmup=1", "schedule.ramp=2", "epochs=4")
 VARIANTS = [(f"method={name}",) for name in options("method")]
 VARIANTS += [
@@ -33,10 +35,15 @@ class TestOffered(MethodSuite):
     @pytest.fixture(autouse=True)
     def chosen(self, overrides):
         self.overrides = overrides
-        self.splits = getattr(self.make(), "regulariser", None) is None  # Shi's are ratios of means over the batch
+        method = self.make()
+        # Shi's are ratios of means over the batch.
+        self.splits = getattr(getattr(method, "base", method), "regulariser", None) is None
 
     def make(self):
-        return build.build_method(config_of(*self.overrides), steps_per_epoch=10)
+        config = config_of(*self.overrides)
+        if config["method"].get("teacher") == "???":
+            config = {**config, "method": {**config["method"], "teacher": "a run"}}
+        return build.build_method(config, 10, teacher=lambda name: TEACHER)
 
 
 class Sloppy(Method):
