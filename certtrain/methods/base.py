@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from certtrain.bounds.base import BoundEngine
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError
-from certtrain.randomness import uniforms
+from certtrain.kernels.noise import keyed_uniforms
 from certtrain.schedules import Ramp, Schedule
 from certtrain.smoothing.noise import Split, gaussian_noise
 
@@ -57,7 +57,7 @@ class Streams:
     def uniform(self, x: Tensor, index: Tensor, draw: int, purpose: str) -> Tensor:
         """float32 numbers in [0, 1) shaped like x (B, ...); two purposes, such as two attacks, are independent."""
         words = f"{self.split} {purpose}"
-        return uniforms(self.seed, words, draw, index.to(x.device), x[0].numel()).reshape(x.shape)
+        return keyed_uniforms(self.seed, words, draw, index.to(x.device), x[0].numel()).reshape(x.shape)
 
 
 @dataclass
