@@ -5,6 +5,8 @@
 small     MNIST conv16-conv32-fc100 (166k parameters), batch 256
 resnet    CIFAR-10 residual network of two blocks (483k parameters), batch 64
 cnn7      CIFAR-10 CNN7 with BatchNorm (17M parameters), batch 32 on a CPU, 512 on an accelerator
+classes10, classes100, classes200, classes1000
+          32 x 32 colour images of so many classes, conv16-conv32-fc100, batch 64
 
 A step is objective, backward pass and fused Adam. The ordinary one is the cross-entropy of unperturbed inputs. Bounds
 are at half the radius with kappa = beta = 1/2, the middle of a ramp, where CROWN-IBP needs all its passes; "kappa 0" is
@@ -53,30 +55,49 @@ HALF = {"ramp": Ramp(0, 2), "kappa": Weight(0.5, 0.5)}
 MIXED = {"ramp": Ramp(0, 2), "kappa": Weight(0.0, 0.0)}  # of attacks and bounds, as published: no clean loss
 CORNER = InnerAttack(steps=1, step_size=10.0, keep_best=False)  # of De Palma et al. (2024)
 MIDDLE = 1  # the step in the middle of that ramp
+BOUNDED = ("ordinary", "ibp", "crown_ibp fused", "crown_ibp")
+ATTACKED = ("taps", "staps", "sabr", "mtl_ibp", "cc_ibp", "exp_ibp", "pgd", "trades")
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Case:
-    """A network and the batch it is trained with."""
+    """A network and the batch it is trained with.
+
+    Attributes:
+        classes: of the network.
+        takes: whether a contender, by name, is measured on it.
+    """
 
     build: Callable[[], nn.Module]
     shape: tuple[int, ...]
     eps: float
     batch: int
     accelerator_batch: int
+    classes: int = 10
+    takes: Callable[[str], bool] = lambda name: True
 
 
-def _network(build: Callable[..., nn.Module], shape: tuple[int, ...]) -> nn.Module:
+def _network(build: Callable[..., nn.Module], shape: tuple[int, ...], classes: int = 10) -> nn.Module:
     torch.manual_seed(0)
-    return build(shape, 10, [0.5] * shape[0], [0.25] * shape[0])
+    return build(shape, classes, [0.5] * shape[0], [0.25] * shape[0])
+
+
+def _attacks_nothing(name: str) -> bool:
+    return not name.startswith(ATTACKED)
+
+
+def _many_classes(classes: int) -> Case:
+    build = partial(_network, wong_small, CIFAR, classes)
+    return Case(build, CIFAR, 8 / 255, 64, 256, classes, BOUNDED.__contains__)
 
 
 MNIST, CIFAR = (1, 28, 28), (3, 32, 32)
 CASES = {
     "small": Case(partial(_network, wong_small, MNIST), MNIST, 0.3, 256, 256),
-    "resnet": Case(partial(_network, resnet_small, CIFAR), CIFAR, 8 / 255, 64, 256),
-    "cnn7": Case(partial(_network, cnn7, CIFAR), CIFAR, 8 / 255, 32, 512),
+    "resnet": Case(partial(_network, resnet_small, CIFAR), CIFAR, 8 / 255, 64, 256, takes=_attacks_nothing),
+    "cnn7": Case(partial(_network, cnn7, CIFAR), CIFAR, 8 / 255, 32, 512, takes=_attacks_nothing),
+    **{f"classes{classes}": _many_classes(classes) for classes in (10, 100, 200, 1000)},
 }
 
 
@@ -107,9 +128,10 @@ def methods(eps: float) -> dict[str, tuple[Method, str | None]]:
 
 def contenders(case: Case, device: torch.device) -> dict[str, tuple[Method | Compiled, str | None]]:
     """`methods`, and on an accelerator those of our own compiled, too."""
-    found: dict[str, tuple[Method | Compiled, str | None]] = {**methods(case.eps)}
+    plain = {name: one for name, one in methods(case.eps).items() if case.takes(name)}
+    found: dict[str, tuple[Method | Compiled, str | None]] = {**plain}
     if device.type != "cpu":
-        for name, (method, engine) in methods(case.eps).items():
+        for name, (method, engine) in plain.items():
             if engine != "auto_lirpa":
                 found[f"{name}, compiled"] = Compiled(method, case.accelerator_batch, "reduce-overhead"), engine
     return found
@@ -124,7 +146,7 @@ def stepper(case: Case, method: Method | Compiled, engine: str | None, device: t
     network = case.build().to(device).train()
     size = case.batch if device.type == "cpu" else case.accelerator_batch
     draw = torch.Generator().manual_seed(1)
-    x, y = torch.rand(size, *case.shape, generator=draw), torch.randint(0, 10, (size,), generator=draw)
+    x, y = torch.rand(size, *case.shape, generator=draw), torch.randint(0, case.classes, (size,), generator=draw)
     batch = Batch(x.to(device), y.to(device), torch.arange(size, device=device))
     made = None
     if engine == "native":

@@ -82,8 +82,9 @@ class AutoLirpaEngine:
         threat: Threat,
         methods: tuple[str, ...] = ("ibp", "crown_ibp"),
         at: tuple[str, ...] = (),
+        closest: int | None = None,
     ) -> Bounds:
-        """Lower bounds of the margins of class y over the threat model around x; see `BoundEngine.bounds`.
+        """Lower bounds of the margins of class y over the threat model around x, all of them; see `BoundEngine.bounds`.
 
         One interval pass serves all methods. In training mode BatchNorm takes its statistics from the clean
         activations and updates its running ones once.

@@ -77,12 +77,15 @@ class Bounds:
         margins: per method (B, K-1) lower bounds of `z_y - z_j` for j != y, in ascending order of j.
         pre_activations: the (interval) bounds of each activation's input, in the order of execution.
         at: bounds of the operations asked for, by name.
+        bounded: (B, S) which of the K-1 margins the methods that go backward bounded; the others are IBP's in all of
+            them. None where they bounded all.
     """
 
     clean: Tensor
     margins: dict[str, Tensor]
     pre_activations: tuple[PreActivation, ...]
     at: Mapping[str, NodeBounds] = field(default_factory=dict, kw_only=True)
+    bounded: Tensor | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,7 @@ class BoundEngine(Protocol):
         threat: Threat,
         methods: tuple[str, ...] = ("ibp", "crown_ibp"),
         at: tuple[str, ...] = (),
+        closest: int | None = None,
     ) -> Bounds:
         """Lower bounds of the margins of class y over the threat model around x.
 
@@ -138,6 +142,9 @@ class BoundEngine(Protocol):
             threat: norm, eps (scalar or (B,)) and input range.
             methods: any of `ibp`, `crown_ibp`, `crown`, `alpha_crown` that the engine has.
             at: names of operations whose outputs' interval bounds are wanted as well.
+            closest: how many margins of each example the methods that go backward, whose cost grows with them, need to
+                bound: those that are least by IBP. The others may keep IBP's bounds, which hold as well; `bounded`
+                says which. None for all. An engine may bound more.
 
         Raises:
             UserError: an operation of the network that the engine cannot bound, with its path in the network; a name
@@ -189,8 +196,16 @@ class BoundEngine(Protocol):
         ...
 
 
-def margin_matrix(y: Tensor, num_classes: int, dtype: object = None) -> Tensor:
-    """C of shape (B, K-1, K) with `C z = (z_y - z_j)` for j != y in ascending order of j.
+def other_classes(y: Tensor, num_classes: int) -> Tensor:
+    """(B, K-1) the classes other than y, in ascending order."""
+    import torch
+
+    others = torch.arange(num_classes - 1, device=y.device).expand(len(y), -1)
+    return others + (others >= y[:, None])
+
+
+def margin_matrix(y: Tensor, num_classes: int, dtype: object = None, others: Tensor | None = None) -> Tensor:
+    """C of shape (B, K-1, K) with `C z = (z_y - z_j)` for j != y in ascending order of j, or for j in `others` (B, S).
 
     Raises:
         UserError: K < 2.
@@ -200,6 +215,4 @@ def margin_matrix(y: Tensor, num_classes: int, dtype: object = None) -> Tensor:
     refuse_one_logit(num_classes)
 
     eye = torch.eye(num_classes, dtype=dtype or torch.float32, device=y.device)
-    others = torch.arange(num_classes - 1, device=y.device).expand(len(y), -1)
-    others = others + (others >= y[:, None])
-    return eye[y][:, None, :] - eye[others]
+    return eye[y][:, None, :] - eye[other_classes(y, num_classes) if others is None else others]

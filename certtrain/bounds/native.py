@@ -7,21 +7,29 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from certtrain._version import __version__
 from certtrain.bounds import rules
 from certtrain.bounds.affine import LinearMap
-from certtrain.bounds.base import Bounds, Features, FusedLoss, NodeBounds, PreActivation, Split, margin_matrix
+from certtrain.bounds.base import (
+    Bounds,
+    Features,
+    FusedLoss,
+    NodeBounds,
+    PreActivation,
+    Split,
+    margin_matrix,
+    other_classes,
+)
 from certtrain.bounds.crown import Refined, interval_lines, lower_bounds, refine
 from certtrain.bounds.features import features, no_features
 from certtrain.bounds.forward import Pass, propagate, resume
 from certtrain.bounds.graph import Graph, unsupported
 from certtrain.bounds.intermediates import Box, Intermediates, weights_of
-from certtrain.bounds.interval import InputSet, Mixing
+from certtrain.bounds.interval import InputSet
 from certtrain.bounds.loss_fusion import fused_upper_bound
+from certtrain.bounds.margins import combined, margin_interval, margin_rows
 from certtrain.bounds.nonlinear import Activation
 from certtrain.bounds.rules import Relu
 from certtrain.bounds.splits import splits
@@ -32,7 +40,6 @@ from certtrain.threat import Threat
 # Convolutions from which it pays to lay images out for them in an interval pass that no backward pass follows: IBP of 7
 # takes 0.94 of the time, of 5 wide ones 0.98; of 2 nothing is gained, and the backward pass copies bounds back.
 SEVERAL_CONVOLUTIONS = 3
-FEW_CLASSES = 32  # up to which the interval margins of all pairs of classes are cheaper than each example's own
 
 
 class NativeEngine:
@@ -76,6 +83,7 @@ class NativeEngine:
         threat: Threat,
         methods: tuple[str, ...] = ("ibp", "crown_ibp"),
         at: tuple[str, ...] = (),
+        closest: int | None = None,
     ) -> Bounds:
         """Lower bounds of the margins of class y over the threat model around x; see `BoundEngine.bounds`.
 
@@ -89,7 +97,7 @@ class NativeEngine:
         for method in methods:
             self._check(method)
         output = self._propagate(x, y, threat, alone=tuple(methods) == ("ibp",))
-        found = output.bounds(methods)
+        found = output.bounds(methods, closest)
         return replace(found, at={name: output.node(name) for name in at}) if at else found
 
     def splits(self) -> tuple[Split, ...]:
@@ -138,7 +146,7 @@ class NativeEngine:
         self._check(method)
         output = self._propagate(x, y, threat)
         lower, upper = output.interval()
-        loss = fused_upper_bound(lower, upper, lambda weights: output.least(method, weights @ output.classes))
+        loss = fused_upper_bound(lower, upper, lambda weights: output.least(method, combined(weights, y)))
         return FusedLoss(output.clean, {"ibp": lower}, output.pre_activations(), loss)
 
     def _check(self, method: str) -> None:
@@ -184,9 +192,13 @@ class _Output:
     # Not functools.cached_property, whose lock in Python 3.11 torch.compile cannot follow.
     made: dict[str, Any] = field(default_factory=dict, init=False)
 
-    def bounds(self, methods: tuple[str, ...]) -> Bounds:
+    def bounds(self, methods: tuple[str, ...], closest: int | None = None) -> Bounds:
         """What the engine answers."""
-        return Bounds(self.clean, {method: self.margins(method) for method in methods}, self.pre_activations())
+        places = None
+        if closest is not None and closest < self.clean.shape[1] - 1 and tuple(methods) != ("ibp",):
+            places = self.interval()[0].detach().topk(closest, largest=False).indices
+        margins = {method: self.margins(method, places) for method in methods}
+        return Bounds(self.clean, margins, self.pre_activations(), bounded=places)
 
     @property
     def refined(self) -> Refined:
@@ -195,49 +207,44 @@ class _Output:
             self.made["refined"] = refine(self.run, self.known)
         return self.made["refined"]
 
-    @property
-    def classes(self) -> Tensor:
-        """(B, K-1, K) the margins as functions of the logits, made once."""
-        if "classes" not in self.made:
-            self.made["classes"] = margin_matrix(self.y, self.clean.shape[1], self.clean.dtype)
-        return self.made["classes"]
-
-    def margins(self, method: str) -> Tensor:
-        """(B, K-1) lower bounds of the margins."""
-        return self.interval()[0] if method == "ibp" else self.least(method, self.classes)
+    def margins(self, method: str, places: Tensor | None) -> Tensor:
+        """(B, K-1) lower bounds of the margins; those that `places` (B, S) leaves out, if there are any, by IBP."""
+        if method == "ibp":
+            return self.interval()[0]
+        others = other_classes(self.y, self.clean.shape[1])
+        others = others if places is None else others.gather(1, places)
+        if self.layer is None:
+            found = self._lower(method, margin_matrix(self.y, self.clean.shape[1], self.clean.dtype, others))
+        else:
+            functions, constant = margin_rows(self.layer, self.y, others)
+            found = self._lower(method, functions) + constant
+        return found if places is None else self.interval()[0].scatter(1, places, found)
 
     def interval(self) -> tuple[Tensor, Tensor]:
-        """Interval bounds (B, K-1) of the margins."""
-        region, layer, classes = self.run.regions[self.step], self.layer, self.clean.shape[1]
-        if layer is None or classes > FEW_CLASSES or region.mixing is Mixing.NONE:
-            functions, constant = self._through_layer(self.classes)
-            lower, upper = region.range(functions)
-            return lower + constant, upper + constant
-        # |W_y - W_j| r for all pairs of classes is one small product, where the examples' own rows would be B (K-1) n.
-        gaps = (layer.weight[:, None] - layer.weight).abs().flatten(0, 1)
-        spread = F.linear(region.radius.flatten(1), gaps).unflatten(1, (classes, classes))
-        spread = spread.expand(len(self.y), -1, -1).gather(1, self.y[:, None, None].expand(-1, 1, classes))[:, 0]
-        logits = layer.forward(region.centre.flatten(1))
-        middle = logits.gather(1, self.y[:, None]) - logits
-        others = torch.arange(classes - 1, device=self.y.device)
-        others = others + (others >= self.y[:, None])
-        middle, spread = middle.gather(1, others), spread.gather(1, others)
-        return middle - spread, middle + spread
+        """Interval bounds (B, K-1) of the margins, made once."""
+        if "interval" not in self.made:
+            region = self.run.regions[self.step]
+            if self.layer is None:
+                found = region.range(margin_matrix(self.y, self.clean.shape[1], self.clean.dtype))
+            else:
+                found = margin_interval(region, self.layer, self.y)
+            self.made["interval"] = found
+        return self.made["interval"]
 
     def least(self, method: str, functions: Tensor) -> Tensor:
         """Lower bounds (B, S) of functions (B, S, K) of the logits."""
-        functions, constant = self._through_layer(functions)
-        if method == "ibp":
-            return self.run.regions[self.step].range(functions)[0] + constant
-        lines = self.refined.lines if method == "crown" else interval_lines(self.run)
-        return lower_bounds(self.run, lines, self.step, functions) + constant
-
-    def _through_layer(self, functions: Tensor) -> tuple[Tensor, Tensor]:
-        """Functions of the logits as functions (B, S, n) of the last step's output, and constants (B, S)."""
         if self.layer is None:
-            return functions, functions.new_zeros(functions.shape[:2])
+            return self._lower(method, functions)
         constant = self.layer.offset(functions)
-        return self.layer.transpose(functions), functions.new_zeros(()) if constant is None else constant
+        least = self._lower(method, self.layer.transpose(functions))
+        return least if constant is None else least + constant
+
+    def _lower(self, method: str, functions: Tensor) -> Tensor:
+        """Lower bounds (B, S) of functions (B, S, n) of the last step's output."""
+        if method == "ibp":
+            return self.run.regions[self.step].range(functions)[0]
+        lines = self.refined.lines if method == "crown" else interval_lines(self.run)
+        return lower_bounds(self.run, lines, self.step, functions)
 
     def node(self, name: str) -> NodeBounds:
         """The box of an operation's output, and the network from there on."""

@@ -29,8 +29,11 @@ class United:
         threat: Threat,
         methods: tuple[str, ...] = ("ibp", "crown_ibp"),
         at: tuple[str, ...] = (),
+        closest: int | None = None,
     ) -> Bounds:
-        """The least lower bounds of the margins over all boxes; see `BoundEngine.bounds`. NaN where one has NaN.
+        """The least lower bounds of the margins over all boxes, of all margins; see `BoundEngine.bounds`.
+
+        NaN where one has NaN.
 
         Raises:
             UserError: bounds inside the network are asked for, where each box has its own.

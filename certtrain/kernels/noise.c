@@ -42,6 +42,20 @@ static inline void pair(uint32_t radial, uint32_t angular, float *first, float *
     *second = flipped(cosine + sine, angular << 1);
 }
 
+/* randomness.philox4x32 of one counter, in place. */
+static inline void philox(uint32_t k0, uint32_t k1, uint32_t *c)
+{
+    for (int round = 0; round < ROUNDS; round++) {
+        uint64_t p0 = (uint64_t)c[0] * MULTIPLIERS[0], p1 = (uint64_t)c[2] * MULTIPLIERS[1];
+        c[0] = (uint32_t)(p1 >> 32) ^ c[1] ^ k0;
+        c[2] = (uint32_t)(p0 >> 32) ^ c[3] ^ k1;
+        c[1] = (uint32_t)p1;
+        c[3] = (uint32_t)p0;
+        k0 += WEYL[0];
+        k1 += WEYL[1];
+    }
+}
+
 void normal_pairs(int64_t count, const uint32_t *radial, const uint32_t *angular, float *first, float *second)
 {
     for (int64_t i = 0; i < count; i++)
@@ -55,25 +69,33 @@ void noise_rows(uint32_t key0, uint32_t key1, const int64_t *index, const int64_
     for (int64_t row = 0; row < rows; row++, out += 4 * (int64_t)blocks) {
         const uint32_t low = (uint32_t)index[row], high = (uint32_t)((uint64_t)index[row] >> 32);
         const uint32_t number = (uint32_t)draw[row];
-        float *restrict a = out, *restrict b = a + blocks, *restrict c = b + blocks, *restrict d = c + blocks;
+        float *restrict out_a = out, *restrict out_b = out_a + blocks;
+        float *restrict out_c = out_b + blocks, *restrict out_d = out_c + blocks;
         for (uint32_t block = 0; block < blocks; block++) {
-            uint32_t c0 = block, c1 = number, c2 = low, c3 = high, k0 = key0, k1 = key1;
-            for (int round = 0; round < ROUNDS; round++) {
-                uint64_t p0 = (uint64_t)c0 * MULTIPLIERS[0], p1 = (uint64_t)c2 * MULTIPLIERS[1];
-                c0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0;
-                c2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1;
-                c1 = (uint32_t)p1;
-                c3 = (uint32_t)p0;
-                k0 += WEYL[0];
-                k1 += WEYL[1];
-            }
+            uint32_t c[4] = {block, number, low, high};
+            philox(key0, key1, c);
             float first, second;
-            pair(c0, c1, &first, &second);
-            a[block] = first * sigma;
-            b[block] = second * sigma;
-            pair(c2, c3, &first, &second);
-            c[block] = first * sigma;
-            d[block] = second * sigma;
+            pair(c[0], c[1], &first, &second);
+            out_a[block] = first * sigma;
+            out_b[block] = second * sigma;
+            pair(c[2], c[3], &first, &second);
+            out_c[block] = first * sigma;
+            out_d[block] = second * sigma;
+        }
+    }
+}
+
+/* randomness.uniforms: out is (rows, 4 blocks), a block's four words side by side. */
+void uniform_rows(uint32_t key0, uint32_t key1, const int64_t *index, uint32_t draw, int64_t rows, uint32_t blocks,
+                  float *restrict out)
+{
+    for (int64_t row = 0; row < rows; row++, out += 4 * (int64_t)blocks) {
+        const uint32_t low = (uint32_t)index[row], high = (uint32_t)((uint64_t)index[row] >> 32);
+        for (uint32_t block = 0; block < blocks; block++) {
+            uint32_t c[4] = {block, draw, low, high};
+            philox(key0, key1, c);
+            for (int lane = 0; lane < 4; lane++)
+                out[4 * (int64_t)block + lane] = (float)(int32_t)(c[lane] >> 8) * 0x1p-24f;
         }
     }
 }

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from certtrain.kernels import loader
-from certtrain.randomness import MULTIPLIERS, ROUNDS, WEYL, Key, words
+from certtrain.randomness import MULTIPLIERS, ROUNDS, WEYL, Key, check_range, uniforms, words
+from certtrain.randomness import key as key_of
 
 # Chebyshev fits, lowest degree first: log(1+t)/t on [sqrt(1/2) - 1, sqrt(2) - 1] (relative error 3e-8), and for
 # |phi| <= pi/4, in phi^2, sin(phi)/phi (4e-9) and cos(phi) (4e-8).
@@ -65,6 +66,18 @@ def normal_rows(key: Key, index: Tensor, draw: Tensor, blocks: int, sigma: float
         if _made > PAYS_AFTER and (compiled := LOOPS.get()) is not None:
             return compiled.rows(key, index, draw, blocks, sigma)
     return rows_by_tensors(key, index, draw, blocks, sigma)
+
+
+def keyed_uniforms(seed: int, purpose: str, epoch: int, index: Tensor, count: int) -> Tensor:
+    """`randomness.uniforms`, by whichever way is quick here."""
+    global _made
+    blocks = (count + 3) // 4
+    if index.device.type == "cpu":
+        _made += len(index) * blocks
+        if _made > PAYS_AFTER and (compiled := LOOPS.get()) is not None:
+            check_range("epoch", epoch, epoch)
+            return compiled.uniforms(key_of(seed, "uniforms", purpose), index, epoch, blocks)[:, :count]
+    return uniforms(seed, purpose, epoch, index, count)
 
 
 def rows_by_tensors(k: Key, index: Tensor, draw: Tensor, blocks: int, sigma: float) -> Tensor:
@@ -142,7 +155,12 @@ class Loops:
             *(ctypes.c_int64, ctypes.c_uint32, ctypes.c_float, pointer),
         ]
         self._pairs.argtypes = [ctypes.c_int64, pointer, pointer, pointer, pointer]
-        self._rows.restype = self._pairs.restype = None
+        self._uniforms = library.uniform_rows
+        self._uniforms.argtypes = [
+            *(ctypes.c_uint32, ctypes.c_uint32, pointer, ctypes.c_uint32),
+            *(ctypes.c_int64, ctypes.c_uint32, pointer),
+        ]
+        self._rows.restype = self._pairs.restype = self._uniforms.restype = None
 
     def rows(self, key: Key, index: Tensor, draw: Tensor, blocks: int, sigma: float) -> Tensor:
         """(R, 4, blocks) float32 noise of `index` and `draw`, (R,) int64 on the CPU."""
@@ -152,6 +170,18 @@ class Loops:
         def fill(start: int, stop: int) -> None:
             some, numbers, part = index[start:stop], draw[start:stop], out[start:stop]
             self._rows(*key, some.data_ptr(), numbers.data_ptr(), len(some), blocks, sigma, part.data_ptr())
+
+        loader.in_threads(fill, len(index), len(index) * blocks // SEVERAL)
+        return out
+
+    def uniforms(self, key: Key, index: Tensor, draw: int, blocks: int) -> Tensor:
+        """(R, 4 blocks) float32 numbers in [0, 1) of `index`, (R,) int64 on the CPU."""
+        index = index.contiguous()
+        out = torch.empty(len(index), 4 * blocks, dtype=torch.float32, device="cpu")
+
+        def fill(start: int, stop: int) -> None:
+            some, part = index[start:stop], out[start:stop]
+            self._uniforms(*key, some.data_ptr(), draw, len(some), blocks, part.data_ptr())
 
         loader.in_threads(fill, len(index), len(index) * blocks // SEVERAL)
         return out
@@ -184,6 +214,8 @@ def agrees(compiled: Loops) -> bool:
     draw = (torch.arange(64) * 67_108_859) % (1 << 32)
     key = (0x9E3779B9, 0xFFFFFFFF)
     same = _same(compiled.rows(key, index, draw, 999, 0.3), rows_by_tensors(key, index, draw, 999, 0.3))
+    numbers = compiled.uniforms(key_of(3, "uniforms", "check"), index, 77, 999)
+    same = same and _same(numbers, uniforms(3, "check", 77, index, 4 * 999))
     edges = torch.cat([torch.arange(-4, 4) + (1 << bit) for bit in range(33)]) % (1 << 32)
     radial, angular = torch.cartesian_prod(edges, edges).unbind(1)
     first, second = torch.empty(2, len(radial))

@@ -14,8 +14,8 @@ from torch.optim import Optimizer
 from certtrain.bounds.base import BoundEngine
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError
-from certtrain.kernels.noise import normal_rows
-from certtrain.randomness import key, uniforms
+from certtrain.kernels.noise import keyed_uniforms, normal_rows
+from certtrain.randomness import key
 from certtrain.schedules import Ramp, Schedule
 from certtrain.smoothing.noise import Split, gaussian_noise
 from certtrain.system.collective import global_sum, shares
@@ -61,7 +61,7 @@ class Streams:
     def uniform(self, x: Tensor, index: Tensor, draw: int, purpose: str) -> Tensor:
         """float32 numbers in [0, 1) shaped like x (B, ...); two purposes, such as two attacks, are independent."""
         words = f"{self.split} {purpose}"
-        return uniforms(self.seed, words, draw, index.to(x.device), x[0].numel()).reshape(x.shape)
+        return keyed_uniforms(self.seed, words, draw, index.to(x.device), x[0].numel()).reshape(x.shape)
 
     @torch.no_grad()
     def weights(self, weights: Sequence[Tensor], draw: int, number: int, std: float) -> list[Tensor]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
-from typing import Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from certtrain.methods.base import Inputs, Method, Objective, Streams
 CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
 COMPILE_MODES: tuple[str, ...] = get_args(CompileMode)
 TOLERANCE = 0.1  # of a gradient's length: rounding in TF32 and bf16 stays below, a wrong derivative does not
+T = TypeVar("T")
 WITH_GRAPHS = ("reduce-overhead", "max-autotune")  # replay CUDA graphs, whose results live until the next replay
 
 
@@ -29,8 +30,8 @@ class Compiled:
 
     Compiled once for each phase of the method, when the first step of the phase comes, and compared with the method
     there. What changes at every step (eps, kappa, beta) enters as tensors on the device: nothing is compiled again, and
-    no CUDA graph holds an old value. What a method prepares, noise above all, is
-    made outside, where no compiler can change its bits.
+    no CUDA graph holds an old value. What a method prepares, noise above all, is made outside, where no compiler can
+    change its bits; but the network that it attacks for it is compiled, too, by itself.
 
     Args:
         method: the objective.
@@ -53,6 +54,7 @@ class Compiled:
         self.method, self.examples, self.mode, self.backend = method, examples, mode, backend
         self.tell: Callable[[str], object] = lambda text: None
         self._made: dict[Hashable, Callable[..., Objective]] = {}
+        self._attacked: _Attacked | None = None
 
     def __call__(
         self, network: nn.Module, engine: BoundEngine | None, batch: Batch, step: int, streams: Streams
@@ -69,7 +71,9 @@ class Compiled:
             name: torch.full((), value, dtype=batch.x.dtype, device=batch.x.device)
             for name, value in self.method.values(step).items()
         }
-        inputs = self.method.prepare(network, engine, batch, step, streams)
+        if self._attacked is None:
+            self._attacked = _Attacked(network, self)
+        inputs = self.method.prepare(self._attacked, engine, batch, step, streams)
         if phase not in self._made:
             self.tell(f"compiling the objective from step {step} on")
             self._make(network, engine, phase, inputs, numbers)
@@ -90,8 +94,7 @@ class Compiled:
         """Compile a phase, and compare with the objective itself: releases of torch had compilers that err silently."""
         plain = partial(_objective, self.method, network, engine, phase)
         expected = _gradients(plain, network, inputs, values)
-        options = {"mode": self.mode} if self.backend == "inductor" else {}
-        self._made[phase] = torch.compile(plain, fullgraph=True, dynamic=False, backend=self.backend, **options)
+        self._made[phase] = self.compiled(plain)
         found = _gradients(partial(self._run, phase), network, inputs, values)
         off = _difference(found, expected)
         # A network that draws random numbers never gives the same twice.
@@ -99,26 +102,79 @@ class Compiled:
             not off <= TOLERANCE
             and _difference(_gradients(plain, network, inputs, values, seed=1), expected) <= TOLERANCE
         ):
-            raise UserError(
-                f"torch {torch.__version__} compiles this objective wrongly: its gradient is off by {100 * off:.3g} %",
-                where="configuration key trainer.compile",
-                fix="trainer.compile=false, or another release of torch",
-            )
+            raise _wrong("objective", off)
+
+    def compiled(self, function: Callable[..., T]) -> Callable[..., T]:
+        """The function, compiled at its first call.
+
+        Raises:
+            UserError: at the first call, torch.compile cannot follow it or finds no compiler.
+        """
+        options = {"mode": self.mode} if self.backend == "inductor" else {}
+        made = torch.compile(function, fullgraph=True, dynamic=False, backend=self.backend, **options)
+        return partial(_told, made)
 
     def _run(self, phase: Hashable, inputs: Inputs, values: dict[str, Tensor]) -> Objective:
-        try:
-            return self._made[phase](inputs, values)
-        except Exception as error:
-            from torch._dynamo.exc import TorchDynamoException  # a second of importing, for nothing in most trainings
+        return self._made[phase](inputs, values)
 
-            if not isinstance(error, TorchDynamoException):
-                raise
-            cause = error.__cause__ or error
-            raise UserError(
-                f"torch.compile fails: {str(cause).strip().splitlines()[0]}",
-                where="configuration key trainer.compile",
-                fix="trainer.compile=false; --traceback shows the whole reason",
-            ) from error
+
+class _Attacked(nn.Module):
+    """The network as attacks see it: compiled by itself when the first one calls it, and compared with itself there.
+
+    Args:
+        network: in the state of `frozen` when it is called.
+        compiler: compiles it.
+    """
+
+    def __init__(self, network: nn.Module, compiler: Compiled) -> None:
+        super().__init__()
+        self.network, self.compiler = network, compiler
+        self._made: Callable[[Tensor], Tensor] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, K) logits."""
+        if self._made is None:
+            self.compiler.tell("compiling the network that is attacked")
+            self._made = self.compiler.compiled(self.network.forward)
+            with torch._C.DisableTorchFunction():
+                plain, found = (_slopes(function, x) for function in (self.network, self._made))
+            if not _difference(found, plain) <= TOLERANCE:
+                raise _wrong("attack", _difference(found, plain))
+        with torch._C.DisableTorchFunction():  # the compiler's own kernels
+            return self._made(x)
+
+
+def _slopes(function: Callable[[Tensor], Tensor], x: Tensor) -> list[Tensor]:
+    """A loss of the logits, and its gradient at inputs."""
+    with torch.enable_grad():
+        point = x.detach().clone().requires_grad_()
+        loss = torch.logsumexp(function(point), 1).sum()
+        return [loss.detach().clone(), torch.autograd.grad(loss, point)[0].clone()]
+
+
+def _told(function: Callable[..., T], *arguments: Any) -> T:
+    """What a compiled function gives; why it cannot be compiled in one line."""
+    try:
+        return function(*arguments)
+    except Exception as error:
+        from torch._dynamo.exc import TorchDynamoException  # a second of importing, for nothing in most trainings
+
+        if not isinstance(error, TorchDynamoException):
+            raise
+        cause = error.__cause__ or error
+        raise UserError(
+            f"torch.compile fails: {str(cause).strip().splitlines()[0]}",
+            where="configuration key trainer.compile",
+            fix="trainer.compile=false; --traceback shows the whole reason",
+        ) from error
+
+
+def _wrong(what: str, off: float) -> UserError:
+    return UserError(
+        f"torch {torch.__version__} compiles this {what} wrongly: its gradient is off by {100 * off:.3g} %",
+        where="configuration key trainer.compile",
+        fix="trainer.compile=false, or another release of torch",
+    )
 
 
 def _gradients(

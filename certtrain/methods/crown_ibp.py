@@ -6,7 +6,7 @@ from fractions import Fraction
 from typing import Unpack
 
 from certtrain.methods.bound_training import BoundTraining, Options
-from certtrain.methods.mixture import Mixture
+from certtrain.methods.mixture import CLOSEST, Mixture
 from certtrain.schedules import Ramp, Schedule, Weight
 
 KAPPA, BETA = Weight(1.0, 0.5, "eps"), Weight(1.0, 0.0, "eps")
@@ -23,6 +23,8 @@ class CrownIBP(BoundTraining):
             throughout.
         beta: weight of CROWN-IBP. Theirs: from 1 to 0 by eps; 1 throughout for small radii such as 2/255.
         loss_fusion: bound the loss instead of the margins.
+        closest: without loss fusion, how many margins of an example CROWN-IBP bounds, those least by IBP; the others
+            keep IBP's bounds. None for all, at a cost that grows with the classes.
 
     Raises:
         UserError: as `BoundTraining`.
@@ -34,6 +36,7 @@ class CrownIBP(BoundTraining):
         ramp: Ramp,
         beta: Schedule = BETA,
         loss_fusion: bool = False,
+        closest: int | None = CLOSEST,
         **options: Unpack[Options],
     ) -> None:
-        super().__init__(train_eps, ramp, Mixture(beta, loss_fusion), **{"kappa": KAPPA, **options})
+        super().__init__(train_eps, ramp, Mixture(beta, loss_fusion, closest), **{"kappa": KAPPA, **options})

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from certtrain.bounds.transposed import InputGradients
 from certtrain.errors import UserError
 from certtrain.methods.base import Part, Streams
 from certtrain.models.evaluation import frozen
@@ -138,7 +139,7 @@ class InnerAttack(Part):
         losses = losses or partial(F.cross_entropy, target=y, reduction="none")
         point = best = lower + start.to(x) * (upper - lower)
         largest = torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
-        with frozen(network), torch.enable_grad():
+        with frozen(network), torch.enable_grad(), InputGradients():
             for step in range(self.steps + self.keep_best):
                 point = point.detach().requires_grad_()
                 found = losses(network(point))

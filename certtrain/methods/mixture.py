@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from certtrain.bounds.base import BoundEngine, Bounds, FusedLoss
+from certtrain.errors import UserError
 from certtrain.methods.base import Value
 from certtrain.methods.losses import proved_share, robust_cross_entropy
 from certtrain.methods.regions import Prepared
@@ -16,6 +18,7 @@ from certtrain.schedules import Ramp, Schedule, as_schedule, share_at
 from certtrain.threat import Threat
 
 NEGLIGIBLE_BETA = 1e-5  # below it the CROWN pass costs much and moves nothing
+CLOSEST = 16  # margins; each costs one and a half ordinary steps
 
 
 @dataclass(frozen=True)
@@ -33,20 +36,30 @@ class Mixture(RobustLoss):
     not bounds of `exp(loss)` under one logarithm: one of these can be e^50 times the other, and then nothing is left of
     the tighter one, neither in the value nor in the gradient.
 
+    Unfused, CROWN-IBP's cost grows with the margins that it bounds. Of more than `closest` in an example it bounds
+    those that are least by IBP, the ones left open first; the others keep IBP's bounds, which are as sound and only
+    looser.
+
     Args:
         beta: weight of CROWN-IBP, in [0, 1].
         loss_fusion: bound the loss instead of the margins. There is then no bound of single margins to count examples
             with: instead of train_verified the parts have train_verified_ibp, from the IBP bounds, at every step.
+        closest: how many margins of an example CROWN-IBP bounds without loss fusion; None for all.
 
     Raises:
-        UserError: beta is not a schedule.
+        UserError: beta is not a schedule, or `closest` not a number of margins.
     """
 
     beta: Schedule
     loss_fusion: bool = False
+    closest: int | None = CLOSEST
 
     def __post_init__(self) -> None:
         as_schedule(self.beta, "method.beta")
+        closest = self.closest
+        if closest is not None and (isinstance(closest, bool) or not isinstance(closest, int) or closest < 1):
+            what = f"closest = {closest!r} is not a number of margins, at least 1"
+            raise UserError(what, where="method.closest", fix=f"+method.closest={CLOSEST}, or null for all margins")
 
     def methods(self, step: int, ramp: Ramp) -> tuple[str, ...]:
         """The bounds to compute at this step."""
@@ -66,7 +79,9 @@ class Mixture(RobustLoss):
         """What `loss` needs: the bounds of the methods, or the fused loss, which has IBP's with it."""
         if self.loss_fusion and "crown_ibp" in methods:
             return engine.fused_loss(inputs.x, inputs.y, threat, "crown_ibp")
-        return super().bounds(engine, inputs, threat, methods)
+        if "crown_ibp" not in methods:
+            return super().bounds(engine, inputs, threat, methods)
+        return engine.bounds(inputs.x, inputs.y, threat, methods, closest=self.closest)
 
     def loss(
         self,
@@ -76,11 +91,19 @@ class Mixture(RobustLoss):
         methods: tuple[str, ...],
         values: Mapping[str, Value],
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Parts: train_verified, or train_verified_ibp; `values` has beta, where two are mixed."""
+        """Parts: train_verified, or train_verified_ibp; `values` has beta, where two are mixed.
+
+        Where CROWN-IBP bounds some margins only, ibp_only is the others' share of the robust loss's gradient: near 0,
+        those would have changed nothing.
+        """
         y = inputs.y
         if not self.loss_fusion:
             margins = self._margins(bounds, methods, values)
-            return robust_cross_entropy(margins), {"train_verified": proved_share(margins, bounds.clean, y)}
+            parts = {"train_verified": proved_share(margins, bounds.clean, y)}
+            if bounds.bounded is not None:
+                weights = F.softmax(-margins.detach(), 1)
+                parts["ibp_only"] = 1 - weights.gather(1, bounds.bounded).sum(1).mean()
+            return robust_cross_entropy(margins), parts
         ibp = bounds.margins["ibp"]
         parts = {"train_verified_ibp": proved_share(ibp, bounds.clean, y)}
         if not isinstance(bounds, FusedLoss):

@@ -3,8 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from certtrain.bounds.transposed import TransposedConv
+from certtrain.bounds.transposed import InputGradients, TransposedConv
 
 
 def randn(*shape):
@@ -25,3 +26,28 @@ def test_transposed_conv(stride, padding, output_padding, groups, dilation, chan
     a32, weight32 = a.detach().float(), weight.detach().float()
     torch.testing.assert_close(TransposedConv.apply(a32, weight32, *settings), expected.float(), atol=1e-5, rtol=1e-5)
     assert torch.autograd.gradcheck(lambda a, w: TransposedConv.apply(a, w, *settings), (a, weight))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5])
+@pytest.mark.parametrize("stride", [1, 2, (2, 1), 3])
+@pytest.mark.parametrize("padding", [0, 1, "same"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_attacks_get_the_input_gradient_of_a_convolution_and_nothing_else_changes(channels, stride, padding, bias):
+    if padding == "same" and stride != 1:
+        return
+    torch.manual_seed(0)
+    layer = nn.Conv2d(channels, 4, 3, stride, padding, bias=bias).double().requires_grad_(False)
+    x = torch.rand(2, channels, 8, 7, dtype=torch.float64, requires_grad=True)
+    expected = layer(x)
+    toward = torch.randn_like(expected)
+    (wanted,) = torch.autograd.grad(expected, x, toward)
+    with InputGradients():
+        found = layer(x)
+        ours = "_AttackedBackward" in type(found.grad_fn).__name__
+        (gradient,) = torch.autograd.grad(found, x, toward)
+    assert ours == (channels <= 4 and stride != 1)
+    assert torch.equal(found, expected)
+    torch.testing.assert_close(gradient, wanted)
+    with InputGradients():
+        layer.requires_grad_(True)
+        assert torch.autograd.grad(layer(x).sum(), layer.weight)[0].abs().sum() > 0

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from certtrain.kernels import noise
 from certtrain.kernels.loader import VARIABLE
+from certtrain.randomness import key, uniforms
 from certtrain.smoothing.noise import noise_rows
 
 needs_compiler = pytest.mark.skipif(noise.LOOPS.get() is None, reason="this machine has no C compiler")
@@ -51,6 +52,17 @@ def test_bits_are_those_of_the_tensors(key, rows, blocks, sigma):
     assert same(
         noise.LOOPS.get().rows(key, index, draw, blocks, sigma), noise.rows_by_tensors(key, index, draw, blocks, sigma)
     )
+
+
+@needs_compiler
+@settings(max_examples=30, deadline=None)
+@given(rows=st.lists(st.integers(0, 2**62), min_size=0, max_size=40), count=st.integers(1, 70), epoch=WORD, seed=WORD)
+def test_uniform_numbers_have_the_bits_of_the_tensors(rows, count, epoch, seed):
+    index = torch.tensor(rows, dtype=torch.int64)
+    expected = uniforms(seed, "attack", epoch, index, count)
+    found = noise.LOOPS.get().uniforms(key(seed, "uniforms", "attack"), index, epoch, (count + 3) // 4)
+    assert same(found[:, :count].contiguous(), expected)
+    assert same(noise.keyed_uniforms(seed, "attack", epoch, index, count).contiguous(), expected)
 
 
 @needs_compiler

@@ -26,7 +26,7 @@ class PaperEngine:
     version = "1"
     methods = ("ibp", "crown_ibp")
 
-    def bounds(self, x, y, threat, methods=("ibp", "crown_ibp")):
+    def bounds(self, x, y, threat, methods=("ibp", "crown_ibp"), closest=None):
         e = float(threat.eps)
         self.calls.append((e, methods))
         assert (x == 0.5).all()

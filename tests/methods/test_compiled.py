@@ -57,6 +57,7 @@ def forget():
 
 # Two that go through everything; the others, as tracing takes its time, beside the compiler's own test.
 QUICK = ("gaussian", "crown_ibp fused")
+ATTACKS = ("pgd", "trades", "mtl_ibp", "cc_ibp", "exp_ibp")
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,9 @@ def test_the_compiled_objective_is_the_methods_own(name):
     for one, two in zip(network.buffers(), other.buffers()):
         torch.testing.assert_close(one, two)
     phases = {method.phase(step, sparing=False) for step in range(8)}
-    assert counter.frame_count == len(phases)  # eps, kappa and beta change without another compilation
+    attacks = compiled._attacked._made is not None
+    assert attacks == name.startswith(ATTACKS)
+    assert counter.frame_count == len(phases) + attacks  # eps, kappa and beta change without another compilation
 
 
 def test_an_epochs_last_batch_is_not_compiled():
@@ -119,6 +122,22 @@ def test_what_cannot_be_compiled_is_said_in_one_line():
         Compiled(Standard(), 4, backend="eager")(Broken(36, 3), None, batch(4), 0, Streams(0))
     assert "trainer.compile=false" in raised.value.fix
     assert len(raised.value.what.splitlines()) == 1
+
+
+def test_an_attack_goes_through_a_network_compiled_once():
+    network, counter = nn.Sequential(nn.Flatten(), nn.Linear(36, 3)), CompileCounterWithBackend("eager")
+    compiled = Compiled(METHODS["pgd"], 4, backend=counter)
+    compiled(network, NativeEngine(network), batch(4), 7, Streams(0))
+    frames = counter.frame_count
+    compiled(network, NativeEngine(network), batch(4, 1), 7, Streams(0))
+    assert frames == counter.frame_count == 2
+    assert all(weight.requires_grad for weight in network.parameters())
+
+
+def test_an_attack_that_is_compiled_wrongly_is_found_out():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+    with pytest.raises(UserError, match="compiles this attack wrongly"):
+        Compiled(METHODS["pgd"], 4, backend=wrong)(network, NativeEngine(network), batch(4), 7, Streams(0))
 
 
 class Pair(NamedTuple):

@@ -7,6 +7,7 @@ from torch import nn
 
 from certtrain.bounds import NativeEngine
 from certtrain.data.batch import Batch
+from certtrain.errors import UserError
 from certtrain.methods import IBP, CrownIBP, Ramp, ShiRegulariser, Streams, Weight
 from certtrain.threat import threat_of
 
@@ -165,3 +166,30 @@ def test_training_with_loss_fusion_verifies_more():
     crown = engine.bounds(batch.x, batch.y, threat_of(eps=0.02), ("crown_ibp",)).margins["crown_ibp"]
     assert losses[-1] < 0.6 * before.loss.item()
     assert (crown > 0).all(1).float().mean() >= 0.7
+
+
+def test_of_many_margins_only_the_closest_are_bounded_and_what_ibp_alone_bounds_is_logged():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 40))
+    batch = Batch(torch.rand(5, 4), torch.arange(5), torch.arange(5))
+    engine, ramp = NativeEngine(network), Ramp(0, 2)
+    every, some = (
+        CrownIBP(0.2, ramp, beta=Weight(1.0, 1.0), closest=closest)(network, engine, batch, 1, NOISE)
+        for closest in (None, 3)
+    )
+    assert some.parts["loss_robust"] > every.parts["loss_robust"]
+    bounds = engine.bounds(batch.x, batch.y, threat_of(eps=0.1), ("crown_ibp",), closest=3)
+    weights = F.softmax(-bounds.margins["crown_ibp"], 1)
+    rest = 1 - weights.gather(1, bounds.bounded).sum(1).mean()
+    assert some.parts["ibp_only"].item() == pytest.approx(rest.item(), abs=1e-6)
+    assert 0 < rest < 1
+    assert "ibp_only" not in every.parts
+    default = CrownIBP(0.2, ramp)(network, engine, batch, 1, NOISE)
+    assert "ibp_only" in default.parts
+
+
+@pytest.mark.parametrize("closest", [0, -1, True, 2.5])
+def test_a_number_of_margins_that_is_none_is_refused(closest):
+    with pytest.raises(UserError, match=r"closest = .* is not a number of margins") as raised:
+        CrownIBP(0.2, RAMP, closest=closest)
+    assert "+method.closest=16" in raised.value.fix
