@@ -155,10 +155,12 @@ class Method:
 
     Attributes:
         needs_engine: whether the objective may ask for bounds.
+        divisible: whether a batch's objective may be computed in parts, each with what was prepared of its examples.
         ramp: the rise of eps; a method without one is at full strength from the start.
     """
 
     needs_engine: ClassVar[bool] = False
+    divisible: ClassVar[bool] = True
     ramp: Ramp = Ramp(0, 0)
 
     def __call__(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +70,8 @@ class GLS(Wrapper):
     Raises:
         UserError: a negative std, no sample, an unknown estimator, a base that is no method.
     """
+
+    divisible: ClassVar[bool] = False
 
     def __init__(self, base: Method, std: float = 1e-3, samples: int = 1, estimator: Estimator = "rgs") -> None:
         super().__init__(base)

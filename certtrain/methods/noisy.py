@@ -43,6 +43,10 @@ class NoisyLoss(Part, ABC):
 
     least: ClassVar[int] = 1
 
+    def batch_norm_at(self, inputs: Noisy) -> tuple[Tensor, ...]:
+        """Inputs that `loss` runs the network on by itself, see `Method.batch_norm_at`."""
+        return ()
+
     @abstractmethod
     def loss(
         self, network: nn.Module, logits: Tensor, inputs: Noisy, values: Mapping[str, Value]
@@ -132,6 +136,10 @@ class NoisyTraining(Method):
         loss, more = self.loss.loss(network, logits, inputs, values)
         parts |= more
         return Objective(add_l1(loss, parts, network, self.l1), parts)
+
+    def batch_norm_at(self, inputs: Noisy, phase: Hashable) -> tuple[Tensor, ...]:
+        """All noisy rows, and the loss's own."""
+        return (stacked(inputs.x, inputs.noise), *self.loss.batch_norm_at(inputs))
 
     def scheduled(self, step: int) -> dict[str, float]:
         """sigma, constant; with an attack its radius; what the loss has scheduled."""
