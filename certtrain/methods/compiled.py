@@ -54,7 +54,7 @@ class Compiled:
         self.method, self.examples, self.mode, self.backend = method, examples, mode, backend
         self.tell: Callable[[str], object] = lambda text: None
         self._made: dict[Hashable, Callable[..., Objective]] = {}
-        self._attacked: _Attacked | None = None
+        self._attacked: Attacked | None = None
 
     def __call__(
         self, network: nn.Module, engine: BoundEngine | None, batch: Batch, step: int, streams: Streams
@@ -72,7 +72,7 @@ class Compiled:
             for name, value in self.method.values(step).items()
         }
         if self._attacked is None:
-            self._attacked = _Attacked(network, self)
+            self._attacked = Attacked(network, self)
         inputs = self.method.prepare(self._attacked, engine, batch, step, streams)
         if phase not in self._made:
             self.tell(f"compiling the objective from step {step} on")
@@ -118,7 +118,7 @@ class Compiled:
         return self._made[phase](inputs, values)
 
 
-class _Attacked(nn.Module):
+class Attacked(nn.Module):
     """The network as attacks see it: compiled by itself when the first one calls it, and compared with itself there.
 
     Args:

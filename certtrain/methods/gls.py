@@ -13,6 +13,7 @@ from certtrain.bounds.base import BoundEngine
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError, nearest
 from certtrain.methods.base import Inputs, Method, Objective, Streams, Value, non_negative
+from certtrain.methods.compiled import Attacked
 from certtrain.methods.wrapper import Wrapper
 
 Estimator = Literal["rgs", "pgpe"]
@@ -92,6 +93,7 @@ class GLS(Wrapper):
         inputs = self.base.prepare(network, engine, batch, step, streams)
         if not self.std:
             return inputs
+        network = network.network if isinstance(network, Attacked) else network
         if self._call is None or self._call.network is not network:
             self._call = _Call(network, self.base.objective)
         weights = [weight for _, weight in _weights(network)]
