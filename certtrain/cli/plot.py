@@ -1,13 +1,13 @@
 """`certtrain plot LOG|CARD|RUN ...`: curves with intervals over images, several in one figure, as PNG and PDF.
 
-Certified accuracy against the radius; with --risk-coverage selective accuracy, coverage and risk; with --compare the
-paired difference between two logs of the same images.
+Certified accuracy against the radius; with --risk-coverage selective accuracy, coverage and risk; with --ecdf how
+probable labels are under noise; with --compare the paired difference between two logs of the same images.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from certtrain.reporting.curve_figures import Line
 
-NAMES = {"certified": "certified_accuracy", "risk": "risk_coverage", "compare": "comparison"}
+NAMES = {"certified": "certified_accuracy", "risk": "risk_coverage", "ecdf": "probability", "compare": "comparison"}
 
 
 def parser() -> Parser:
@@ -29,6 +29,7 @@ def parser() -> Parser:
     made.add_argument("paths", nargs="+", metavar="PATH", help="a run directory, a card (.json), or a log of any code")
     kind = made.add_mutually_exclusive_group()
     kind.add_argument("--risk-coverage", action="store_true", help="selective accuracy, coverage and risk")
+    kind.add_argument("--ecdf", action="store_true", help="of smoothing: distribution of the label's probability")
     kind.add_argument("--compare", action="store_true", help="the second log minus the first, same images")
     made.add_argument("--output", action="append", default=[], metavar="NAME", help=".png or .pdf; neither: both")
     made.add_argument("--label", action="append", default=[], help="in the legend, in the order of the logs")
@@ -46,7 +47,8 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError(f"--resamples {options.resamples}", where="--resamples", fix="at least 100")
     if options.seed < 0:
         raise UserError(f"--seed {options.seed}", where="--seed", fix="a whole number >= 0")
-    kind = "risk" if options.risk_coverage else "compare" if options.compare else "certified"
+    kinds = {"risk": options.risk_coverage, "ecdf": options.ecdf, "compare": options.compare}
+    kind = next((name for name, asked in kinds.items() if asked), "certified")
     from certtrain.audit.sources import read_lines
     from certtrain.reporting import curve_figures
 
@@ -54,10 +56,13 @@ def main(arguments: Sequence[str]) -> int:
     for path in outputs:
         curve_figures.check_output(path)
     lines = _labelled(read_lines(options.paths, options.norm), options.label)
-    figure = _compare(lines, options) if options.compare else None
-    if figure is None:
-        draw = curve_figures.risk_coverage_figure if options.risk_coverage else curve_figures.certified_figure
-        figure = draw(lines)
+    draw: dict[str, Callable[[list[Line]], Figure]] = {
+        "certified": curve_figures.certified_figure,
+        "risk": curve_figures.risk_coverage_figure,
+        "ecdf": _probabilities,
+        "compare": lambda lines: _compare(lines, options),
+    }
+    figure = draw[kind](lines)
     for path in outputs:
         print(f"wrote {curve_figures.save(figure, path)}")
     return 0
@@ -82,6 +87,16 @@ def _labelled(lines: list[Line], labels: Sequence[str]) -> list[Line]:
             fix="one --label for each, or none",
         )
     return [replace(line, label=label) for line, label in zip(lines, labels)] if labels else lines
+
+
+def _probabilities(lines: list[Line]) -> Figure:
+    """Print the quantiles, and draw the distributions."""
+    from certtrain.reporting import curve_figures, terminal
+    from certtrain.reporting.curve_tables import probability_table
+
+    figure = curve_figures.probability_figure(lines := [line for line in lines if line.claim.radii != "targets"])
+    terminal.console().print(probability_table([(line.label, line.examples) for line in lines]))
+    return figure
 
 
 def _compare(lines: list[Line], options: argparse.Namespace) -> Figure:

@@ -101,10 +101,7 @@ def risk_coverage_figure(lines: Sequence[Line]) -> Figure:
             )
     if len({line.claim.threat for line in lines}) > 1:
         raise UserError("radii in two norms cannot share an axis", where="--risk-coverage", fix="logs of one norm")
-    if len(set(image_sets([line.examples for line in lines]))) > 1:
-        shown = "; ".join(f"{line.label}: n = {len(line.examples):,}" for line in lines)
-        fix = "logs of one index list, or a figure for each"
-        raise UserError(f"logs of different images do not compare: {shown}", where="--risk-coverage", fix=fix)
+    _same_images(lines, "--risk-coverage")
     figure, (left, right) = _figure(2)
     top = 1.0
     for i, line in enumerate(lines):
@@ -126,6 +123,55 @@ def risk_coverage_figure(lines: Sequence[Line]) -> Figure:
     left.set_title(f"selective accuracy and coverage, {CONFIDENCE:.0%} intervals", fontsize=9.5)
     right.set_title(f"risk against coverage, {CONFIDENCE:.0%} intervals over images", fontsize=9.5)
     return figure
+
+
+def probability_figure(lines: Sequence[Line]) -> Figure:
+    """The empirical distribution of the label's probability under noise: the share of images whose bound is below p.
+
+    The ACR rewards images that are certain already, and an abstention costs it nothing (Sun et al. 2024, arXiv
+    2410.06895); here each image counts the same. At 1/2 a curve begins with what is wrong or abstained. Equal distances
+    are equal radii in units of sigma (one-sided, `R = sigma Phi^-1(p)`).
+
+    Raises:
+        UserError: no log, one without probabilities, or logs of different images.
+    """
+    from scipy.special import ndtr, ndtri
+
+    if not lines:
+        what = "certificates that decide target radii say whether a probability suffices, not what it is"
+        raise UserError(what, where="--ecdf", fix="a log of certifier=smoothing")
+    for line in lines:
+        if line.examples.p_right is None:
+            what = f"{line.label} holds no probabilities of classes under noise"
+            raise UserError(what, where="--ecdf", fix="certtrain's own logs of randomized smoothing")
+    _same_images(lines, "--ecdf")
+    figure, (axes,) = _figure(1)
+    ends = []
+    for i, line in enumerate(lines):
+        p = np.sort(line.examples.p_right)
+        inside = p[p > 0.5]
+        at = np.append(0.5, inside)
+        below = 100 * (len(p) - len(inside) + np.arange(len(inside) + 1)) / len(p)
+        ends.append(float(inside[-1]) if len(inside) else 0.75)
+        label = f"{line.described}, wrong or abstained {below[0]:.1f} %"
+        axes.plot(at, below, drawstyle="steps-post", label=label, **_style(i, len(at)))
+    axes.set_xscale("function", functions=(ndtri, ndtr))
+    end = float(ndtr(ndtri(max(ends)) + 0.1))
+    ticks = [p for p in (0.5, 0.75, 0.9, 0.97, 0.99, 0.999, 0.9999, 0.99999) if p <= end]
+    axes.set_xticks(ticks, [f"{p:g}" for p in ticks])
+    axes.minorticks_off()
+    _finish(axes, lines[0].claim, "share of images below (%)")
+    axes.set_xlim(0.5, end)
+    axes.set_xlabel("lower bound of the label's probability under noise")
+    axes.set_title("empirical distribution (lower is better)", fontsize=9.5)
+    return figure
+
+
+def _same_images(lines: Sequence[Line], where: str) -> None:
+    if len(set(image_sets([line.examples for line in lines]))) > 1:
+        shown = "; ".join(f"{line.label}: n = {len(line.examples):,}" for line in lines)
+        fix = "logs of one index list, or a figure for each"
+        raise UserError(f"logs of different images do not compare: {shown}", where=where, fix=fix)
 
 
 def difference_figure(a: Line, b: Line, difference: Difference) -> Figure:

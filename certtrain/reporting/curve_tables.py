@@ -14,6 +14,7 @@ from certtrain.reporting.bootstrap import Difference
 from certtrain.reporting.curves import Curves, Outcomes, Share, curves
 from certtrain.reporting.entries import acr_text, percent
 from certtrain.reporting.plots import CONFIDENCE, interval_text
+from certtrain.system import escape
 
 
 def curve_table(examples: Outcomes, radii: Sequence[Fraction], *, selective: bool, acr: str | None = None) -> Table:
@@ -38,6 +39,31 @@ def curve_table(examples: Outcomes, radii: Sequence[Fraction], *, selective: boo
         cells = [radius_text(radius), *_cells(found.certified, i)]
         cells += [_cells(found.coverage, i)[0], *_cells(found.selective, i)] if selective else []
         table.add_row(*cells, f"{n:,}")
+    return table
+
+
+QUANTILES = (5, 10, 25, 50, 75, 90)
+
+
+def probability_table(lines: Sequence[tuple[str, Outcomes]]) -> Table:
+    """Quantiles over images of the lower bound of the label's probability under noise; `wrong` where it is below 1/2.
+
+    Args:
+        lines: name and examples of logs with probabilities.
+    """
+    caption = "Quantiles over images: lower bounds of the label's probability under noise, rounded down."
+    caption += "".join(f"\n{i}: {escape.terminal(name)}" for i, (name, _) in enumerate(lines, 1))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=caption, caption_justify="left")
+    for name in ("log", "n", "wrong (%)", "abstained (%)", *(f"{q} %" for q in QUANTILES)):
+        table.add_column(name, justify="right", no_wrap=True)
+    for i, (_, examples) in enumerate(lines, 1):
+        p, n = examples.p_right, len(examples)
+        assert p is not None
+        # Each is an image's own, the larger share of images has at least that much.
+        found = np.quantile(p, [q / 100 for q in QUANTILES], method="inverted_cdf")
+        wrong = int(((p == 0) & (examples.certificate >= 0)).sum())
+        cells = [f"{np.floor(1e4 * value) / 1e4:.4f}" if value >= 0.5 else "wrong" for value in found]
+        table.add_row(str(i), f"{n:,}", percent(wrong / n), percent(examples.abstained / n), *cells)
     return table
 
 

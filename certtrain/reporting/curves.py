@@ -29,6 +29,8 @@ class Outcomes:
         certificate: (n,) float64, the certified radius of whatever class was predicted; -1 where nothing was predicted.
         correct: (n,) bool.
         inputs_sha256: of the examples themselves, where a card says it.
+        p_lower: (n,) float64, the lower bound of the predicted class' probability under noise; None where a log has
+            none.
     """
 
     index: NDArray[np.int64]
@@ -36,6 +38,7 @@ class Outcomes:
     certificate: Floats
     correct: NDArray[np.bool_]
     inputs_sha256: str | None = None
+    p_lower: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -57,6 +60,11 @@ class Outcomes:
         """Mean of correct * radius; summed as integers of floor(R * 2^40), as `summary.summarise` does."""
         units = np.floor(np.maximum(self.held, 0.0) * ACR_UNIT)
         return sum(map(int, units.tolist())) / (len(self) * ACR_UNIT)  # radii of pixels would not fit in 64 bits
+
+    @property
+    def p_right(self) -> Floats | None:
+        """(n,) the lower bound of the label's probability under noise: 0 where another class, or none, is predicted."""
+        return None if self.p_lower is None else np.where(self.correct & (self.certificate >= 0), self.p_lower, 0.0)
 
     @property
     def abstained(self) -> int:
@@ -94,7 +102,8 @@ class Curves:
 def outcomes(certificates: Certificates, inputs_sha256: str | None = None) -> Outcomes:
     """What curves need of a log of ours."""
     certificate = np.where(certificates.predict == ABSTAIN, -1.0, certificates.radius)
-    return Outcomes(certificates.index, certificates.label, certificate, certificates.correct, inputs_sha256)
+    index, label, correct = certificates.index, certificates.label, certificates.correct
+    return Outcomes(index, label, certificate, correct, inputs_sha256, certificates.columns.get("p_lower"))
 
 
 def image_sets(logs: Sequence[Outcomes]) -> list[str]:

@@ -2,10 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
 from claims import L2_BOUNDS
 from field_logs import simulate
 
+from certtrain.certificates.card_check import read_whole
 from certtrain.cli.main import main
 
 
@@ -26,6 +28,20 @@ def test_runs_cards_and_logs_in_one_figure(runs, capsys):
 def test_risk_coverage(runs, capsys):
     assert main(["plot", "runs/noise", "--risk-coverage", "--output", "risk.png"]) == 0
     assert "leaves no risk" in refused(["runs/bounds", "--risk-coverage"], capsys)
+
+
+def test_the_distribution_of_probabilities(runs, capsys):
+    """Of 40 images some are wrong or abstained; the median is an image's own bound, rounded down."""
+    [card] = (runs / "noise" / "certificates").glob("*.json")
+    assert main(["plot", str(card), "--ecdf", "--output", "p.png"]) == 0
+    shown = capsys.readouterr().out
+    rows = read_whole(card.with_suffix(".tsv"), json.loads(card.read_text()))
+    p = np.sort(np.where(rows.correct & (rows.predict >= 0), rows.columns["p_lower"], 0.0))
+    median = p[int(np.ceil(len(p) / 2)) - 1]
+    expected = f"{np.floor(1e4 * median) / 1e4:.4f}" if median >= 0.5 else "wrong"
+    cells = next(line.split() for line in shown.splitlines() if line.split()[:1] == ["1"])
+    assert (cells[1], cells[7]) == (str(len(p)), expected)
+    assert "holds no probabilities" in refused(["runs/bounds", "--ecdf"], capsys)
 
 
 def test_compare(in_tmp, capsys):

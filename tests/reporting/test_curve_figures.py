@@ -15,6 +15,7 @@ from certtrain.reporting.curve_figures import (
     Line,
     certified_figure,
     difference_figure,
+    probability_figure,
     risk_coverage_figure,
     save,
 )
@@ -106,3 +107,21 @@ def test_png_and_pdf_are_written_and_only_our_figures_overwritten(tmp_path):
     for path, message in ((png, "no figure of `certtrain plot`"), (tmp_path / "x.jpg", "neither PNG nor PDF")):
         with pytest.raises(UserError, match=message):
             save(figure, path)
+
+
+def test_the_distribution_counts_every_image():
+    """At p the curve is the share of images whose bound is at most p; wrong ones and abstentions are below 1/2."""
+    one = line()
+    p_lower = np.random.default_rng(1).uniform(0.4, 0.9999, 60)
+    one = replace(one, examples=replace(one.examples, p_lower=p_lower))
+    x, y = probability_figure([one]).axes[0].lines[0].get_data()
+    p = np.where(one.examples.correct, p_lower, 0.0)
+    for at, value in zip(x, y):
+        assert value == pytest.approx(100 * np.mean(p <= at))
+    assert y[-1] == 100
+    with pytest.raises(UserError, match="different images"):
+        probability_figure([one, replace(one, examples=replace(one.examples, index=one.examples.index + 1))])
+    with pytest.raises(UserError, match="no probabilities"):
+        probability_figure([line()])
+    with pytest.raises(UserError, match="target radii"):
+        probability_figure([])
