@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from certtrain.certification.shares import load_stage
@@ -93,6 +94,35 @@ def test_data_that_do_not_fit_the_run_are_refused(runs, snapshot, capsys, argume
     assert expected in said
     assert "Traceback" not in said
     assert snapshot(runs) == before
+
+
+@pytest.fixture
+def mnist_and_fog(in_tmp):
+    """Files of noise in the layouts of MNIST (20 and 10 images) and of MNIST-C under fog."""
+    draw = np.random.default_rng(0)
+    raw, fog = in_tmp / "data" / "MNIST" / "raw", in_tmp / "data" / "mnist_c" / "fog"
+    for folder in (raw, fog):
+        folder.mkdir(parents=True)
+    for part, n in (("train", 20), ("t10k", 10)):
+        images, labels = draw.integers(0, 256, (n, 28, 28), dtype=np.uint8), np.arange(n, dtype=np.uint8) % 10
+        for name, values in ((f"{part}-images-idx3-ubyte", images), (f"{part}-labels-idx1-ubyte", labels)):
+            head = bytes([0, 0, 8, values.ndim]) + np.array(values.shape, dtype=">u4").tobytes()
+            (raw / name).write_bytes(head + values.tobytes())
+    np.save(fog / "test_images.npy", draw.integers(0, 256, (10, 28, 28, 1), dtype=np.uint8))
+    np.save(fog / "test_labels.npy", np.arange(10))
+    return in_tmp
+
+
+def test_published_corruptions_are_normalised_as_the_run_is(mnist_and_fog, tiny):
+    words = [word for word in tiny if word != "data=digits"]
+    own = ["data=mnist", "data.mean=[0.1307]", "data.std=[0.3081]", "method=standard", "val_size=0", "name=run"]
+    assert main(["train", *words, *own]) == 0
+    certify = ["certify", "run=run", "data=mnist_c", "data.corruption=fog", "certifier=ibp", "radii=[0.01]"]
+    assert main([*certify, "certifier.ibp.attack_steps=0", "falsify.examples=0"]) == 0
+    card = read(mnist_and_fog / "runs" / "run" / "certificates" / "mnist_c_fog_ibp.json")
+    assert (card["dataset"], card["n"], card["input_contract"]["mean"]) == ("mnist_c_fog", 10, [0.1307])
+    assert (card["data"]["corruption"], card["data"]["mean"], card["data"]["std"]) == ("fog", [0.1307], [0.3081])
+    assert list(read(mnist_and_fog / "runs" / "run" / "result.json")["other_data"]) == ["mnist_c_fog"]
 
 
 def test_a_prediction_takes_no_data(runs, capsys):

@@ -1,11 +1,13 @@
 """The paired bootstrap: known answers, coverage, and logs that cannot be paired."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from certtrain.errors import UserError
 from certtrain.reporting.bootstrap import paired_difference, same_images
-from certtrain.reporting.curves import Outcomes
+from certtrain.reporting.curves import Outcomes, image_sets
 
 
 def make(certificate, correct=None, index=None, label=None):
@@ -77,3 +79,12 @@ def test_other_images_or_labels_are_refused(other, message):
 def test_one_image_is_too_few():
     with pytest.raises(UserError, match="over 1 image"):
         paired_difference(make([0.1]), make([0.1]), [0.1])
+
+
+def test_other_inputs_under_the_same_labels_are_not_paired():
+    clean, foggy, unknown = (replace(make([0.1, 0.2, 0.3]), inputs_sha256=known) for known in ("a", "b", None))
+    with pytest.raises(UserError, match="are of other inputs"):
+        same_images(clean, foggy)
+    same_images(clean, unknown)
+    assert image_sets([clean, foggy, unknown, clean]) == [*(sets := image_sets([clean, foggy])), sets[0], sets[0]]
+    assert len(set(sets)) == 2
