@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from certtrain.bounds.base import BoundEngine, Bounds
 from certtrain.errors import UserError
+from certtrain.kernels.latent import Linked, advance
 from certtrain.methods.base import Part, Streams, Value
 from certtrain.methods.bound_training import BoundTraining, Options
 from certtrain.methods.losses import proved_share, robust_cross_entropy
@@ -79,22 +80,25 @@ class LatentAttack(Part):
             box: lower and upper bounds, (B, ...) each.
             start: of a restart (B, K-1, ...) numbers in [0, 1).
         """
-        lower, width = box[0][:, None], (box[1] - box[0])[:, None]
+        lower, width = box[0].detach().contiguous(), (box[1] - box[0]).detach().contiguous()
         best = least = None
-        with torch.enable_grad():
-            for restart in range(self.restarts):
-                place = start(restart).to(lower)
-                for size in (*self.sizes(), None):
-                    place = place.detach().requires_grad_()
-                    found = margins(lower + place * width)
-                    value = found.detach()
-                    better = torch.ones_like(value, dtype=torch.bool) if least is None else value < least
-                    least = value if least is None else torch.where(better, value, least)
-                    here = better.reshape(*better.shape, *[1] * (place.dim() - 2))
-                    best = place.detach() if best is None else torch.where(here, place.detach(), best)
-                    if size is not None:
-                        (gradient,) = torch.autograd.grad(found.sum(), place)
-                        place = (place - size * gradient.sign()).clamp(0, 1)
+        for restart in range(self.restarts):
+            place = start(restart).to(lower).contiguous()
+            point = (place * width[:, None]).add_(lower[:, None])
+            for size in (*self.sizes(), None):
+                point.requires_grad_()
+                with torch.enable_grad():
+                    found = margins(point)
+                value = found.detach()
+                better = torch.ones_like(value, dtype=torch.bool) if least is None else value < least
+                least = value if least is None else torch.where(better, value, least)
+                best = torch.empty_like(place) if best is None else best
+                if size is None:
+                    best = torch.where(better.reshape(*better.shape, *[1] * (place.dim() - 2)), place, best)
+                    break
+                # Of the point, whose slopes have the signs of the place's.
+                (gradient,) = torch.autograd.grad(found.sum(), point)
+                place, best, point = advance(place, best, better, gradient.contiguous(), lower, width, size)
         assert best is not None
         return best
 
@@ -135,17 +139,8 @@ def linked(place: Tensor, box: tuple[Tensor, Tensor], link: float) -> Tensor:
         box: lower and upper bounds, (B, ...) each.
         link: c, in (0, 1].
     """
-    lower, upper = (bound[:, None] for bound in box)
-    with torch.no_grad():
-        low, high = lower.detach(), upper.detach()
-        point = torch.minimum(torch.maximum(low + place * (high - low), low), high)
-        reach = link * (high - low)
-        above, below = point - (high - reach), (low + reach) - point
-        to_upper, to_lower = (
-            torch.where(inside >= 0, inside.clamp_min(LINK_TOLERANCE / 2) / reach.clamp_min(LINK_TOLERANCE), 0)
-            for inside in (above, below)
-        )
-    return point + to_upper * (upper - high) + to_lower * (lower - low)
+    lower, upper = (bound.contiguous() for bound in box)
+    return Linked.apply(place, lower, upper, link, LINK_TOLERANCE)
 
 
 def expanded(loss: Tensor, weight: float) -> Tensor:
