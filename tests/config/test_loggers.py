@@ -18,6 +18,7 @@ from certtrain.runs.directory import RunDirectory
 from certtrain.schedules import Timeline
 from certtrain.training.callbacks.averaging import WeightAveraging
 from certtrain.training.callbacks.early_stopping import EarlyStopping
+from certtrain.training.callbacks.population import PopulationStatistics
 from certtrain.training.loggers.csv_logger import CSVMetrics
 from certtrain.training.loggers.tensorboard_logger import TensorBoardMetrics
 
@@ -231,7 +232,8 @@ def test_one_of_lightning_is_trusted_by_its_whole_name(section, target):
 
 def test_certtrains_own_need_no_trust_where_they_write_into_the_run_alone():
     own = {"logger": {"csv": {}, "tensorboard": TENSORBOARD}}
-    own["callbacks"] = {"stop": {"_target_": "certtrain.training.callbacks.early_stopping.EarlyStopping"}}
+    ours = (EarlyStopping, PopulationStatistics, WeightAveraging)
+    own["callbacks"] = {kind.__name__: {"_target_": f"{kind.__module__}.{kind.__name__}"} for kind in ours}
     check_received(own, KEYS, (), "run")
     for section, other in (("logger", "csv_logger.CSVMetrics"), ("callbacks", "checkpoint.Checkpoints")):
         with pytest.raises(UserError, match="nothing is built"):  # a path is among their arguments

@@ -52,6 +52,19 @@ def test_epochs_are_keyed_by_seed_and_epoch_alone():
     assert flat(first) != flat(indices(TensorLoader(split_of(40), 7, seed=4)))
 
 
+def test_an_epoch_comes_again_and_the_loader_stays_where_it_is():
+    loader, augment = TensorLoader(split_of(30), 7, seed=3), Augment(crop_padding=1, flip=True)
+    first, second = indices(loader), indices(loader)
+    assert indices(loader.again()) == indices(loader.again()) == second  # at its end
+    loader = TensorLoader(split_of(30), 7, seed=3, augment=augment)
+    images = [batch.x for batch in loader]
+    assert all(torch.equal(batch.x, image) for batch, image in zip(loader.again(), images, strict=True))
+    loader = TensorLoader(split_of(30), 7, seed=3)
+    next(iter(loader))
+    assert indices(loader.again()) == first
+    assert indices(loader) == first[1:]
+
+
 def test_batches_hold_their_examples_and_augmentation_ignores_batching():
     split = split_of(30)
     for batch in TensorLoader(split, 7):
