@@ -133,7 +133,7 @@ def _space(sweep: Mapping[str, Any], resolved: Mapping[str, Any], hydra: Any) ->
             fix=f"sweep/space={'|'.join(spaces)}, or +sweep.space.optimizer.lr={{low: 1e-4, high: 1e-1, log: true}}",
         )
     groups = {group: options(group) for group in GROUPS if group not in ("experiment", "sweep")}
-    return read_space(sweep["space"], _flat(resolved), groups)
+    return read_space(sweep["space"], flat(resolved), groups)
 
 
 def _metrics(sweep: Mapping[str, Any], resolved: dict[str, Any]) -> tuple[Metric, ...]:
@@ -191,10 +191,11 @@ def _refuse(config: Any, hydra: Any, sweep: Mapping[str, Any], resolved: Mapping
         )
 
 
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Every key of a configuration, dotted, with its value."""
     found: dict[str, Any] = {}
     for key, item in value.items():
         found[f"{prefix}{key}"] = item
         if isinstance(item, Mapping):
-            found |= _flat(item, f"{prefix}{key}.")
+            found |= flat(item, f"{prefix}{key}.")
     return found

@@ -23,7 +23,7 @@ from certtrain.threat import norm_text
 
 Papers = Sequence[tuple[Paper, Sequence[Line]]]
 OWN, MARK, UNKNOWN = "its paper", "~", "–"
-UNITS = "natural/certified accuracy in %, best certified first; of several figures the one that certifies most"
+UNITS = "natural/certified accuracy in %; of several figures the one that certifies most, best first"
 RECALLED = f"{MARK} recalled from memory, not read again"
 
 
@@ -34,6 +34,11 @@ class Ours:
     method: str
     clean: Line
     certified: Line
+
+    @property
+    def order(self) -> tuple[bool, float]:
+        """Sorts results of one method, the one to show last."""
+        return not self.certified.setting, self.certified.ours or 0.0
 
 
 @dataclass(frozen=True)
@@ -61,18 +66,19 @@ def _names(papers: Papers) -> dict[str, str]:
 
 
 def _ours(papers: Papers) -> dict[Cell, list[Ours]]:
-    """Of each method the best result among all rows of the cell, whatever the network."""
+    """Of each method the best result among all rows of the cell, whatever the network; of a preset as it stands first,
+    and none that is no better than a guess."""
     found: dict[Cell, dict[str, Ours]] = {}
     for _, lines in papers:
         for block in blocks([line for line in lines if line.ours is not None]):
             row = block[0].row
-            if not row.eps or not any(line.quantity == f"certified@{row.eps}" for line in block):
+            if not row.eps or block[0].guesses or not any(line.quantity == f"certified@{row.eps}" for line in block):
                 continue
             cell = Cell.of(row.data, row.norm, row.eps)
             made = Ours(row.method or row.name, next(line for line in block if line.quantity == "clean"), best(block))
             methods = found.setdefault(cell, {})
             before = methods.get(made.method)
-            if before is None or (made.certified.ours or 0) > (before.certified.ours or 0):
+            if before is None or made.order > before.order:
                 methods[made.method] = made
     return {cell: list(methods.values()) for cell, methods in found.items()}
 

@@ -142,6 +142,7 @@ def test_a_locked_database(in_tmp, study, capsys, monkeypatch):
     [
         ("crown_ibp", {"method.kappa.start", "method.kappa.end", "method.beta.end", "train_eps", "optimizer.lr"}),
         ("ibp", {"method.kappa.start", "method.kappa.end", "method.regulariser", "train_eps", "optimizer.lr"}),
+        ("sabr", {"method.share", "method.attack.steps", "method.attack.radius", "train_eps", "optimizer"}),
         ("gaussian", {"optimizer.lr", "optimizer.weight_decay", "data.batch_size", "schedule.lr.kind"}),
     ],
 )

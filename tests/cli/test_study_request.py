@@ -3,8 +3,12 @@
 import json
 
 import pytest
+from composing import composed
 
 from certtrain.cli.main import main
+from certtrain.cli.study_request import flat
+from certtrain.config.overrides import options
+from certtrain.sweeps.space import read_space
 
 pytest.importorskip("optuna")
 
@@ -34,6 +38,15 @@ def test_mistakes_before_the_first_trial(in_tmp, study, capsys, arguments, expec
     assert expecting in shown
     assert "Traceback" not in shown
     assert not [path for path in in_tmp.rglob("*") if path.is_file() and path.name != "study.json"]
+
+
+@pytest.mark.parametrize("method", [name for name in options("method") if f"space/{name}" in options("sweep")])
+def test_a_space_is_of_keys_that_its_method_has(method):
+    found = composed(f"method={method}", "sweep=optuna")
+    groups = {group: options(group) for group in ("optimizer", "model")}
+    space = read_space(found["sweep"]["space"], flat(found), groups)
+    assert "optimizer.lr" in {parameter.key for parameter in space}
+    assert any(parameter.key.startswith("method.") for parameter in space) or method == "gaussian"
 
 
 def test_another_study_of_the_same_name_is_refused(in_tmp, study, capsys, snapshot):
