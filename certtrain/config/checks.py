@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from fractions import Fraction
 from typing import Any
 
@@ -24,7 +25,7 @@ def check(config: Any) -> dict[str, Any]:
     Raises:
         UserError: eps, sigma, radii, epochs, seed or the schedule make no sense together.
     """
-    resolved = plain(config)
+    resolved = plain(_with_train_eps(config))
     for key in ("eps", "train_eps"):
         parse_radius(resolved[key], where=f"configuration key {key}")
     resolve_radii(resolved)
@@ -46,6 +47,24 @@ def check(config: Any) -> dict[str, Any]:
             )
     check_scales(resolved)
     return resolved
+
+
+def _with_train_eps(config: Any) -> Any:
+    """The configuration with a `train_eps` such as `1.2eps` as the radius that it is, wherever it is referred to."""
+    key, text = "train_eps", str(config["train_eps"]).replace(" ", "")
+    if not text.endswith("eps"):
+        return config
+    where = f"configuration key {key}"
+    try:
+        factor = exact_number(text.removesuffix("eps").removesuffix("*"))
+    except ValueError:
+        fix = f"{key}=1.2eps, or a radius"
+        raise UserError(f"{config[key]!r} is not a multiple of eps", where=where, fix=fix) from None
+    config = copy.copy(config)  # the caller's own stays as it was written
+    config[key] = radius_text(
+        parse_radius(factor * parse_radius(config["eps"], where="configuration key eps"), where=where)
+    )
+    return config
 
 
 def check_units(resolved: dict[str, Any], dimensions: int | None = None) -> None:

@@ -50,12 +50,13 @@ class Streams:
     seed: int
     split: Split = "train"
 
+    def normals(self, x: Tensor, index: Tensor, draws: range, sigma: float) -> Tensor:
+        """(B, m, ...) float32 noises N(0, sigma^2 I) of x (B, ...), for `index` (B,) and m draws, on x's device."""
+        return gaussian_noise(self.seed, "train", self.split, index, draws, tuple(x.shape[1:]), sigma, x.device)
+
     def normal(self, x: Tensor, index: Tensor, draw: int, sigma: float) -> Tensor:
-        """float32 noise N(0, sigma^2 I) shaped like x (B, ...), for `index` (B,) and this draw, on x's device."""
-        shape = tuple(x.shape[1:])
-        return gaussian_noise(self.seed, "train", self.split, index, range(draw, draw + 1), shape, sigma, x.device)[
-            :, 0
-        ]
+        """The same of one draw, shaped like x."""
+        return self.normals(x, index, range(draw, draw + 1), sigma)[:, 0]
 
     def uniform(self, x: Tensor, index: Tensor, draw: int, purpose: str) -> Tensor:
         """float32 numbers in [0, 1) shaped like x (B, ...); two purposes, such as two attacks, are independent."""

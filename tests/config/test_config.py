@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from composing import composed
+from omegaconf import OmegaConf
 from torch import nn
 
 from certtrain.bounds import NativeEngine
@@ -91,18 +92,20 @@ def test_methods(name, norm):
         with pytest.raises(UserError, match=r"method\.teacher must be given"):
             build.build_method(found, **given)
         found["method"]["teacher"] = "a run"
-    if norm == "l2" and "attack" in found["method"]:
+    smoothed = "smoothing" in found["certifier"]
+    if norm == "l2" and "attack" in found["method"] and not smoothed:
         with pytest.raises(UserError, match="in l2, which is not a box"):
             build.build_method(found, **given)
         return
     method = build.build_method(found, **given)
-    ramped = name not in ("standard", "gaussian")
-    assert method.ramp_end == (110 if ramped else 0)
-    if ramped:
+    if smoothed or name == "standard":
+        assert method.ramp_end in (0, 110)
+    else:
+        assert method.ramp_end == 110
         assert method.scheduled(110)["eps"] == 2 / 255
         assert method.scheduled(10)["eps"] == 0
     certifiers = build.build_certifiers(found)
-    kind = SmoothingCertifier if name == "gaussian" else BoundCertifier
+    kind = SmoothingCertifier if smoothed else BoundCertifier
     assert all(type(certifier) is kind for certifier in certifiers.values())
     build.build_lr(found, 10)(0)
 
@@ -288,13 +291,24 @@ def test_a_good_configuration_passes():
 
 
 @pytest.mark.parametrize(
+    ("eps", "written", "radius"),
+    [("0.1", "1.2eps", "0.12"), ("2/255", "1.1 eps", "11/1275"), ("8/255", "1*eps", "8/255"), (0.3, "4/3 eps", "0.4")],
+)
+def test_a_radius_to_train_for_is_exact_as_a_multiple_of_eps(eps, written, radius):
+    given = OmegaConf.create({**GOOD, "eps": eps, "train_eps": written, "radii": ["${train_eps}"]})
+    found = check(given)
+    assert (found["train_eps"], found["radii"]) == (radius, [radius])
+    assert given["train_eps"] == written
+
+
+@pytest.mark.parametrize(
     ("key", "value"),
     [
         *[
             ("eps", value)
             for value in (-0.1, "-1/255", 8, "256/255", "a", "1/0", None, True, float("nan"), float("inf"))
         ],
-        *[("train_eps", value) for value in (-1, "", 1.5)],
+        *[("train_eps", value) for value in (-1, "", 1.5, "eps", "-1.2eps", "xeps", "nan eps", "1.2 epsilon", "20eps")],
         *[("radii", value) for value in ([], 0.1, "0.1", None, [-0.1], [0.1, "x"])],
         *[("sigma", value) for value in (-1, "a", True, float("nan"), None)],
         *[("epochs", value) for value in (0, -1, 2.5, "3", True, None)],
