@@ -19,7 +19,7 @@ from certtrain.system.signatures import resolve
 
 RampShape = Literal["linear", "smoothed"]
 LinkedTo = Literal["eps", "step"]
-LearningRateKind = Literal["constant", "milestones", "cosine", "step_after_ramp"]
+LearningRateKind = Literal["constant", "milestones", "milestones_after_ramp", "cosine", "step_after_ramp"]
 
 
 @dataclass(frozen=True)
@@ -308,6 +308,8 @@ class LearningRate(Timed):
     - `constant`: 1.
     - `milestones`: times `gamma` at each milestone. Counted as the papers (and MultiStepLR stepped after each epoch)
       count: a milestone of m epochs is m * steps_per_epoch, and the first step after m whole epochs has the lower rate.
+    - `milestones_after_ramp`: likewise, each milestone counted from step `after`, the end of the ramp, so that a longer
+      warm-up or ramp moves them (CTRAIN's recipes).
     - `cosine`: `(1 + cos(pi step / total)) / 2`.
     - `step_after_ramp`: times `gamma` after each `every` steps, counted only from step `after`, the end of the ramp
       (Zhang et al. 2020, small and medium networks: gamma 0.5, every 10 epochs).
@@ -317,7 +319,7 @@ class LearningRate(Timed):
         milestones: in steps, ascending.
         gamma: factor of each drop, in (0, 1].
         every: steps between two drops.
-        after: the step from which `every` counts.
+        after: the step from which `every` and milestones after the ramp count.
         total: steps of the whole training.
 
     Raises:
@@ -341,7 +343,9 @@ class LearningRate(Timed):
         object.__setattr__(self, "milestones", tuple(self.milestones))
         for milestone in self.milestones:
             _check_steps("a milestone", milestone, "schedule.lr.milestones")
-        if self.kind == "milestones" and (not self.milestones or list(self.milestones) != sorted(self.milestones)):
+        if self.kind.startswith("milestones") and (
+            not self.milestones or list(self.milestones) != sorted(self.milestones)
+        ):
             raise UserError(
                 f"milestones {list(self.milestones)} are not a list in ascending order with at least one entry",
                 where="schedule.lr.milestones",
@@ -363,6 +367,8 @@ class LearningRate(Timed):
         """The factor for the optimiser step that follows `step` completed ones, in [0, 1]."""
         if self.kind == "milestones":
             return self.gamma ** sum(milestone <= step for milestone in self.milestones)
+        if self.kind == "milestones_after_ramp":
+            return self.gamma ** sum(self.after + milestone <= step for milestone in self.milestones)
         if self.kind == "cosine":
             return (1 + math.cos(math.pi * min(step, self.total) / self.total)) / 2
         if self.kind == "step_after_ramp":

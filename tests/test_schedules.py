@@ -143,10 +143,19 @@ def test_drops_are_counted_only_after_the_ramp():
     assert [rate(step) for step in (0, 59, 60, 69, 70, 79, 80)] == [1, 1, 1, 1, 0.5, 0.5, 0.25]
 
 
+def test_milestones_after_the_ramp_move_with_it():
+    """CTRAIN's `w5 r76 d11/31`: at 5 + 76 + 11 epochs, and 31 later; `d52/0` drops twice at one milestone."""
+    timeline = Timeline(160, 10, 160, warmup=5, ramp=76)
+    options = {"kind": "milestones_after_ramp", "milestones": [11, 42], "gamma": 0.5}
+    rate = LearningRate(**LearningRate.in_steps(timeline, "schedule.lr", options))
+    assert [rate(step) for step in (919, 920, 1229, 1230)] == [1, 0.5, 0.5, 0.25]
+    assert LearningRate("milestones_after_ramp", (52, 52), gamma=0.5, after=10)(62) == 0.25
+
+
 @given(
     rate=st.builds(
         LearningRate,
-        kind=st.sampled_from(["constant", "milestones", "cosine", "step_after_ramp"]),
+        kind=st.sampled_from(["constant", "milestones", "milestones_after_ramp", "cosine", "step_after_ramp"]),
         milestones=st.lists(st.integers(0, 500), min_size=1, max_size=5).map(lambda m: tuple(sorted(m))),
         gamma=st.floats(0.01, 1),
         every=st.integers(1, 100),

@@ -13,13 +13,16 @@ from certtrain.data import Digits
 from certtrain.methods import IBP, CrownIBP, Gaussian, Ramp, ShiRegulariser, Standard
 from certtrain.methods.edac import EDAC
 from certtrain.methods.gls import GLS
+from certtrain.methods.in_parts import InParts
 from certtrain.models import resnet_small
 from certtrain.system import collective
+from certtrain.training.callbacks.averaging import WeightAveraging
+from certtrain.training.callbacks.population import PopulationStatistics
 from certtrain.training.callbacks.training_log import TrainingLog
 from certtrain.training.module import CertifiedTraining
 from certtrain.training.ranks import Rank, joined
 
-# Each a method, whether the network has BatchNorm, the precision, and batches that are added up before a step.
+# Each a method, whether the network has BatchNorm, the precision, and the parts that a batch is computed in.
 TRAININGS = {
     "standard": (Standard(l1=1e-4), False, "32-true", 1),
     "gaussian": (Gaussian(0.25), False, "32-true", 2),
@@ -32,6 +35,8 @@ TRAININGS = {
     # A sign of an attack's gradient that rounding turns is another step: exact in float64 only.
     "edac": (EDAC(0.05, Ramp(0, 2), weight=1.0), False, "64-true", 1),
     "gls": (GLS(CrownIBP(0.05, Ramp(0, 2)), std=0.01, estimator="pgpe"), False, "64-true", 1),
+    "crown_ibp in parts, BatchNorm": (CrownIBP(0.05, Ramp(0, 3)), True, "64-true", 2),
+    "averaged, BatchNorm": (IBP(0.05, Ramp(0, 3)), True, "64-true", 1),
     "shi, auto_lirpa": (IBP(0.05, Ramp(0, 3), regulariser=ShiRegulariser(0.5)), True, "64-true", 1),
 }
 
@@ -53,13 +58,15 @@ def train(kind: str, place: Rank | None = None) -> tuple[dict[str, torch.Tensor]
         lambda step: 1.0,
         seed=7,
     )
+    if accumulate > 1:
+        module.objective = InParts(method, accumulate)
     log = TrainingLog()
+    averages = [PopulationStatistics(), WeightAveraging(1)] if "averaged" in kind else []
     trainer = L.Trainer(
         max_epochs=1,
-        accumulate_grad_batches=accumulate,
         accelerator="cpu",
         precision=precision,
-        callbacks=[log],
+        callbacks=[log, *averages],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,25 @@ from certtrain.bounds.affine import ScaleShift
 from certtrain.bounds.graph import unsupported
 from certtrain.errors import UserError
 from certtrain.system.collective import global_sum, processes
+
+
+class Use(NamedTuple):
+    """What a BatchNorm normalised by when it was used.
+
+    Attributes:
+        layer: in training mode.
+        mean: (C,) of its inputs, in the computation graph.
+        var: (C,) their biased variance, likewise.
+        count: values behind each: a number, in a distributed training a scalar on the device.
+    """
+
+    layer: nn.Module
+    mean: Tensor
+    var: Tensor
+    count: int | Tensor
+
+
+_given: dict[nn.Module, deque[Use]] = {}  # what `given_statistics` has left for each layer
 
 
 def batch_norm(name: str, layer: nn.BatchNorm1d | nn.BatchNorm2d, clean: Tensor) -> ScaleShift:
@@ -59,6 +80,11 @@ def batch_norm(name: str, layer: nn.BatchNorm1d | nn.BatchNorm2d, clean: Tensor)
 
 
 def _clean_statistics(name: str, layer: nn.BatchNorm1d | nn.BatchNorm2d, clean: Tensor) -> tuple[Tensor, Tensor]:
+    if layer in _given:
+        if not _given[layer]:
+            raise _miscounted(f"{name} is used more often")
+        use = _given[layer].popleft()
+        return use.mean, use.var
     mean, var, count = batch_statistics(clean)
     if isinstance(count, int) and count < 2:  # several processes have at least one value each
         raise UserError(
@@ -121,6 +147,61 @@ def refuse_batch_of_one(network: nn.Module, x: Tensor) -> None:
         ) from error
 
 
+def training_norms(network: nn.Module) -> dict[str, nn.Module]:
+    """The layers, by path, that normalise by the statistics of their batch now."""
+    kind = nn.modules.batchnorm._BatchNorm
+    return {name: layer for name, layer in network.named_modules() if isinstance(layer, kind) and layer.training}
+
+
+@contextlib.contextmanager
+def observed_statistics(network: nn.Module) -> Iterator[list[Use]]:
+    """Within it, what each BatchNorm in training mode normalises by is noted, in the order of the network's forward."""
+    uses: list[Use] = []
+
+    def note(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
+        uses.append(Use(layer, *batch_statistics(args[0])))
+
+    handles = [layer.register_forward_pre_hook(note) for layer in training_norms(network).values()]
+    try:
+        yield uses
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextlib.contextmanager
+def given_statistics(network: nn.Module, uses: Iterable[Use]) -> Iterator[None]:
+    """Within it, BatchNorm in training mode normalises by what was noted instead of by its batch, in the same order.
+
+    In the network's own forward and in the native engine's bounds. Running statistics stay as they are.
+
+    Raises:
+        UserError: a layer is used more or less often; a normalisation that is not BatchNorm1d or BatchNorm2d.
+    """
+    layers = training_norms(network)
+    queues: dict[nn.Module, deque[Use]] = {layer: deque() for layer in layers.values()}
+    for use in uses:
+        queues[use.layer].append(use)
+    _given.update(queues)
+    try:
+        with _forward_by_rule(layers, "trainer.accumulate_grad_batches=1"):
+            yield
+        for name, layer in layers.items():
+            if queues[layer]:
+                raise _miscounted(f"{name} is used less often")
+    finally:
+        for layer in queues:
+            _given.pop(layer, None)
+
+
+def _miscounted(what: str) -> UserError:
+    return UserError(
+        f"{what} than the method says, so that its statistics of the whole batch are not known",
+        where="trainer.accumulate_grad_batches",
+        fix="trainer.accumulate_grad_batches=1, or `batch_norm_at` of the method as its objective is",
+    )
+
+
 @contextlib.contextmanager
 def whole_batch_norm(network: nn.Module) -> Iterator[None]:
     """Within it, the network's own forward pass normalises by the whole batch of a distributed training, too.
@@ -135,20 +216,33 @@ def whole_batch_norm(network: nn.Module) -> Iterator[None]:
         for name, module in network.named_modules()
         if isinstance(module, nn.modules.batchnorm._NormBase) and processes() > 1
     }
+    with _forward_by_rule(layers, "trainer.devices=1"):
+        yield
+
+
+@contextlib.contextmanager
+def _forward_by_rule(layers: dict[str, nn.Module], fix: str) -> Iterator[None]:
+    """Within it, the forward of layers is `batch_norm`, as their bound rule is.
+
+    Raises:
+        UserError: a normalisation over the batch other than BatchNorm1d and BatchNorm2d.
+    """
     for name, layer in layers.items():
         if type(layer) not in (nn.BatchNorm1d, nn.BatchNorm2d):
             raise UserError(
-                f"{name} ({type(layer).__name__}) normalises by the batch, of which each process has a share",
-                where="trainer.devices",
-                fix="BatchNorm1d or BatchNorm2d, or trainer.devices=1",
+                f"{name} ({type(layer).__name__}) normalises by the batch, of which a pass sees a part",
+                where=fix.partition("=")[0],
+                fix=f"BatchNorm1d or BatchNorm2d, or {fix}",
             )
+    changed = {name: layer for name, layer in layers.items() if "forward" not in vars(layer)}  # it nests
+    for name, layer in changed.items():
         forward = functools.partial(_whole_batch_forward, name, layer)
         forward.whole_batch = True  # type: ignore[attr-defined]  # for `bounds.graph.runs_unchanged`
         layer.forward = forward  # type: ignore[method-assign]
     try:
         yield
     finally:
-        for layer in layers.values():
+        for layer in changed.values():
             layer.__dict__.pop("forward", None)
 
 

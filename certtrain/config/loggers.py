@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import Logger
 from certtrain.config.instantiate import instantiate
 from certtrain.errors import UserError
 from certtrain.runs.directory import RunDirectory
+from certtrain.schedules import Timeline, in_steps
 from certtrain.system.signatures import resolve
 from certtrain.training.loggers.csv_logger import CSVMetrics
 from certtrain.training.loggers.run_logger import RunLogger
@@ -43,13 +44,17 @@ def build_loggers(config: Mapping[str, Any], directory: RunDirectory) -> list[Lo
     return [*made, CSVMetrics(directory.metrics)]
 
 
-def build_callbacks(config: Mapping[str, Any]) -> list[L.Callback]:
+def build_callbacks(config: Mapping[str, Any], timeline: Timeline) -> list[L.Callback]:
     """The callbacks of the group `callbacks`, in the configured order. Each process of a training builds its own.
+
+    Args:
+        config: resolved.
+        timeline: of the run, for those that count in optimiser steps.
 
     Raises:
         UserError: a class that cannot be found, is not a callback, or cannot be built.
     """
-    chosen = config.get("callbacks") or {}
+    chosen = in_steps(config.get("callbacks") or {}, "callbacks", timeline)
     return [_built(node, f"callbacks.{name}", L.Callback) for name, node in chosen.items()]
 
 

@@ -63,7 +63,8 @@ VERIFIER = Kind("a verifier", ("certtrain.certifiers",), "certtrain.certifiers.v
 # Others of Lightning write where their arguments say, send to servers and call what they are given: trusted by name.
 LOGGERS = ("certtrain.training.loggers.tensorboard_logger", "certtrain.training.loggers.wandb_logger")
 LOGGER = Kind("a logger", LOGGERS, "certtrain.training.loggers.run_logger.RunLogger")
-CALLBACK = Kind("a callback", ("certtrain.training.callbacks.early_stopping",), "lightning.pytorch.callbacks.Callback")
+CALLBACKS = tuple(f"certtrain.training.callbacks.{name}" for name in ("early_stopping", "population", "averaging"))
+CALLBACK = Kind("a callback", CALLBACKS, "lightning.pytorch.callbacks.Callback")
 # By key of the configuration: what it builds, then what may stand among the arguments of that.
 KINDS: dict[str, tuple[Kind, ...]] = {
     "data": (DATA,),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 
 import torch
@@ -110,6 +111,12 @@ class TensorLoader:
             UserError: there is one.
         """
         refuse_classes_beyond(self.split.y, classes)
+
+    def again(self) -> TensorLoader:
+        """A loader at the start of the epoch that this one is in, which stays where it is."""
+        other = copy.copy(self)
+        other.position = 0
+        return other
 
     def limit(self, batches: int) -> None:
         """End each epoch after so many batches at most; `len` stays that of the whole epoch."""

@@ -65,6 +65,10 @@ class ADCertLoss(MixedLoss):
         losses = partial(divergence, target) if self.soft_attack else None
         return inputs._replace(points=(self.attack.find(network, inputs, threat, step, streams, losses), target))
 
+    def batch_norm_at(self, inputs: Prepared) -> tuple[Tensor, ...]:
+        """x, where its prediction counts."""
+        return (inputs.x,) if self.natural else ()
+
     def loss(
         self,
         network: nn.Module,

@@ -7,10 +7,9 @@ from typing import ClassVar
 
 from torch import nn
 
-from certtrain.bounds.base import BoundEngine, Bounds
 from certtrain.methods.base import Streams
 from certtrain.methods.inner_attack import InnerAttack, check_box, checked_attack
-from certtrain.methods.regions import Prepared, SmallBox
+from certtrain.methods.regions import Prepared
 from certtrain.methods.robust import RobustLoss
 from certtrain.threat import Linf, Threat
 
@@ -19,9 +18,8 @@ from certtrain.threat import Linf, Threat
 class AttackedLoss(RobustLoss):
     """A robust loss at adversarial inputs x*, with or without bounds.
 
-    Where it has bounds, one pass gives them and the logits at x*: BatchNorm's statistics are those of the adversarial
-    batch, as in the implementation of De Palma et al. (2024), and no further pass is needed for x unless the clean loss
-    counts.
+    Where BatchNorm takes its statistics of the adversarial batch, as in the implementation of De Palma et al. (2024),
+    one pass gives bounds and the logits at x*, and no further one is needed for x unless the clean loss counts.
 
     Args:
         attack: finds x*, which may lie outside of the ball that is bounded.
@@ -44,10 +42,3 @@ class AttackedLoss(RobustLoss):
         """Attack."""
         assert isinstance(threat, Linf)
         return inputs._replace(points=(self.attack.find(network, inputs, threat, step, streams),))
-
-    def bounds(self, engine: BoundEngine, inputs: Prepared, threat: Threat, methods: tuple[str, ...]) -> Bounds:
-        """Bounds over the region around x, with the logits at x* where the loss is made of them."""
-        if not self.attacked:
-            return super().bounds(engine, inputs, threat, methods)
-        assert isinstance(threat, Linf)
-        return engine.bounds(inputs.points[0], inputs.y, SmallBox(corners=threat.box(inputs.x)), methods)

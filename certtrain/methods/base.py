@@ -82,7 +82,7 @@ class Context:
         network: in training mode, on its device.
         engine: bounds the network, for methods that need bounds.
         optimizer: of the network's parameters.
-        batches: the training split's batches, anew at each iteration.
+        batches: the training split's batches, at each iteration the epoch's from its start.
         step: completed optimiser steps.
         epoch: number of the epoch, from 0.
         streams: keyed random numbers.
@@ -200,6 +200,13 @@ class Method:
         """
         raise NotImplementedError(f"{type(self).__name__} defines no objective(network, engine, inputs, phase, values)")
 
+    def batch_norm_at(self, inputs: Inputs, phase: Hashable) -> tuple[Tensor, ...]:
+        """(B, ...) inputs of the passes in which the objective lets BatchNorm take statistics of the batch, in order.
+
+        A batch that is computed in parts (`methods.in_parts`) takes them of the whole batch there.
+        """
+        return (inputs.x,)
+
     def phase(self, step: int, *, sparing: bool = True) -> Hashable:
         """What is computed at this step; `sparing` leaves out at most steps what is only logged and takes time."""
         return None
@@ -211,6 +218,19 @@ class Method:
     def scheduled(self, step: int) -> dict[str, float]:
         """What the method has scheduled at this step: each `Schedule` among its attributes, and its parts', by name."""
         return schedules_of(self, step, self.ramp)
+
+    def figures(
+        self, network: nn.Module, engine: BoundEngine | None, batch: Batch, streams: Streams
+    ) -> dict[str, float]:
+        """What tells how the training goes, at full strength on a few examples: logged as `val/NAME` at validations.
+
+        Args:
+            network: as it stands, left as it was.
+            engine: bounds it, for methods that need bounds.
+            batch: pinned validation examples.
+            streams: keyed random numbers, of the validation split.
+        """
+        return {}
 
     @property
     def ramp_end(self) -> int:
@@ -224,8 +244,7 @@ class Method:
         """Called once before the first step of a session, a resumed one too, after the state was loaded."""
 
     def before_step(self, context: Context, batch: Batch) -> None:
-        """Called before the objective of the first batch of each optimiser step; may change weights, as by
-        `context.descend`."""
+        """Called before each batch's objective; may change weights, as by `context.descend`."""
 
     def epoch_end(self, context: Context) -> None:
         """Called after an epoch's last step, before validation and checkpoint: statistics of BatchNorm over the whole

@@ -11,27 +11,31 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from certtrain.bounds.base import BoundEngine, Bounds
+from certtrain.bounds.batchnorm import training_norms
 from certtrain.bounds.union import United, united
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError, nearest
 from certtrain.methods.base import Context, Method, Objective, Streams, Value, non_negative
 from certtrain.methods.initialisation import ibp_init
 from certtrain.methods.losses import accuracy, add_l1
-from certtrain.methods.regions import Prepared, Region, WholeBall
+from certtrain.methods.regions import Prepared, Region, SmallBox, WholeBall
 from certtrain.methods.regularisers import MIN_EPS, ShiRegulariser, normalised_radius
 from certtrain.methods.robust import RobustLoss
 from certtrain.methods.standard import natural_objective
-from certtrain.methods.statistics import unstable_share
+from certtrain.methods.statistics import attack_success, tightness, unstable_share
+from certtrain.models.evaluation import frozen
 from certtrain.radii import parse_radius
 from certtrain.schedules import Ramp, Schedule, Weight, as_schedule, share_at
 from certtrain.threat import Linf, Threat, threat_of
 from certtrain.threat.scales import Scales
 
 Init = Literal["default", "ibp"]
+BnSource = Literal["clean", "adversarial"]
 Regulariser = ShiRegulariser | float | Literal["auto"] | None
 SHI_WEIGHT = 0.5  # lambda of Shi et al. on MNIST and CIFAR-10
 KAPPA = Weight(1.0, 0.5, "step")
 UNSTABLE_EVERY = 10  # steps: to count over all neurons takes 3 % of a step of a small network
+FIGURE_ROWS = 3200  # margins that CROWN-IBP bounds for the figures of a validation, of 32 examples at most
 
 
 class Options(TypedDict, total=False):
@@ -45,6 +49,7 @@ class Options(TypedDict, total=False):
     lower: float | None
     upper: float | None
     scales: Scales | None
+    bn_source: BnSource | None
 
 
 class Phase(NamedTuple):
@@ -88,10 +93,13 @@ class BoundTraining(Method):
         lower: smallest admissible input value; None for no limit.
         upper: largest admissible input value; None for no limit.
         scales: sizes of the features of a table, which eps multiplies; None: 1 for all inputs.
+        bn_source: the batch whose statistics BatchNorm has in the pass that is bounded: `clean` as in CTBench, where
+            the logits at an adversarial input have them too, or `adversarial` as in the implementation of the
+            expressive losses, where the clean loss has its own. None: `adversarial` for a loss at adversarial inputs.
 
     Raises:
         UserError: train_eps or l1 negative, an unknown norm or init, the regulariser or scales with an l2 ball, a
-            threat model that the region or the robust loss refuses.
+            threat model that the region or the robust loss refuses, a `bn_source` without an attack or without bounds.
     """
 
     needs_engine: ClassVar[bool] = True
@@ -110,6 +118,7 @@ class BoundTraining(Method):
         lower: float | None = 0.0,
         upper: float | None = 1.0,
         scales: Scales | None = None,
+        bn_source: BnSource | None = None,
     ) -> None:
         if init not in get_args(Init):
             raise UserError(f"unknown init {init!r}", where="method.init", fix=nearest(str(init), get_args(Init)))
@@ -133,11 +142,29 @@ class BoundTraining(Method):
         robust.check(self.threat)
         self.ramp, self.regulariser, self.init = ramp, regulariser, init
         self.robust, self.region = robust, region
+        self.bn_source, self._asked_source = self._checked_source(bn_source), bn_source is not None
         # A step of a small network is short: where nothing is prepared, nothing is asked for.
         self._searches = type(robust).search is not RobustLoss.search
         prepares = type(region).prepare is not Region.prepare or type(robust).prepare is not RobustLoss.prepare
         self._prepares = prepares or self._searches
         self.l1 = non_negative(l1, "method.l1")
+
+    def _checked_source(self, given: BnSource | None) -> BnSource:
+        """What BatchNorm's statistics come from."""
+        if given is None:
+            return "adversarial" if self.robust.attacked else "clean"
+        fix = "method.bn_source=null"
+        if given not in get_args(BnSource):
+            raise UserError(
+                f"unknown bn_source {given!r}", where="method.bn_source", fix=nearest(str(given), get_args(BnSource))
+            )
+        if not self.robust.methods(self.ramp.end, self.ramp):
+            what = f"bn_source={given} with a method whose loss has no bounds"
+            raise UserError(what, where="method.bn_source", fix=fix)
+        if given == "adversarial" and not (self.robust.attacked or self.region.attacks):
+            what = "bn_source=adversarial with a method that looks for no adversarial input"
+            raise UserError(what, where="method.bn_source", fix=fix)
+        return given
 
     def eps(self, step: int) -> float:
         """eps_t, the radius trained at."""
@@ -188,13 +215,43 @@ class BoundTraining(Method):
         if not self._searches:
             return inputs
         assert engine is not None, "a bound-propagation method needs an engine"
-        region = self.region.around(inputs, threat)
-        return self.robust.search(network, united(engine, region), inputs, region, phase.methods, step, streams)
+        at, region = self._bounded(inputs, self.region.around(inputs, threat))
+        found = self.robust.search(network, united(engine, region), at, region, phase.methods, step, streams)
+        return found._replace(x=inputs.x)
+
+    def batch_norm_at(self, inputs: Prepared, phase: Phase) -> tuple[Tensor, ...]:  # type: ignore[override]
+        """x, or where statistics are adversarial x*, then x if the clean loss counts; and the robust loss's own."""
+        if not phase.robust:
+            return (inputs.x,)
+        first = (inputs.x,)
+        if self.bn_source == "adversarial":
+            first = (inputs.points[0], *((inputs.x,) if phase.natural else ()))
+        return (*first, *self.robust.batch_norm_at(inputs))
+
+    def _bounded(self, inputs: Prepared, region: Threat) -> tuple[Prepared, Threat]:
+        """What the robust loss bounds: the region, with x where BatchNorm takes its statistics."""
+        if self.bn_source == "clean":
+            return inputs, region
+        return inputs._replace(x=inputs.points[0]), SmallBox(corners=region.box(inputs.x))
 
     def begin(self, context: Context) -> None:
         """Refuse what the robust loss is not defined for, before the first step."""
+        if self._asked_source and not training_norms(context.network):
+            raise UserError(
+                f"bn_source={self.bn_source} with a network without BatchNorm",
+                where="method.bn_source",
+                fix="method.bn_source=null, or a model with BatchNorm",
+            )
         if context.engine is not None:
-            self.robust.begin(united(context.engine, self.threat), self.threat)
+            engine = united(context.engine, self.threat)
+            if self._reads_clean_statistics:
+                engine.splits()  # refused where the engine has no bounds inside the network, nor passes that go on
+            self.robust.begin(engine, self.threat)
+
+    @property
+    def _reads_clean_statistics(self) -> bool:
+        """Whether the logits at an adversarial input are computed with the statistics of the clean batch."""
+        return self.robust.attacked and self.bn_source == "clean"
 
     def _refuse_several_boxes(self, network: nn.Module) -> None:
         """Statistics of a batch would be those of rows that nobody has, and the regularisers are of one box."""
@@ -222,8 +279,12 @@ class BoundTraining(Method):
         threat = self.region.around(inputs, self.threat.at(values["eps"]))
         bounds = self._bounds(network, engine, inputs, threat, phase)
         logits: Tensor | None = bounds.clean
-        if phase.robust and self.robust.attacked:
+        if phase.robust and self.bn_source == "adversarial":
             logits = network(inputs.x) if phase.natural else None
+            if logits is not None and not self.robust.attacked:
+                bounds = replace(bounds, clean=logits)
+        elif phase.robust and self.robust.attacked:
+            bounds = replace(bounds, clean=bounds.at["input"].logits(inputs.points[0]))
         parts: dict[str, Tensor] = {}
         if logits is not None:
             natural = F.cross_entropy(logits if phase.natural else logits.detach(), inputs.y)
@@ -253,6 +314,29 @@ class BoundTraining(Method):
         engine = united(engine, threat)
         if isinstance(engine, United):
             self._refuse_several_boxes(network)
-        if phase.robust:
-            return self.robust.bounds(engine, inputs, threat, phase.methods)
-        return engine.bounds(inputs.x, inputs.y, threat, ("ibp",))
+        if not phase.robust:
+            return engine.bounds(inputs.x, inputs.y, threat, ("ibp",))
+        inputs, threat = self._bounded(inputs, threat)
+        more = {"at": ("input",)} if self._reads_clean_statistics else {}
+        return self.robust.bounds(engine, inputs, threat, phase.methods, **more)
+
+    def figures(
+        self, network: nn.Module, engine: BoundEngine | None, batch: Batch, streams: Streams
+    ) -> dict[str, float]:
+        """Over the ball at train_eps, in eval mode: with bounds unstable_relu and tightness; with an attack
+        attack_success. See `certtrain.methods.statistics`."""
+        found: dict[str, float] = {}
+        with frozen(network):
+            clean = network(batch.x)
+            few = max(1, min(32, FIGURE_ROWS // clean.shape[1]))
+            x, y = batch.x[:few], batch.y[:few]
+            if engine is not None and {"ibp", "crown_ibp"} <= set(engine.methods):
+                bounds = united(engine, self.threat).bounds(x, y, self.threat, ("ibp", "crown_ibp"))
+                if any(one.kink for one in bounds.pre_activations):
+                    found["unstable_relu"] = float(unstable_share(bounds.pre_activations))
+                found |= tightness(clean[:few], bounds, y)
+            inputs = self.region.prepare(network, Prepared(*batch), self.threat, self.ramp.end, streams)
+            inputs = self.robust.prepare(network, inputs, self.threat, self.ramp.end, streams)
+            if inputs.points:
+                found |= attack_success(clean, network(inputs.points[0]), batch.y)
+        return found

@@ -55,7 +55,14 @@ class Mixture(RobustLoss):
             return ("ibp",)
         return ("ibp", "crown_ibp") if beta < 1 else ("crown_ibp",)
 
-    def bounds(self, engine: BoundEngine, inputs: Prepared, threat: Threat, methods: tuple[str, ...]) -> Bounds:
+    def bounds(
+        self,
+        engine: BoundEngine,
+        inputs: Prepared,
+        threat: Threat,
+        methods: tuple[str, ...],
+        at: tuple[str, ...] = (),
+    ) -> Bounds:
         """What `loss` needs: the bounds of the methods, or the fused loss, which has IBP's with it."""
         if self.loss_fusion and "crown_ibp" in methods:
             return engine.fused_loss(inputs.x, inputs.y, threat, "crown_ibp")

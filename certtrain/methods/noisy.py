@@ -43,6 +43,10 @@ class NoisyLoss(Part, ABC):
 
     least: ClassVar[int] = 1
 
+    def batch_norm_at(self, inputs: Noisy) -> tuple[Tensor, ...]:
+        """Inputs that `loss` runs the network on by itself, see `Method.batch_norm_at`."""
+        return ()
+
     @abstractmethod
     def loss(
         self, network: nn.Module, logits: Tensor, inputs: Noisy, values: Mapping[str, Value]
@@ -113,6 +117,10 @@ class NoisyTraining(Method):
         if self.attack is None or not self.ramp.fraction(step):
             return inputs
         return inputs._replace(x=self.attack.find(network, inputs, self.ramp.fraction(step)))
+
+    def batch_norm_at(self, inputs: Noisy, phase: Hashable) -> tuple[Tensor, ...]:  # type: ignore[override]
+        """All rows under noise, then the loss's own."""
+        return (stacked(inputs.x, inputs.noise), *self.loss.batch_norm_at(inputs))
 
     def objective(
         self,

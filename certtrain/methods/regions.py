@@ -21,7 +21,7 @@ class Prepared(NamedTuple):
     Attributes:
         x, y, index: of the batch.
         lower, upper: (B, ...) corners of the boxes, which need not hold x; None where the whole ball is bounded.
-        points: of a robust loss, each (B, ...), such as attacked inputs.
+        points: each (B, ...): an adversarial input first, where one was looked for, then what a robust loss needs.
     """
 
     x: Tensor
@@ -34,6 +34,11 @@ class Prepared(NamedTuple):
 
 class Region(Part, ABC):
     """The set around an input that is bounded, as a value. Nothing is certified over it: a certifier takes the ball."""
+
+    @property
+    def attacks(self) -> bool:
+        """Whether `prepare` looks for an adversarial input, which it leaves in `points[0]`."""
+        return False
 
     def check(self, threat: Threat) -> None:
         """Refuse a threat model that the region is not defined in.
@@ -96,6 +101,11 @@ class SmallBoxes(Region):
             raise UserError(f"share = {share!r} is not in (0, 1]", where="method.share", fix="method.share=0.4")
         checked_attack(self.attack)
 
+    @property
+    def attacks(self) -> bool:
+        """Unless the small box is the whole one."""
+        return self.share < 1
+
     def check(self, threat: Threat) -> None:
         """Refuse what is not one box."""
         check_box(threat, "small boxes")
@@ -103,13 +113,13 @@ class SmallBoxes(Region):
     def prepare(self, network: nn.Module, inputs: Prepared, threat: Threat, step: int, streams: Streams) -> Prepared:
         """Attack, and place the boxes."""
         lower, upper = threat.box(inputs.x)
-        if self.share == 1:
+        if not self.attacks:
             return inputs._replace(lower=lower, upper=upper)
         assert isinstance(threat, Linf)
         worst = self.attack.find(network, inputs, threat, step, streams)
         tau = self.share * (upper - lower) / 2
         centre = torch.minimum(torch.maximum(worst, lower + tau), upper - tau)
-        return inputs._replace(lower=centre - tau, upper=centre + tau)
+        return inputs._replace(lower=centre - tau, upper=centre + tau, points=(worst,))
 
     def around(self, inputs: Prepared, threat: Threat) -> Threat:
         """The small boxes."""

@@ -21,8 +21,8 @@ class RobustLoss(Part, ABC):
     """A robust loss, as a value. Its attributes that are schedules are numbers in `values`, under their names.
 
     Attributes:
-        attacked: whether the logits that come with the bounds, and BatchNorm's statistics with them, are those at
-            `points[0]` instead of at x.
+        attacked: whether the loss is made of the logits at an adversarial input that it finds, `points[0]`, instead of
+            those at x.
     """
 
     attacked: ClassVar[bool] = False
@@ -80,9 +80,28 @@ class RobustLoss(Part, ABC):
         """
         return inputs
 
-    def bounds(self, engine: BoundEngine, inputs: Prepared, threat: Threat, methods: tuple[str, ...]) -> Bounds:
-        """The bounds that `loss` is made of, over the region."""
-        return engine.bounds(inputs.x, inputs.y, threat, methods)
+    def bounds(
+        self,
+        engine: BoundEngine,
+        inputs: Prepared,
+        threat: Threat,
+        methods: tuple[str, ...],
+        at: tuple[str, ...] = (),
+    ) -> Bounds:
+        """The bounds that `loss` is made of, over the region.
+
+        Args:
+            engine: bounds the network.
+            inputs: x is where BatchNorm takes its statistics.
+            threat: the region.
+            methods: to compute.
+            at: operations that bounds are asked for besides, for a loss that is `attacked`.
+        """
+        return engine.bounds(inputs.x, inputs.y, threat, methods, **({"at": at} if at else {}))
+
+    def batch_norm_at(self, inputs: Prepared) -> tuple[Tensor, ...]:
+        """Inputs that `loss` runs the network on by itself, see `Method.batch_norm_at`."""
+        return ()
 
     @abstractmethod
     def loss(
@@ -97,7 +116,8 @@ class RobustLoss(Part, ABC):
 
         Args:
             network: for losses at further points.
-            bounds: of `bounds`; where no method is asked for, the logits alone.
+            bounds: of `bounds`; where no method is asked for, the logits alone. Its clean logits are those at x, of a
+                loss that is `attacked` those at `points[0]`.
             inputs: as they were prepared.
             methods: that were computed.
             values: what is scheduled, by name.

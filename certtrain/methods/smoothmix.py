@@ -123,6 +123,11 @@ class SmoothMix(NoisyTraining):
         """Whether mixed inputs count."""
         return self.weight * self.ramp.fraction(step) > 0
 
+    def batch_norm_at(self, inputs: Mixable, phase: Hashable) -> tuple[Tensor, ...]:  # type: ignore[override]
+        """The clean side under noise, then the mixed inputs where they count."""
+        clean = super().batch_norm_at(Noisy(*inputs[:4]), phase)
+        return (*clean, stacked(_mixed(inputs), inputs.noise)) if phase else clean
+
     def objective(  # type: ignore[override]
         self,
         network: nn.Module,
@@ -135,9 +140,7 @@ class SmoothMix(NoisyTraining):
         if not phase:
             return super().objective(network, engine, Noisy(*inputs[:4]), phase, values)
         clean = network(stacked(inputs.x, inputs.noise)).unflatten(0, inputs.noise.shape[:2])
-        share = each(inputs.share, inputs.x)
-        between = (1 - share) * inputs.x + share * inputs.other
-        mixed = network(stacked(between, inputs.noise)).unflatten(0, inputs.noise.shape[:2])
+        mixed = network(stacked(_mixed(inputs), inputs.noise)).unflatten(0, inputs.noise.shape[:2])
         noisy, apart = cross_entropy(clean, inputs.y), mixing_loss(mixed, clean, inputs.y, inputs.share)
         parts = {
             "loss_noisy": noisy.detach(),
@@ -145,3 +148,9 @@ class SmoothMix(NoisyTraining):
             "loss_mix": apart.detach(),
         }
         return Objective(add_l1(noisy + values["mix_weight"] * apart, parts, network, self.l1), parts)
+
+
+def _mixed(inputs: Mixable) -> Tensor:
+    """(B, ...) inputs between the clean side and the adversarial ones."""
+    share = each(inputs.share, inputs.x)
+    return (1 - share) * inputs.x + share * inputs.other

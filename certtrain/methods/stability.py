@@ -28,6 +28,10 @@ class StabilityLoss(NoisyLoss):
     def __post_init__(self) -> None:
         non_negative(self.weight, "method.weight")
 
+    def batch_norm_at(self, inputs: Noisy) -> tuple[Tensor, ...]:
+        """x."""
+        return (inputs.x,)
+
     def loss(
         self, network: nn.Module, logits: Tensor, inputs: Noisy, values: Mapping[str, Value]
     ) -> tuple[Tensor, dict[str, Tensor]]:

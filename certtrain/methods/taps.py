@@ -163,7 +163,7 @@ class TapsLoss(RobustLoss):
     of these margins, L_ibp of the IBP margins of the whole network. Gradients of L_taps reach the box, and so the first
     part, by `linked`. The margins of an attack are no bounds: nothing is certified with them.
 
-    BatchNorm in training mode has the batch statistics of the clean inputs everywhere, the attack included.
+    BatchNorm in training mode has the batch statistics of one pass everywhere, the attack included.
 
     Args:
         split: where the first part ends: an operation's name in the network (or the number of a layer in a
@@ -264,9 +264,16 @@ class TapsLoss(RobustLoss):
                 (node.lower, node.upper),
                 lambda restart: streams.uniform(like, inputs.index, step, f"latent attack {restart}"),
             )
-        return inputs._replace(points=(place,))
+        return inputs._replace(points=(*inputs.points, place))
 
-    def bounds(self, engine: BoundEngine, inputs: Prepared, threat: Threat, methods: tuple[str, ...]) -> Bounds:
+    def bounds(
+        self,
+        engine: BoundEngine,
+        inputs: Prepared,
+        threat: Threat,
+        methods: tuple[str, ...],
+        at: tuple[str, ...] = (),
+    ) -> Bounds:
         """IBP's, and those at the split where it is attacked."""
         if ATTACKED not in methods:
             return engine.bounds(inputs.x, inputs.y, threat, methods)
@@ -285,7 +292,7 @@ class TapsLoss(RobustLoss):
         parts = {"train_verified": proved_share(ibp, bounds.clean, inputs.y)}
         if ATTACKED not in methods:
             return robust_cross_entropy(ibp), parts
-        (node,), (place,) = bounds.at.values(), inputs.points
+        (node,), place = bounds.at.values(), inputs.points[-1]
         points = linked(place, (node.lower, node.upper), self.link)
         margins = point_margins(node.logits, points, inputs.y)
         # A product of two means over the whole batch, of which each of several processes has a share.

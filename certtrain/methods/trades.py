@@ -62,6 +62,10 @@ class TradesLoss(AttackedLoss):
         """None."""
         return ()
 
+    def batch_norm_at(self, inputs: Prepared) -> tuple[Tensor, ...]:
+        """x*."""
+        return inputs.points
+
     def loss(
         self,
         network: nn.Module,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from certtrain.bounds.base import BoundEngine
 from certtrain.data.batch import Batch
@@ -63,6 +63,16 @@ class Wrapper(Method):
     ) -> Objective:
         """See `Method.objective`."""
         return self.base.objective(network, engine, inputs, phase, values)
+
+    def batch_norm_at(self, inputs: Inputs, phase: Hashable) -> tuple[Tensor, ...]:
+        """See `Method.batch_norm_at`."""
+        return self.base.batch_norm_at(inputs, phase)
+
+    def figures(
+        self, network: nn.Module, engine: BoundEngine | None, batch: Batch, streams: Streams
+    ) -> dict[str, float]:
+        """See `Method.figures`."""
+        return self.base.figures(network, engine, batch, streams)
 
     def phase(self, step: int, *, sparing: bool = True) -> Hashable:
         """See `Method.phase`."""

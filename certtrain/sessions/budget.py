@@ -21,6 +21,7 @@ from certtrain.config.instantiate import call_partial
 from certtrain.data import Batch, DataModule
 from certtrain.methods.base import Context, Method, Streams
 from certtrain.methods.compiled import Compiled
+from certtrain.methods.in_parts import InParts
 from certtrain.models.contract import InputContract
 from certtrain.models.evaluation import float32_products, frozen
 from certtrain.reporting.collected import hardware_text
@@ -89,7 +90,7 @@ def estimate(config: dict[str, Any], certify: dict[str, Any], done: int = 0) -> 
     network = contract.classifier(build.build_network(config["model"], contract, config["seed"])).to(device)
     if settings.channels_last:
         network = network.to(memory_format=torch.channels_last)
-    per_epoch = data.steps_per_epoch(settings.accumulate_grad_batches)
+    per_epoch = data.steps_per_epoch()
     scales = build.build_scales(config, contract, f"data={data.name}")
     method = build.build_method(config, per_epoch, scales, Teachers(config, contract, f"data={data.name}"))
     with torch.random.fork_rng():
@@ -99,16 +100,16 @@ def estimate(config: dict[str, Any], certify: dict[str, Any], done: int = 0) -> 
     optimizer = build.build_optimizer(config)(network.parameters())
     batches = _batches(data, device)
     streams = Streams(config["seed"])
-    objective = Compiled(method, data.batch_size, settings.compile_mode) if settings.compile_mode else method
+    objective: Method | Compiled | InParts = InParts(method, settings.accumulate_grad_batches)
+    if settings.compile_mode:
+        objective = Compiled(method, data.batch_size, settings.compile_mode)
     phases = []
     for name, count, step in _phases(method, per_epoch * config["epochs"], done):
 
         def work(step: int = step) -> None:
-            for number in range(settings.accumulate_grad_batches):
-                batch = next(batches)
-                if number == 0:
-                    method.before_step(Context(network, engine, optimizer, (), step, 0, streams), batch)
-                objective(network, engine, batch, step, streams).loss.backward()
+            batch = next(batches)
+            method.before_step(Context(network, engine, optimizer, (), step, 0, streams), batch)
+            objective(network, engine, batch, step, streams).loss.backward()
             optimizer.step()
             optimizer.zero_grad()
 
@@ -118,8 +119,7 @@ def estimate(config: dict[str, Any], certify: dict[str, Any], done: int = 0) -> 
             phases.append(Phase(name, count, *_timed(work, device)))
     certified = _certify_phases(network, data, certify, device, scales)
     parameters = sum(p.numel() for p in network.parameters())
-    batch = data.batch_size * settings.accumulate_grad_batches
-    return Budget(config["epochs"], per_epoch, batch, parameters, (*phases, *certified))
+    return Budget(config["epochs"], per_epoch, data.batch_size, parameters, (*phases, *certified))
 
 
 def _batches(data: DataModule, device: torch.device) -> Iterator[Batch]:

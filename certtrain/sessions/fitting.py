@@ -66,14 +66,14 @@ def fit_run(
         Pruned: the report said to stop.
     """
     settings = call_partial(TrainerSettings, "trainer", **config["trainer"])
-    callbacks = build_callbacks(config)
     data = build.build_data(config)
     refuse_unshareable(data)
     contract = InputContract.of(data)
     network = contract.classifier(build.build_network(config["model"], contract, config["seed"]))
     if settings.channels_last:
         network = network.to(memory_format=torch.channels_last)
-    steps = data.steps_per_epoch(settings.accumulate_grad_batches)
+    steps = data.steps_per_epoch()
+    callbacks = build_callbacks(config, build.build_timeline(config, steps))
     scales = build.build_scales(config, contract, f"data={data.name}")
     teachers = Teachers(config, contract, f"data={data.name}")
     method = build.build_method(config, steps, scales, teachers)

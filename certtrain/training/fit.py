@@ -21,6 +21,7 @@ from certtrain.bounds.batchnorm import whole_batch_norm
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError
 from certtrain.methods.compiled import Compiled
+from certtrain.methods.in_parts import InParts
 from certtrain.models.evaluation import float32_products
 from certtrain.system.signals import Interrupted, SignalFlag
 from certtrain.training.callbacks.checkpoint import Checkpoints
@@ -95,6 +96,8 @@ def fit(
     settings, begun = settings or TrainerSettings(), time.monotonic()
     if isinstance(module.objective, Compiled):
         module.objective.tell = console.print
+    if settings.accumulate_grad_batches > 1:
+        module.objective = InParts(module.method, settings.accumulate_grad_batches)
     log = TrainingLog(settings.check_every_n_steps)
     every: list[L.Callback] = [FiniteGuard(settings.check_every_n_steps), log]
     if validation is not None:
@@ -156,7 +159,6 @@ def _trainer(settings: TrainerSettings, place: Rank | None, **options: Any) -> L
         return L.Trainer(
             accelerator=settings.accelerator if place is None else settings.device_type,
             precision="32-true" if settings.precision == "tf32" else settings.precision,
-            accumulate_grad_batches=settings.accumulate_grad_batches,
             gradient_clip_val=settings.gradient_clip_val,
             log_every_n_steps=settings.check_every_n_steps,
             **options,

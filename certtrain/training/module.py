@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from certtrain.bounds.base import BoundEngine
 from certtrain.bounds.batchnorm import refuse_batch_of_one
 from certtrain.data.batch import Batch
+from certtrain.data.loader import TensorLoader
 from certtrain.methods.base import Context, Method, Streams
 from certtrain.methods.compiled import Compiled
 from certtrain.system.collective import gather, global_sum, processes, rank
@@ -96,7 +97,7 @@ class CertifiedTraining(L.LightningModule):
         return loss
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        if self._has("before_step") and batch_idx % self.trainer.accumulate_grad_batches == 0:
+        if self._has("before_step"):
             self.method.before_step(self._context(), batch)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
@@ -110,8 +111,11 @@ class CertifiedTraining(L.LightningModule):
 
     def _context(self) -> Context:
         place = {"step": self.global_step, "epoch": self.current_epoch, "streams": self.streams}
-        batches = _Batches(self.trainer.train_dataloader, self.device)
-        return Context(self.network, self.engine, self.trainer.optimizers[0], batches, **place)
+        return Context(self.network, self.engine, self.trainer.optimizers[0], self.batches(), **place)
+
+    def batches(self) -> Iterable[Batch]:
+        """The training split's batches on the device, at each iteration the epoch's from its start."""
+        return _Batches(self.trainer.train_dataloader, self.device, self.trainer.precision_plugin.convert_input)
 
     def scheduled(self) -> dict[str, float]:
         """eps, kappa, beta, ... and the learning rate at the current step."""
@@ -172,16 +176,22 @@ class CertifiedTraining(L.LightningModule):
 
 
 class _Batches:
-    """The training split's batches on the device, anew at each iteration.
+    """The training split's batches on the device, the epoch's from its start at each iteration.
+
+    Training goes on where it is: our loaders give a second one. Others are asked for another iteration.
 
     Args:
         loader: of the training split; None outside a training.
         device: where they go.
+        converted: in the precision of the training.
     """
 
-    def __init__(self, loader: Iterable[Batch] | None, device: torch.device) -> None:
-        self.loader, self.device = loader, device
+    def __init__(
+        self, loader: Iterable[Batch] | None, device: torch.device, converted: Callable[[Batch], Batch]
+    ) -> None:
+        self.loader, self.device, self.converted = loader, device, converted
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in self.loader or ():
-            yield Batch(*(part.to(self.device) for part in batch))
+        loader = self.loader.again() if isinstance(self.loader, TensorLoader) else self.loader
+        for batch in loader or ():
+            yield self.converted(Batch(*(part.to(self.device) for part in batch)))

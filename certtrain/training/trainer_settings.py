@@ -16,7 +16,11 @@ ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 
 @dataclass(frozen=True)
 class TrainerSettings:
-    """What the trainer group configures."""
+    """What the trainer group configures.
+
+    `accumulate_grad_batches` is not Lightning's: it is the number of parts that each batch is computed in, see
+    `certtrain.methods.in_parts`. An optimiser step takes `data.batch_size` examples whatever the memory at hand.
+    """
 
     accelerator: str = "auto"
     devices: int | str = 1
@@ -87,7 +91,7 @@ class TrainerSettings:
     def _check_compile(self) -> None:
         if self.compile is False:
             return
-        from certtrain.methods.compiled import COMPILE_MODES, WITH_GRAPHS  # seconds
+        from certtrain.methods.compiled import COMPILE_MODES  # seconds
 
         if self.compile not in (True, *COMPILE_MODES):
             raise UserError(
@@ -95,12 +99,12 @@ class TrainerSettings:
                 where="configuration key trainer.compile",
                 fix=f"false, true (as default), {', '.join(COMPILE_MODES)}",
             )
-        if self.compile in WITH_GRAPHS and self.accumulate_grad_batches > 1:
+        if self.compile and self.accumulate_grad_batches > 1:
             raise UserError(
-                f"trainer.compile={self.compile} with trainer.accumulate_grad_batches={self.accumulate_grad_batches}: "
-                "a CUDA graph's gradients last until the next batch",
+                f"trainer.compile={str(self.compile).lower()} with "
+                f"trainer.accumulate_grad_batches={self.accumulate_grad_batches} is not supported",
                 where="configuration key trainer.compile",
-                fix="trainer.compile=true",
+                fix="trainer.compile=false, or whole batches (trainer.accumulate_grad_batches=1)",
             )
         if self.compile and self.devices != 1:
             raise UserError(

@@ -15,11 +15,14 @@ from certtrain.config.loggers import build_callbacks, build_loggers, close, log_
 from certtrain.config.received import check_received
 from certtrain.errors import UserError
 from certtrain.runs.directory import RunDirectory
+from certtrain.schedules import Timeline
+from certtrain.training.callbacks.averaging import WeightAveraging
 from certtrain.training.callbacks.early_stopping import EarlyStopping
 from certtrain.training.loggers.csv_logger import CSVMetrics
 from certtrain.training.loggers.tensorboard_logger import TensorBoardMetrics
 
 TENSORBOARD = {"_target_": "certtrain.training.loggers.tensorboard_logger.TensorBoardMetrics"}
+TEN = Timeline(5, 10, 5)  # steps in an epoch
 OTHER = "lightning.pytorch.loggers.CSVLogger"
 MINE = """
 import lightning as L
@@ -145,9 +148,17 @@ def test_another_logger_is_told_when_the_run_failed():
 
 
 def test_the_callback_that_certtrain_brings():
-    [found] = build_callbacks({"callbacks": {"x": {"_target_": f"{EarlyStopping.__module__}.EarlyStopping"}}})
+    [found] = build_callbacks({"callbacks": {"x": {"_target_": f"{EarlyStopping.__module__}.EarlyStopping"}}}, TEN)
     assert isinstance(found, EarlyStopping)
-    assert build_callbacks({}) == build_callbacks({"callbacks": None}) == []
+    assert build_callbacks({}, TEN) == build_callbacks({"callbacks": None}, TEN) == []
+
+
+def test_a_callbacks_lengths_are_epochs_of_the_recipe():
+    node = {"_target_": f"{WeightAveraging.__module__}.WeightAveraging", "start": 4, "every": 3}
+    [found] = build_callbacks({"callbacks": {"x": node}}, TEN)
+    assert (found.start, found.every) == (40, 3)
+    with pytest.raises(UserError, match=r"callbacks\.x\.start = -1"):
+        build_callbacks({"callbacks": {"x": {**node, "start": -1}}}, TEN)
 
 
 MISTAKES = {
@@ -162,7 +173,7 @@ MISTAKES = {
 @pytest.mark.parametrize("target", MISTAKES)
 def test_one_message_for_what_is_not_a_callback(target):
     with pytest.raises(UserError, match=MISTAKES[target]) as error:
-        build_callbacks({"callbacks": {"x": {"_target_": target}}})
+        build_callbacks({"callbacks": {"x": {"_target_": target}}}, TEN)
     assert "callbacks.x" in error.value.where
 
 

@@ -20,6 +20,12 @@ GROUPS: tuple[Group, ...] = (
     ),
     ("Certified accuracy in validation", "%", True, lambda c: c.startswith("val/certified@")),
     ("What an attack leaves standing in validation", "%", True, lambda c: c.startswith("val/pgd@")),
+    (
+        "Neurons, boxes and attack in validation",
+        "%",
+        True,
+        lambda c: c in ("val/unstable_relu", "val/tightness", "val/attack_success"),
+    ),
     ("Radius trained for", "eps", False, lambda c: c in ("schedule/eps", "schedule/train_eps")),
     ("Noise", "sigma", False, lambda c: c == "schedule/sigma"),
     ("Weights of the loss", "weight", False, lambda c: c in ("schedule/kappa", "schedule/beta")),

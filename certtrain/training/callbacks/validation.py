@@ -16,9 +16,12 @@ from certtrain.certificates import Certificates
 from certtrain.certificates.metrics import Summary
 from certtrain.certifiers.base import Certifier, frozen
 from certtrain.data.batch import Batch
+from certtrain.methods.base import Streams
 from certtrain.radii import radius_key, radius_text
 from certtrain.system.collective import gather, global_max, processes, rank
 from certtrain.training.module import CertifiedTraining
+
+FIGURE_EXAMPLES = 64  # of the pinned ones, for the standing figures of a training
 
 
 class SoundnessError(RuntimeError):
@@ -79,7 +82,7 @@ class CertifyValidation(L.Callback):
             counted.update(own)
         self.certificates = own
         self.summary = counted.summary(votes=any(gather(own is not None and "near_ties" in own.columns)))
-        metrics = self.metrics(self.summary)
+        metrics = self.metrics(self.summary) | self.figures(module)
         if not self.claim.probabilistic and self.attack_steps:
             metrics |= self.check(module, batch, own)
         self.seconds = math.fsum(gather(0.0 if own is None else float(own.seconds.sum())))
@@ -96,6 +99,13 @@ class CertifyValidation(L.Callback):
                 found[f"val/{key}"] = float(summary[key])
         found["val/certified_clean"] = summary["clean"]
         return found
+
+    def figures(self, module: CertifiedTraining) -> dict[str, float]:
+        """The method's own, of the first pinned examples; the same on every process."""
+        few = Batch(*(column[:FIGURE_EXAMPLES].to(module.device) for column in self.batch))
+        streams = Streams(module.streams.seed, "val")
+        found = module.method.figures(module.network, module.engine, few, streams)
+        return {f"val/{name}": value for name, value in found.items()}
 
     def check(self, module: CertifiedTraining, batch: Batch, own: Certificates | None) -> dict[str, float]:
         """PGD accuracy at each radius, and the chain certified => PGD-robust => correct for every example.
