@@ -32,11 +32,11 @@ TRAININGS = {
     # What several layers of statistics do to the last bits grows with each step: exact in float64 only.
     "crown_ibp, BatchNorm": (CrownIBP(0.05, Ramp(0, 3)), True, "64-true", 1),
     "shi, BatchNorm": (IBP(0.05, Ramp(0, 3), regulariser=ShiRegulariser(0.5)), True, "64-true", 1),
-    "crown_ibp in parts, BatchNorm": (CrownIBP(0.05, Ramp(0, 3)), True, "64-true", 2),
-    "averaged, BatchNorm": (IBP(0.05, Ramp(0, 3)), True, "64-true", 1),
     # A sign of an attack's gradient that rounding turns is another step: exact in float64 only.
     "edac": (EDAC(0.05, Ramp(0, 2), weight=1.0), False, "64-true", 1),
     "gls": (GLS(CrownIBP(0.05, Ramp(0, 2)), std=0.01, estimator="pgpe"), False, "64-true", 1),
+    "crown_ibp in parts, BatchNorm": (CrownIBP(0.05, Ramp(0, 3)), True, "64-true", 2),
+    "averaged, BatchNorm": (IBP(0.05, Ramp(0, 3)), True, "64-true", 1),
     "shi, auto_lirpa": (IBP(0.05, Ramp(0, 3), regulariser=ShiRegulariser(0.5)), True, "64-true", 1),
 }
 

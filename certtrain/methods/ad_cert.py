@@ -66,7 +66,7 @@ class ADCertLoss(MixedLoss):
         return inputs._replace(points=(self.attack.find(network, inputs, threat, step, streams, losses), target))
 
     def batch_norm_at(self, inputs: Prepared) -> tuple[Tensor, ...]:
-        """x, where the divergence there counts."""
+        """x, where its prediction counts."""
         return (inputs.x,) if self.natural else ()
 
     def loss(

@@ -57,10 +57,6 @@ class ArowLoss(TradesLoss):
         if isinstance(s, bool) or not isinstance(s, (int, float)) or not 0 <= s < 1:
             raise UserError(f"smoothing = {s!r} is not in [0, 1)", where="method.smoothing", fix="method.smoothing=0.2")
 
-    def batch_norm_at(self, inputs: Prepared) -> tuple[Tensor, ...]:
-        """x*."""
-        return inputs.points[:1]
-
     def loss(
         self,
         network: nn.Module,

@@ -155,12 +155,10 @@ class Method:
 
     Attributes:
         needs_engine: whether the objective may ask for bounds.
-        divisible: whether a batch's objective may be computed in parts, each with what was prepared of its examples.
         ramp: the rise of eps; a method without one is at full strength from the start.
     """
 
     needs_engine: ClassVar[bool] = False
-    divisible: ClassVar[bool] = True
     ramp: Ramp = Ramp(0, 0)
 
     def __call__(
@@ -246,8 +244,7 @@ class Method:
         """Called once before the first step of a session, a resumed one too, after the state was loaded."""
 
     def before_step(self, context: Context, batch: Batch) -> None:
-        """Called before the objective of the first batch of each optimiser step; may change weights, as by
-        `context.descend`."""
+        """Called before each batch's objective; may change weights, as by `context.descend`."""
 
     def epoch_end(self, context: Context) -> None:
         """Called after an epoch's last step, before validation and checkpoint: statistics of BatchNorm over the whole

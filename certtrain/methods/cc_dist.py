@@ -17,10 +17,10 @@ from certtrain.methods.bound_training import BoundTraining, Options
 from certtrain.methods.cc_ibp import CCIBPLoss
 from certtrain.methods.expressive import NO_CLEAN_LOSS
 from certtrain.methods.inner_attack import InnerAttack
-from certtrain.methods.regions import Prepared, SmallBox
+from certtrain.methods.regions import Prepared
 from certtrain.methods.teacher import Teacher, checked_teacher
 from certtrain.schedules import Ramp
-from certtrain.threat import Linf, Threat
+from certtrain.threat import Threat
 
 
 def feature_distance(attacked: Tensor, lower: Tensor, upper: Tensor, target: Tensor, alpha: float) -> Tensor:
@@ -80,13 +80,17 @@ class CCDistLoss(CCIBPLoss):
             return inputs
         return inputs._replace(points=(*inputs.points, self.teacher.features(inputs.x)))
 
-    def bounds(self, engine: BoundEngine, inputs: Prepared, threat: Threat, methods: tuple[str, ...]) -> Bounds:
+    def bounds(
+        self,
+        engine: BoundEngine,
+        inputs: Prepared,
+        threat: Threat,
+        methods: tuple[str, ...],
+        at: tuple[str, ...] = (),
+    ) -> Bounds:
         """Bounds of margins and features around x, with logits and features at x*."""
-        if not self.weight:
-            return super().bounds(engine, inputs, threat, methods)
-        assert isinstance(threat, Linf)
-        box, at = SmallBox(corners=threat.box(inputs.x)), (engine.features().name,)
-        return engine.bounds(inputs.points[0], inputs.y, box, methods, at=at)
+        more = (engine.features().name,) if self.weight else ()
+        return super().bounds(engine, inputs, threat, methods, (*at, *more))
 
     def loss(
         self,
@@ -139,5 +143,11 @@ class CCDist(BoundTraining):
         **options: Unpack[Options],
     ) -> None:
         options.setdefault("kappa", NO_CLEAN_LOSS)
+        if weight and options.get("bn_source") == "clean":
+            raise UserError(
+                "bn_source=clean, where no pass gives the features at the adversarial input",
+                where="method.bn_source",
+                fix="method.bn_source=null, or method.weight=0",
+            )
         robust = CCDistLoss(attack, alpha=alpha, teacher=checked_teacher(teacher), weight=weight)
         super().__init__(train_eps, ramp, robust, **options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ class Smoothed(NamedTuple):
     Attributes:
         x, y: of the batch.
         base: the base's own inputs.
-        noise: by draw, a tensor for each weight of the network.
+        noise: by draw, (1, ...) for each weight of the network: it has no row for each example.
     """
 
     x: Tensor
@@ -72,8 +72,6 @@ class GLS(Wrapper):
         UserError: a negative std, no sample, an unknown estimator, a base that is no method.
     """
 
-    divisible: ClassVar[bool] = False
-
     def __init__(self, base: Method, std: float = 1e-3, samples: int = 1, estimator: Estimator = "rgs") -> None:
         super().__init__(base)
         self.std = non_negative(std, "method.std")
@@ -97,8 +95,22 @@ class GLS(Wrapper):
         if self._call is None or self._call.network is not network:
             self._call = _Call(network, self.base.objective)
         weights = [weight for _, weight in _weights(network)]
-        noise = tuple(tuple(streams.weights(weights, step, number, self.std)) for number in range(self.samples))
-        return Smoothed(inputs.x, inputs.y, inputs, noise)
+        draws = [streams.weights(weights, step, number, self.std) for number in range(self.samples)]
+        return Smoothed(inputs.x, inputs.y, inputs, tuple(tuple(one[None] for one in draw) for draw in draws))
+
+    def batch_norm_at(self, inputs: Inputs, phase: Hashable) -> tuple[Tensor, ...]:
+        """See `Method.batch_norm_at`.
+
+        Raises:
+            UserError: under noise on the weights, whose statistics are others in each draw.
+        """
+        if not self.std:
+            return super().batch_norm_at(inputs, phase)
+        raise UserError(
+            "a batch in parts with BatchNorm under noise on the weights",
+            where="trainer.accumulate_grad_batches",
+            fix="trainer.accumulate_grad_batches=1, or a model without BatchNorm",
+        )
 
     def objective(
         self,
@@ -119,15 +131,14 @@ class GLS(Wrapper):
             moved = {f"network.{name}": weight for name, weight in zip(names, perturbed, strict=True)}
             return functional_call(call, moved, (engine, inputs.base, phase, values))
 
+        noise = [[d[0] for d in draw] for draw in inputs.noise]
         if self.estimator == "rgs":
-            return _mean([at([w + d for w, d in zip(weights, draw, strict=True)]) for draw in inputs.noise])
+            return _mean([at([w + d for w, d in zip(weights, draw, strict=True)]) for draw in noise])
         still = [weight.detach() for weight in weights]  # no graph is built
-        pairs = [
-            [at([w + sign * d for w, d in zip(still, draw, strict=True)]) for sign in (1, -1)] for draw in inputs.noise
-        ]
+        pairs = [[at([w + sign * d for w, d in zip(still, draw, strict=True)]) for sign in (1, -1)] for draw in noise]
         mean = _mean([one for pair in pairs for one in pair])
         gains = [up.loss.detach() - down.loss.detach() for up, down in pairs]
-        return mean._replace(loss=mean.loss.detach() + pgpe(weights, inputs.noise, gains, self.std))
+        return mean._replace(loss=mean.loss.detach() + pgpe(weights, noise, gains, self.std))
 
 
 class _Call(nn.Module):

@@ -34,18 +34,9 @@ class InParts:
     Args:
         method: the objective.
         parts: how many; a batch with fewer examples has one part for each.
-
-    Raises:
-        UserError: several parts with a method that has no parts.
     """
 
     def __init__(self, method: Method, parts: int) -> None:
-        if parts > 1 and not method.divisible:
-            raise UserError(
-                f"a batch in parts with {type(method).__name__}, whose noise is of the weights, not of the examples",
-                where="trainer.accumulate_grad_batches",
-                fix="trainer.accumulate_grad_batches=1",
-            )
         self.method, self.parts = method, parts
 
     def __call__(

@@ -57,7 +57,7 @@ class MartLoss(AttackedLoss):
 
     def batch_norm_at(self, inputs: Prepared) -> tuple[Tensor, ...]:
         """x*."""
-        return inputs.points[:1]
+        return inputs.points
 
     def loss(
         self,

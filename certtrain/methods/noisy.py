@@ -118,6 +118,10 @@ class NoisyTraining(Method):
             return inputs
         return inputs._replace(x=self.attack.find(network, inputs, self.ramp.fraction(step)))
 
+    def batch_norm_at(self, inputs: Noisy, phase: Hashable) -> tuple[Tensor, ...]:  # type: ignore[override]
+        """All rows under noise, then the loss's own."""
+        return (stacked(inputs.x, inputs.noise), *self.loss.batch_norm_at(inputs))
+
     def objective(
         self,
         network: nn.Module,
@@ -136,10 +140,6 @@ class NoisyTraining(Method):
         loss, more = self.loss.loss(network, logits, inputs, values)
         parts |= more
         return Objective(add_l1(loss, parts, network, self.l1), parts)
-
-    def batch_norm_at(self, inputs: Noisy, phase: Hashable) -> tuple[Tensor, ...]:
-        """All noisy rows, and the loss's own."""
-        return (stacked(inputs.x, inputs.noise), *self.loss.batch_norm_at(inputs))
 
     def scheduled(self, step: int) -> dict[str, float]:
         """sigma, constant; with an attack its radius; what the loss has scheduled."""

@@ -36,11 +36,6 @@ class Mixable(NamedTuple):
     other: Tensor
     share: Tensor
 
-    def between(self) -> Tensor:
-        """(B, ...) the mixed inputs."""
-        share = each(self.share, self.x)
-        return (1 - share) * self.x + share * self.other
-
 
 def mixing_loss(mixed: Tensor, clean: Tensor, y: Tensor, share: Tensor) -> Tensor:
     """`mean_i KL(t || softmax(z_i))` over mixed inputs, (), with targets `t = (1 - share) p + share/K`.
@@ -124,14 +119,14 @@ class SmoothMix(NoisyTraining):
         near = shortened(clean - inputs.x, self.step_size * self.clean_step * risen)
         return (inputs.x + near).clamp(0, 1), point
 
-    def batch_norm_at(self, inputs: Mixable, phase: Hashable) -> tuple[Tensor, ...]:  # type: ignore[override]
-        """All noisy rows at the clean side, then those at the mixed inputs."""
-        points = (inputs.x, *((inputs.between(),) if phase else ()))
-        return tuple(stacked(point, inputs.noise) for point in points)
-
     def phase(self, step: int, *, sparing: bool = True) -> bool:
         """Whether mixed inputs count."""
         return self.weight * self.ramp.fraction(step) > 0
+
+    def batch_norm_at(self, inputs: Mixable, phase: Hashable) -> tuple[Tensor, ...]:  # type: ignore[override]
+        """The clean side under noise, then the mixed inputs where they count."""
+        clean = super().batch_norm_at(Noisy(*inputs[:4]), phase)
+        return (*clean, stacked(_mixed(inputs), inputs.noise)) if phase else clean
 
     def objective(  # type: ignore[override]
         self,
@@ -145,7 +140,7 @@ class SmoothMix(NoisyTraining):
         if not phase:
             return super().objective(network, engine, Noisy(*inputs[:4]), phase, values)
         clean = network(stacked(inputs.x, inputs.noise)).unflatten(0, inputs.noise.shape[:2])
-        mixed = network(stacked(inputs.between(), inputs.noise)).unflatten(0, inputs.noise.shape[:2])
+        mixed = network(stacked(_mixed(inputs), inputs.noise)).unflatten(0, inputs.noise.shape[:2])
         noisy, apart = cross_entropy(clean, inputs.y), mixing_loss(mixed, clean, inputs.y, inputs.share)
         parts = {
             "loss_noisy": noisy.detach(),
@@ -153,3 +148,9 @@ class SmoothMix(NoisyTraining):
             "loss_mix": apart.detach(),
         }
         return Objective(add_l1(noisy + values["mix_weight"] * apart, parts, network, self.l1), parts)
+
+
+def _mixed(inputs: Mixable) -> Tensor:
+    """(B, ...) inputs between the clean side and the adversarial ones."""
+    share = each(inputs.share, inputs.x)
+    return (1 - share) * inputs.x + share * inputs.other

@@ -97,7 +97,7 @@ class CertifiedTraining(L.LightningModule):
         return loss
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        if self._has("before_step") and batch_idx % self.trainer.accumulate_grad_batches == 0:
+        if self._has("before_step"):
             self.method.before_step(self._context(), batch)
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:

@@ -171,6 +171,9 @@ def test_what_ad_cert_refuses():
 
 
 def test_what_cc_dist_refuses_before_the_first_step():
+    with pytest.raises(UserError, match="bn_source=clean, where no pass gives the features"):
+        CCDist(0.1, RAMP, TEACHER, bn_source="clean")
+    CCDist(0.1, RAMP, TEACHER, weight=0, bn_source="clean")
     with pytest.raises(UserError, match=r"method\.weight = -1"):
         CCDist(0.1, RAMP, TEACHER, weight=-1)
     begin(CCDist(0.1, RAMP, TEACHER), small_network())

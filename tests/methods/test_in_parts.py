@@ -22,11 +22,12 @@ from certtrain.methods import (
     Streams,
     Weight,
 )
+from certtrain.methods.ad_cert import ADCert
 from certtrain.methods.arow import ARoW
+from certtrain.methods.cc_dist import CCDist
 from certtrain.methods.cc_ibp import CCIBP
 from certtrain.methods.gls import GLS
 from certtrain.methods.in_parts import InParts, rows
-from certtrain.methods.macer import MACER
 from certtrain.methods.mart import MART
 from certtrain.methods.mtl_ibp import MTLIBP
 from certtrain.methods.pgd import PGD
@@ -35,12 +36,15 @@ from certtrain.methods.smoothmix import SmoothMix
 from certtrain.methods.stability import Stability
 from certtrain.methods.taps import TAPS
 from certtrain.methods.trades import TRADES
-from certtrain.testing.methods import CLASSES, SHAPE
+from certtrain.testing.methods import CLASSES, SHAPE, small_network
 
 RAMP, HALF, STREAMS = Ramp(2, 4), Weight(0.5, 0.5), Streams(0)
+TEACHER = small_network(seed=9).double()
 EXACT = {
     "standard": Standard(l1=1e-3),
     "gaussian": Gaussian(0.25),
+    "stability": Stability(0.25),
+    "smoothmix": SmoothMix(0.25, RAMP),
     "ibp": IBP(0.1, RAMP, kappa=HALF, l1=1e-3),
     "crown_ibp": CrownIBP(0.1, RAMP, kappa=HALF),
     "fused": CrownIBP(0.1, RAMP, kappa=HALF, loss_fusion=True),
@@ -50,11 +54,10 @@ EXACT = {
     "sabr adversarial": SABR(0.1, RAMP, kappa=HALF, bn_source="adversarial"),
     "mtl_ibp": MTLIBP(0.1, RAMP),
     "mtl_ibp kappa": MTLIBP(0.1, RAMP, kappa=HALF),
-    "stability": Stability(0.25, noises=2),
-    "macer": MACER(0.25, RAMP, noises=2),
-    "smoothmix": SmoothMix(0.25, RAMP, steps=1),
     "arow": ARoW(0.1, RAMP),
-    "mart": MART(0.1, RAMP),
+    "mart": MART(0.1, RAMP, kappa=HALF),
+    "cc_dist": CCDist(0.1, RAMP, TEACHER),
+    "ad_cert": ADCert(0.1, RAMP, TEACHER, natural=0.25, kappa=HALF),
     "cc_ibp clean": CCIBP(0.1, RAMP, kappa=HALF, bn_source="clean"),
 }
 
@@ -90,7 +93,21 @@ def test_parts_take_the_step_of_the_whole_batch(name):
         whole = step_of(EXACT[name], copy.deepcopy(net), at)
         parts = step_of(InParts(EXACT[name], 3), net, at)
         torch.testing.assert_close(parts[:3], whole[:3], rtol=1e-9, atol=1e-12)
-        torch.testing.assert_close(parts[3], whole[3], rtol=1e-6, atol=1e-9)  # accuracies are float32
+        torch.testing.assert_close(parts[3], whole[3], rtol=1e-6, atol=1e-6)  # shares of examples are float32
+
+
+def test_noise_on_the_weights_is_the_same_in_all_parts():
+    """Also of weights that are as many as the examples; refused with statistics of the batch, which it would change."""
+    method, net = GLS(CrownIBP(0.1, RAMP), std=0.1, samples=2), network().eval()
+    net[7] = nn.Linear(5, 7).double()  # as many biases as examples
+    whole, parts = step_of(method, copy.deepcopy(net), 9), step_of(InParts(method, 3), net, 9)
+    torch.testing.assert_close(parts, whole, rtol=1e-9, atol=1e-12)
+    with pytest.raises(UserError, match="in parts with BatchNorm under noise on the weights"):
+        InParts(method, 3)(net.train(), NativeEngine(net), batch(), 9, STREAMS)
+    base = GLS(CrownIBP(0.1, RAMP), std=0)
+    net = network()
+    whole, parts = step_of(base, copy.deepcopy(net), 9), step_of(InParts(base, 3), net, 9)
+    torch.testing.assert_close(parts, whole, rtol=1e-9, atol=1e-12)
 
 
 def test_every_part_may_be_one_example():
@@ -141,10 +158,3 @@ def test_an_engine_with_statistics_of_its_own_is_refused():
     net = network()
     with pytest.raises(UserError, match=r"bounds=auto_lirpa.*takes each part's own"):
         InParts(IBP(0.1, RAMP), 2)(net, AutoLirpaEngine(net), batch(), 9, STREAMS)
-
-
-def test_noise_of_weights_has_no_parts():
-    with pytest.raises(UserError, match="noise is of the weights") as error:
-        InParts(GLS(CrownIBP(0.1, RAMP)), 2)
-    assert error.value.where == "trainer.accumulate_grad_batches"
-    InParts(GLS(CrownIBP(0.1, RAMP)), 1)
