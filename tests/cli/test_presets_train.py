@@ -73,8 +73,7 @@ def write(data, folder, count):
 @pytest.mark.parametrize(("name", "stated"), [pytest.param(*pair, id=pair[0]) for pair in large()])
 def test_a_large_preset_trains_and_certifies(name, stated, in_tmp):
     [data] = [value for entry in stated["defaults"] for key, value in entry.items() if key == "override /data"]
-    accumulate = stated.get("trainer", {}).get("accumulate_grad_batches", 1)
-    write(data, in_tmp / "data", TRAIN * accumulate)
+    write(data, in_tmp / "data", TRAIN)
     overrides = [f"experiment={name}", "name=dry", "data.batch_size=2", "epochs=1", "trainer.accelerator=cpu"]
     if data in ("imagenet", "image_folder"):
         overrides.append(f"data.num_classes={CLASSES}")
