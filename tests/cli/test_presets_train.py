@@ -85,8 +85,7 @@ def write(data, folder, count):
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "data", "stated"), [pytest.param(*one, id=one[0]) for one in large()])
 def test_a_large_preset_trains_and_certifies(name, data, stated, in_tmp):
-    accumulate = stated.get("trainer", {}).get("accumulate_grad_batches", 1)
-    write(data, in_tmp / "data", TRAIN * accumulate)
+    write(data, in_tmp / "data", TRAIN)
     overrides = [f"experiment={name}", "name=dry", "data.batch_size=2", "epochs=1", "trainer.accelerator=cpu"]
     if data in ("imagenet", "tiny_imagenet", "image_folder"):
         overrides.append(f"data.num_classes={CLASSES}")
