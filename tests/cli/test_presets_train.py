@@ -1,6 +1,6 @@
 """Slow: every preset that is too large to be trained here trains three steps on noise in its data set's own files.
 
-Through the commands, with batches of two images. The schedule is cut to three steps; image folders have three classes,
+Through the commands, with batches of two images; of presets that share a recipe one of each method. The schedule is cut to three steps; image folders have three classes,
 and draws and attack steps of the certificates are few.
 """
 
@@ -17,7 +17,7 @@ from certtrain.config.overrides import options
 from certtrain.system.files import conf_dir
 
 DRAW = np.random.default_rng(0)
-TRAIN, TEST, CLASSES = 6, 2, 3
+STEPS, TEST, CLASSES = 3, 2, 3
 
 
 def large():
@@ -76,6 +76,8 @@ def write_images(folder, count, width, height):
 def write(data, folder, count):
     if data == "imagenet":
         write_images(folder / "imagenet", count, 320, 280)
+    elif data == "imagenet64":
+        write_images(folder / "ImageNet64", count, 64, 64)
     elif data in ("tiny_imagenet", "image_folder"):
         write_images(folder / "tiny-imagenet-200", count, 64, 64)
     else:
@@ -85,17 +87,20 @@ def write(data, folder, count):
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "data", "stated"), [pytest.param(*one, id=one[0]) for one in large()])
 def test_a_large_preset_trains_and_certifies(name, data, stated, in_tmp):
-    write(data, in_tmp / "data", TRAIN)
-    overrides = [f"experiment={name}", "name=dry", "data.batch_size=2", "epochs=1", "trainer.accelerator=cpu"]
-    if data in ("imagenet", "tiny_imagenet", "image_folder"):
+    batch = max(2, stated.get("trainer", {}).get("accumulate_grad_batches", 1))  # which is computed in so many parts
+    write(data, in_tmp / "data", STEPS * batch)
+    overrides = [f"experiment={name}", "name=dry", f"data.batch_size={batch}", "epochs=1", "trainer.accelerator=cpu"]
+    if data in ("imagenet", "imagenet64", "tiny_imagenet", "image_folder"):
         overrides.append(f"data.num_classes={CLASSES}")
     if "eps" in stated:  # of the full radius: nothing in the first step, half in the second one, all in the third one
         overrides += ["schedule.warmup=0", "schedule.ramp=0.67"]
+    if "weight_averaging" in stated.get("callbacks", {}):
+        overrides += ["callbacks.weight_averaging.start=0", "callbacks.weight_averaging.every=1"]
     assert main(["train", *overrides]) == 0
     few = ["certifier.ibp.attack_steps=1", "certifier=ibp"] if "eps" in stated else ["n0=4", "n=20"]
     assert main(["certify", "run=dry", "indices=first_2", *few]) == 0
     result = json.loads((in_tmp / "runs" / "dry" / "result.json").read_text())
-    assert (result["status"], result["steps"], result["epochs"]) == ("complete", 3, 1)
+    assert (result["status"], result["steps"], result["epochs"]) == ("complete", STEPS, 1)
     [entry] = result["test"].values()
     assert entry["n"] == 2
     assert entry["invalid"] == 0
