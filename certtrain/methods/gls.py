@@ -81,7 +81,7 @@ class GLS(Wrapper):
             fix = nearest(str(estimator), get_args(Estimator))
             raise UserError(f"unknown estimator {estimator!r}", where="method.estimator", fix=fix)
         self.samples, self.estimator = samples, estimator
-        self._call: _Call | None = None  # made outside of what is compiled
+        self._call: _Call | None = None  # a compiler follows it only where it is there already
 
     def prepare(
         self, network: nn.Module, engine: BoundEngine | None, batch: Batch, step: int, streams: Streams
@@ -90,8 +90,6 @@ class GLS(Wrapper):
         inputs = self.base.prepare(network, engine, batch, step, streams)
         if not self.std:
             return inputs
-        if self._call is None or self._call.network is not network:
-            self._call = _Call(network, self.base.objective)
         weights = [weight for _, weight in _weights(network)]
         draws = [streams.weights(weights, step, number, self.std) for number in range(self.samples)]
         return Smoothed(inputs.x, inputs.y, inputs, tuple(tuple(one[None] for one in draw) for draw in draws))
@@ -122,8 +120,9 @@ class GLS(Wrapper):
         if not self.std:
             return self.base.objective(network, engine, inputs, phase, values)
         names, weights = zip(*_weights(network), strict=True)
+        if self._call is None or self._call.network is not network:
+            self._call = _Call(network, self.base.objective)
         call = self._call
-        assert call is not None, "the objective of inputs that were not prepared"
 
         def at(perturbed: Sequence[Tensor]) -> Objective:
             moved = {f"network.{name}": weight for name, weight in zip(names, perturbed, strict=True)}
