@@ -13,7 +13,6 @@ from certtrain.bounds.base import BoundEngine
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError, nearest
 from certtrain.methods.base import Inputs, Method, Objective, Streams, Value, non_negative
-from certtrain.methods.compiled import Attacked
 from certtrain.methods.wrapper import Wrapper
 
 Estimator = Literal["rgs", "pgpe"]
@@ -82,7 +81,7 @@ class GLS(Wrapper):
             fix = nearest(str(estimator), get_args(Estimator))
             raise UserError(f"unknown estimator {estimator!r}", where="method.estimator", fix=fix)
         self.samples, self.estimator = samples, estimator
-        self._call: _Call | None = None  # made outside of what is compiled
+        self._call: _Call | None = None  # a compiler follows it only where it is there already
 
     def prepare(
         self, network: nn.Module, engine: BoundEngine | None, batch: Batch, step: int, streams: Streams
@@ -91,9 +90,6 @@ class GLS(Wrapper):
         inputs = self.base.prepare(network, engine, batch, step, streams)
         if not self.std:
             return inputs
-        network = network.network if isinstance(network, Attacked) else network
-        if self._call is None or self._call.network is not network:
-            self._call = _Call(network, self.base.objective)
         weights = [weight for _, weight in _weights(network)]
         draws = [streams.weights(weights, step, number, self.std) for number in range(self.samples)]
         return Smoothed(inputs.x, inputs.y, inputs, tuple(tuple(one[None] for one in draw) for draw in draws))
@@ -124,8 +120,9 @@ class GLS(Wrapper):
         if not self.std:
             return self.base.objective(network, engine, inputs, phase, values)
         names, weights = zip(*_weights(network), strict=True)
+        if self._call is None or self._call.network is not network:
+            self._call = _Call(network, self.base.objective)
         call = self._call
-        assert call is not None, "the objective of inputs that were not prepared"
 
         def at(perturbed: Sequence[Tensor]) -> Objective:
             moved = {f"network.{name}": weight for name, weight in zip(names, perturbed, strict=True)}

@@ -56,6 +56,15 @@ def test_training_learns_from_a_teacher_and_resumes_with_it(runs, tiny, capsys, 
     assert f"the training had a teacher of sha256 {found['sha256'][:12]}" in capsys.readouterr().err
 
 
+@pytest.mark.ops
+def test_several_processes_learn_from_one_teacher(runs, tiny):
+    for name, devices in (("one", 1), ("two", 2)):
+        assert train(tiny, "method.teacher=bounds", f"name={name}", f"trainer.devices={devices}") == 0
+    assert result(runs / "two")["teacher"] == result(runs / "one")["teacher"]
+    one, two = (certtrain.load(name).state_dict() for name in ("one", "two"))
+    assert all(torch.allclose(value, two[name], atol=1e-4) for name, value in one.items())
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
