@@ -26,6 +26,18 @@ STEPS = {
     "crown_ibp fused": "CROWN-IBP, fused",
     "crown_ibp": "CROWN-IBP",
 }
+ATTACKED = {
+    "sabr 8 steps": "SABR, 8 PGD steps",
+    "taps": "TAPS, split before fc100, 10 latent steps",
+    "staps": "STAPS, 8 PGD steps beside",
+    "mtl_ibp 1 step": "MTL-IBP, 1 PGD step",
+    "cc_ibp 1 step": "CC-IBP, 1 PGD step",
+    "exp_ibp 1 step": "Exp-IBP, 1 PGD step",
+    "pgd 8 steps": "PGD, 8 steps",
+    "trades 8 steps": "TRADES, 8 PGD steps",
+}
+CLASSES = ("10", "100", "200", "1000")
+BOUNDED = {"ibp": "IBP", "crown_ibp fused": "CROWN-IBP, fused", "crown_ibp": "CROWN-IBP"}
 
 
 def read(name: str) -> Any:
@@ -41,7 +53,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def training() -> str:
     """Ordinary steps per step, and how many times as long auto_LiRPA takes."""
-    rows = {(row["network"], row["name"]): row for row in read("training")["rows"]}
+    rows = _rows("training")
 
     def cell(network: str, step: str) -> str:
         row = rows[network, step]
@@ -55,6 +67,31 @@ def training() -> str:
         f"takes)\n\n{table(['network', *STEPS.values()], found)}\n"
         f"With loss fusion a step of `small` takes {unfused / fused:.1f} times less than auto_LiRPA's without.\n"
     )
+
+
+def attacks_and_classes() -> str:
+    """Ordinary steps of what attacks, and of bounds where there are many classes."""
+    rows = _rows("attacks_and_classes")
+    attacked = [_steps(rows["small", name], title) for name, title in ATTACKED.items()]
+    classes = [
+        [number, *(f"{rows[f'classes{number}', step]['ordinary_steps']['median']:.2f}" for step in BOUNDED)]
+        for number in CLASSES
+    ]
+    return (
+        "**Attacks and bounds** on `small`, in ordinary steps\n\n"
+        + table(["step", "ordinary steps", "range"], attacked)
+        + "\n**Many classes**, in ordinary steps: 32 x 32 colour images, conv16-conv32-fc100, batch 64\n\n"
+        + table(["classes", *BOUNDED.values()], classes)
+    )
+
+
+def _rows(name: str) -> dict[tuple[str, str], dict[str, Any]]:
+    return {(row["network"], row["name"]): row for row in read(name)["rows"]}
+
+
+def _steps(row: dict[str, Any], title: str) -> list[str]:
+    ratio = row["ordinary_steps"]
+    return [title, f"{ratio['median']:.2f}", _spread(ratio)]
 
 
 def epoch() -> str:
@@ -119,7 +156,7 @@ def startup() -> str:
 
 def block() -> str:
     """All of it."""
-    return "\n".join((training(), epoch(), certification(), draws(), startup(), pieces()))
+    return "\n".join((training(), attacks_and_classes(), epoch(), certification(), draws(), startup(), pieces()))
 
 
 def _spread(ratio: dict[str, float]) -> str:
