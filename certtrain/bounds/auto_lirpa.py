@@ -15,7 +15,6 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from certtrain.bounds import lirpa_compat
 from certtrain.bounds.base import (
-    METHODS,
     Bounds,
     FusedLoss,
     PreActivation,
@@ -66,7 +65,7 @@ class AutoLirpaEngine:
     """
 
     name = "auto_lirpa"
-    methods: tuple[str, ...] = METHODS
+    methods: tuple[str, ...] = ("ibp", "crown_ibp", "crown", "alpha_crown")
 
     def __init__(self, network: nn.Module) -> None:
         lirpa_compat.load()
