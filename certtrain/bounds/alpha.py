@@ -75,6 +75,23 @@ class Functions:
         return Functions(self.run, step, a.contiguous(), constant, self.rows)
 
 
+@dataclass(frozen=True)
+class Root:
+    """What alpha-CROWN found.
+
+    Attributes:
+        bounds: (B, S) of the functions.
+        boxes: of the input of every nonlinearity, by step.
+        which: (B, S) the functions that were optimised last.
+        values: the parameters of these, in their order.
+    """
+
+    bounds: Tensor
+    boxes: dict[int, Box]
+    which: Tensor
+    values: Values
+
+
 class AlphaCrown:
     """Bounds of functions inside a network by alpha-CROWN, see this module.
 
@@ -90,7 +107,7 @@ class AlphaCrown:
         self.crown = {index: refined.boxes.get(index, box) for index, box in run.boxes.items()}
         self.slack = SLACK * run.regions[-1].clean.flatten(1).abs().amax(1)
 
-    def least(self, step: int, functions: Tensor, constant: Tensor, crown: Tensor) -> Tensor:
+    def least(self, step: int, functions: Tensor, constant: Tensor, crown: Tensor) -> Root:
         """Lower bounds (B, S) of `<function, output of step> + constant`, at least those of CROWN.
 
         With `search.stop` functions are left as they are once their bound is > 0, and the neurons of an example once
@@ -103,12 +120,13 @@ class AlphaCrown:
             crown: (B, S) CROWN's bounds.
         """
         best, constant = crown.clone(), constant.expand_as(crown)
-        first = self._open(best)
-        begin = self._ascend(step, functions, constant, best, first, self.crown)
+        which, boxes = self._open(best), self.crown
+        values = self._ascend(step, functions, constant, best, which, boxes)
         if self.search.intermediates and (left := self._open(best)).any():
-            begin = {at: [value[left[first]] for value in values] for at, values in begin.items()}
-            self._ascend(step, functions, constant, best, left, self.tightened(left.any(1)), begin)
-        return best
+            values = {at: [value[left[which]] for value in some] for at, some in values.items()}
+            which, boxes = left, self.tightened(left.any(1))
+            values = self._ascend(step, functions, constant, best, which, boxes, values)
+        return Root(best, boxes, which, values)
 
     def tightened(self, examples: Tensor) -> dict[int, Box]:
         """The boxes of every nonlinearity's input, optimised for the examples of a mask (B,)."""

@@ -1,4 +1,4 @@
-"""The field's library auto_LiRPA (Xu et al. 2020, arXiv 2002.12920) as a bound engine: cross-check, and alpha-CROWN."""
+"""The field's library auto_LiRPA (Xu et al. 2020, arXiv 2002.12920) as a bound engine: a cross-check."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from certtrain.bounds.alpha import AlphaCrown
 from certtrain.bounds.ascent import Search
 from certtrain.bounds.base import METHODS, Bounds, FusedLoss, NodeBounds, PreActivation, Split, margin_matrix
 from certtrain.bounds.crown import Refined, interval_lines, lower_bounds, refine
-from certtrain.bounds.forward import Pass, propagate, resume
+from certtrain.bounds.forward import Pass, propagate, resume, rough
 from certtrain.bounds.graph import Graph, unsupported
 from certtrain.bounds.intermediates import Box, Intermediates, weights_of
 from certtrain.bounds.interval import InputSet, Mixing
@@ -168,10 +168,6 @@ class NativeEngine:
         """The interval pass; `alone`: no backward pass follows it."""
         run = propagate(self.graph, InputSet.of(x, threat), channels_last=alone and self._several)
 
-        def rough() -> Pass:
-            """The interval pass in float32, of a copy of the network without gradients."""
-            return propagate(self.graph.rough(), InputSet.of(x.detach().clone().float(), threat))
-
         region, step, layer = run.regions[-1], len(run.steps) - 1, None
         if isinstance(run.steps[-1].op, LinearMap) and region.clean.dim() == 2:
             step, layer = run.steps[-1].sources[0], run.steps[-1].op
@@ -179,7 +175,7 @@ class NativeEngine:
         if clean.dim() != 2:
             raise unsupported(f"the network's output has shape {tuple(clean.shape)}", "logits (B, K)")
         refuse_one_logit(clean.shape[1])
-        return _Output(run, clean, y, step, layer, self.search, rough)
+        return _Output(run, clean, y, step, layer, self.search, partial(rough, self.graph, run))
 
 
 @dataclass(frozen=True)
@@ -264,7 +260,7 @@ class _Output:
         with torch.inference_mode(False), torch.no_grad():  # the search takes gradients of its own
             crown = lower_bounds(self.run, self.refined.lines, self.step, functions) + constant
             alpha = AlphaCrown(self.run, self.rough(), self.refined, search)
-            return alpha.least(self.step, functions, constant, crown)
+            return alpha.least(self.step, functions, constant, crown).bounds
 
     def _through_layer(self, functions: Tensor) -> tuple[Tensor, Tensor]:
         """Functions of the logits as functions (B, S, n) of the last step's output, and constants (B, S)."""

@@ -202,6 +202,14 @@ def test_in_every_mode_of_autograd(mode):
     torch.testing.assert_close(found.clone(), margins(net, x, y, threat)["alpha_crown"])
 
 
+def test_over_the_outward_rounded_set_of_certificates_which_there_is_in_float64_alone():
+    x, y = batch(7)
+    net = conv()
+    found, plain = (margins(net, x, y, threat_of("linf", 0.1, outward=some))["alpha_crown"] for some in (True, False))
+    torch.testing.assert_close(found, plain, rtol=0, atol=1e-4)
+    assert not torch.equal(found, plain)
+
+
 def test_what_is_no_number_stays_so_and_harms_no_other_example():
     x, y = batch(6)
     net, threat = conv(), threat_of("linf", 0.1)
