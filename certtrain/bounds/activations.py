@@ -10,6 +10,8 @@ from torch import Tensor
 
 from certtrain.bounds.curves import Convex, Gate, SShaped
 from certtrain.bounds.nonlinear import Activation, LinePairs
+from certtrain.bounds.relaxation import Slopes
+from certtrain.bounds.tangents import Tangents
 from certtrain.kernels.relu import relu_lines
 
 
@@ -38,6 +40,9 @@ class LeakyRelu(Activation):
 
     def unsettled(self, lower: Tensor, upper: Tensor) -> Tensor:
         return (lower < 0) & (upper > 0)
+
+    def freedom(self, lower: Tensor, upper: Tensor) -> Slopes:
+        return Slopes.of(lower, upper, self.alpha)
 
 
 class Sigmoid(SShaped):
@@ -154,3 +159,6 @@ class Softplus(Activation):
     def lines(self, lower: Tensor, upper: Tensor) -> LinePairs:
         found = self.smooth.lines(lower, upper)
         return LinePairs(found.low, found.low_offset - self.gap, found.high, found.high_offset)
+
+    def freedom(self, lower: Tensor, upper: Tensor) -> Tangents:
+        return Tangents.of(self.smooth, lower, upper, self.gap)

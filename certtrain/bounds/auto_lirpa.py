@@ -1,4 +1,4 @@
-"""The field's library auto_LiRPA (Xu et al. 2020, arXiv 2002.12920) as a bound engine: cross-check, and alpha-CROWN."""
+"""The field's library auto_LiRPA (Xu et al. 2020, arXiv 2002.12920) as a bound engine: a cross-check."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from certtrain.bounds import lirpa_compat
 from certtrain.bounds.base import (
-    METHODS,
     Bounds,
     Features,
     FusedLoss,
@@ -67,7 +66,7 @@ class AutoLirpaEngine:
     """
 
     name = "auto_lirpa"
-    methods: tuple[str, ...] = METHODS
+    methods: tuple[str, ...] = ("ibp", "crown_ibp", "crown", "alpha_crown")
 
     def __init__(self, network: nn.Module) -> None:
         lirpa_compat.load()

@@ -12,7 +12,7 @@ from certtrain.errors import UserError
 from certtrain.models.invariance import refuse_one_logit
 from certtrain.threat import Threat
 
-METHODS: tuple[str, ...] = ("ibp", "crown_ibp", "crown", "alpha_crown")
+METHODS: tuple[str, ...] = ("ibp", "crown_ibp", "crown", "crown_zero", "alpha_crown")
 
 
 class PreActivation(NamedTuple):
@@ -140,7 +140,7 @@ class BoundEngine(Protocol):
             x: (B, ...) inputs in [0, 1].
             y: (B,) class indices.
             threat: norm, eps (scalar or (B,)) and input range.
-            methods: any of `ibp`, `crown_ibp`, `crown`, `alpha_crown` that the engine has.
+            methods: any of `METHODS` that the engine has.
             at: names of operations whose outputs' interval bounds are wanted as well.
             closest: how many margins of each example the methods that go backward, whose cost grows with them, need to
                 bound: those that are least by IBP. The others may keep IBP's bounds, which hold as well; `bounded`

@@ -13,6 +13,7 @@ Several functions at once: coefficients are (N, S, *shape), S functions for each
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -23,9 +24,9 @@ from certtrain.bounds.forward import Pass
 from certtrain.bounds.intermediates import Box, narrowed
 from certtrain.bounds.interval import Mixing
 from certtrain.bounds.nonlinear import Nonlinear, Relaxation
-from certtrain.bounds.patches import plan, walk
+from certtrain.bounds.patches import Plan, plan, walk
 from certtrain.bounds.relaxation import BoxLines, Lines
-from certtrain.bounds.rules import Concat, Sum
+from certtrain.bounds.rules import Concat, Operation, Sum
 from certtrain.system.work import pause, tell
 
 # Elements of the largest coefficient tensor of a chunk in `refine`; several such tensors live at a time.
@@ -107,39 +108,98 @@ def refine(run: Pass, known: Mapping[int, Box] | None = None) -> Refined:
         if source in after:
             lower, upper = boxes[index] = narrowed((lower, upper), after[source])
         elif run.regions[source].mixing is Mixing.MORE:
-            open_ = op.unsettled(lower, upper) if isinstance(op, Nonlinear) else (lower < 0) & (upper > 0)
+            open_ = open_neurons(op, lower, upper)
             lower, upper = boxes[index] = _refined(run, lines, source, lower, upper, open_)
         lines[index] = op.lines(lower, upper) if isinstance(op, Nonlinear) else Lines.of(lower, upper)
         if index in read:
-            after[index] = op.interval(lower, upper) if isinstance(op, Nonlinear) else (lower.relu(), upper.relu())
+            after[index] = image(op, lower, upper)
     return Refined(lines, boxes)
+
+
+def open_neurons(op: Operation | None, lower: Tensor, upper: Tensor) -> Tensor:
+    """Of which inputs of a nonlinearity a smaller box would make other lines: bool, (B, *shape)."""
+    return op.unsettled(lower, upper) if isinstance(op, Nonlinear) else (lower < 0) & (upper > 0)
+
+
+def image(op: Operation | None, lower: Tensor, upper: Tensor) -> Box:
+    """Bounds of a nonlinearity's outputs over boxes of its inputs."""
+    return op.interval(lower, upper) if isinstance(op, Nonlinear) else (lower.relu(), upper.relu())
 
 
 def _refined(
     run: Pass, lines: Mapping[int, Relaxation], source: int, lower: Tensor, upper: Tensor, unsettled: Tensor
 ) -> tuple[Tensor, Tensor]:
-    shape = lower.shape[1:]
-    rows, neurons = unsettled.flatten(1).nonzero(as_tuple=True)
-    if not len(rows):
+    neurons = Neurons.of(run, source, unsettled)
+    if not len(neurons.rows):
         return lower, upper
-    way = plan(run, source)
-    widest = way.elements
-    if way.end > 0:
-        widest = max(widest, *(region.example_shape.numel() for region in run.regions[: way.end + 1]))
-    size = max(1, CHUNK_ELEMENTS // (2 * widest))
     found = []
-    for some_rows, some in zip(rows.split(size), neurons.split(size)):
+    for some in neurons.pieces(max(1, CHUNK_ELEMENTS // (2 * neurons.widest))):
         pause()
-        if way.steps:
-            a, constant = walk(run, lines, way, some_rows, torch.unravel_index(some, shape), shape[0])
-        else:  # two functions per neuron: z and -z
-            a = lower.new_zeros(len(some), 2, shape.numel())
-            a[:, 0].scatter_(1, some[:, None], 1.0)
-            a[:, 1].scatter_(1, some[:, None], -1.0)
-            a, constant = a.unflatten(2, shape), 0.0
-        found.append(constant if way.end == 0 else lower_bounds(run, lines, way.end, a, some_rows) + constant)
-    bounds = torch.cat(found)
-    flat_lower, flat_upper = lower.flatten(1), upper.flatten(1)
-    flat_lower = flat_lower.index_put((rows, neurons), torch.maximum(flat_lower[rows, neurons], bounds[:, 0]))
-    flat_upper = flat_upper.index_put((rows, neurons), torch.minimum(flat_upper[rows, neurons], -bounds[:, 1]))
-    return flat_lower.reshape(lower.shape), flat_upper.reshape(upper.shape)
+        found.append(some.bounds(lines))
+    return neurons.put(torch.cat(found), lower, upper)
+
+
+@dataclass(frozen=True)
+class Neurons:
+    """Some coordinates z of a step's output, each with its own example: `z` and `-z` are bounded.
+
+    Attributes:
+        run: the interval pass.
+        source: the step.
+        rows: (N,) the examples.
+        places: (N,) the coordinates, counted through the flat output.
+        way: how far back each needs its window alone.
+    """
+
+    run: Pass
+    source: int
+    rows: Tensor
+    places: Tensor
+    way: Plan
+
+    @classmethod
+    def of(cls, run: Pass, source: int, chosen: Tensor) -> Neurons:
+        """Those of a mask (B, *shape)."""
+        return cls(run, source, *chosen.flatten(1).nonzero(as_tuple=True), plan(run, source))
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of one example's output of the step."""
+        return self.run.regions[self.source].example_shape
+
+    @property
+    def widest(self) -> int:
+        """The largest number of coefficients of one function on its way back."""
+        whole = [region.example_shape.numel() for region in self.run.regions[: self.way.end + 1]]
+        return max(self.way.elements, *whole) if self.way.end > 0 else self.way.elements
+
+    def take(self, part: Tensor | slice) -> Neurons:
+        """Some of them."""
+        return replace(self, rows=self.rows[part], places=self.places[part])
+
+    def pieces(self, size: int) -> list[Neurons]:
+        """All of them, at most `size` at a time."""
+        return [self.take(slice(start, start + size)) for start in range(0, len(self.rows), size)]
+
+    def bounds(self, lines: Mapping[int, Relaxation]) -> Tensor:
+        """(N, 2) lower bounds of `z` and of `-z`."""
+        if not self.way.steps:
+            return lower_bounds(self.run, lines, self.source, self.functions(), self.rows)
+        position = torch.unravel_index(self.places, self.shape)
+        a, constant = walk(self.run, lines, self.way, self.rows, position, self.shape[0])
+        return constant if self.way.end == 0 else lower_bounds(self.run, lines, self.way.end, a, self.rows) + constant
+
+    def functions(self) -> Tensor:
+        """(N, 2, *shape) the coefficients of `z` and `-z`."""
+        a = self.run.inputs.x.new_zeros(len(self.rows), 2, self.shape.numel())
+        a[:, 0].scatter_(1, self.places[:, None], 1.0)
+        a[:, 1].scatter_(1, self.places[:, None], -1.0)
+        return a.unflatten(2, self.shape)
+
+    def put(self, bounds: Tensor, lower: Tensor, upper: Tensor) -> Box:
+        """The intersection of boxes (B, *shape) with the bounds (N, 2) of these."""
+        at = self.rows, self.places
+        flat_lower, flat_upper = lower.flatten(1), upper.flatten(1)
+        flat_lower = flat_lower.index_put(at, torch.maximum(flat_lower[at], bounds[:, 0]))
+        flat_upper = flat_upper.index_put(at, torch.minimum(flat_upper[at], -bounds[:, 1]))
+        return flat_lower.reshape(lower.shape), flat_upper.reshape(upper.shape)

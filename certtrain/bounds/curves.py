@@ -36,6 +36,9 @@ Lower line:
 middle is not allowed, the nearest allowed point is approached by bisection, from the allowed side only: whether a
 point does is monotone in p (`d/dp [f(p) + f'(p)(x - p)] = f''(p)(x - p)`).
 
+**All tangents** that are lines, for alpha-CROWN (`spans`): the allowed points from the nearest one, found by the same
+bisection, to the end of the piece from which it comes; below a gate those that are allowed at both ends.
+
 **Narrow boxes** would divide rounding by rounding. There both lines have the slope at the middle m, a distance
 `K (u - l)^2 / 8` away from it (Taylor, K >= |f''|), and J (u - l) / 2 more where the slope jumps by at most J.
 
@@ -50,9 +53,9 @@ import torch
 from torch import Tensor
 
 from certtrain.bounds.nonlinear import Activation, LinePairs
+from certtrain.bounds.tangents import ULPS, Span, Tangents
 
 BISECTIONS = 20
-ULPS = 16  # by which offsets are moved outward
 
 
 @dataclass(frozen=True)
@@ -97,9 +100,30 @@ class Curve(Activation):
         """A line under f, on boxes that are not narrow."""
         raise NotImplementedError
 
+    def touches_above(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """First and last point of those whose tangents are over f, and whether there are any; boxes not narrow."""
+        raise NotImplementedError
+
+    def touches_below(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Those whose tangents are under f."""
+        raise NotImplementedError
+
     def extremes(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         """The least and the largest f over the box, to rounding."""
         raise NotImplementedError
+
+    def freedom(self, lower: Tensor, upper: Tensor) -> Tangents:
+        return Tangents.of(self, lower, upper)
+
+    def spans(self, lower: Tensor, upper: Tensor) -> tuple[Span, Span]:
+        """Where lines below and above f may touch it; nowhere where the box is narrow or not finite."""
+        narrow = ~(upper - lower >= torch.finfo(lower.dtype).eps ** (1 / 3)) | ~(upper - lower).isfinite()
+        left, right = torch.where(narrow, -torch.ones_like(lower), lower), torch.where(narrow, 1.0, upper)
+        found = []
+        for touches, usual in ((self.touches_below, self.below), (self.touches_above, self.above)):
+            first, last, some = touches(left, right)
+            found.append(Span(first, last, usual(left, right).anchor, some & ~narrow & (first < last)))
+        return found[0], found[1]
 
     def interval(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         low, high = self.extremes(lower, upper)
@@ -174,6 +198,12 @@ class Convex(Curve):
         middle = (lower + upper) / 2
         return Line(self.slope(middle), middle, self.forward(middle))
 
+    def touches_above(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return lower, upper, torch.zeros_like(lower, dtype=torch.bool)
+
+    def touches_below(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return lower, upper, torch.ones_like(lower, dtype=torch.bool)
+
 
 class SShaped(Curve):
     """Increasing, convex up to 0 and concave from there."""
@@ -182,16 +212,28 @@ class SShaped(Curve):
         return self.forward(lower), self.forward(upper)
 
     def above(self, lower: Tensor, upper: Tensor) -> Line:
-        chord = self.chord(lower, upper)
-        by_chord = (upper <= 0) | (self.slope(upper) >= chord.slope)
         tangent = self.tangent(lower, ((lower + upper) / 2).clamp(min=0), upper, 1)
-        return chord.where(by_chord, tangent)
+        chord = self.chord(lower, upper)
+        return chord.where(self._chord_above(lower, upper, chord), tangent)
 
     def below(self, lower: Tensor, upper: Tensor) -> Line:
-        chord = self.chord(lower, upper)
-        by_chord = (lower >= 0) | (self.slope(lower) >= chord.slope)
         tangent = self.tangent(upper, ((lower + upper) / 2).clamp(max=0), lower, -1)
-        return chord.where(by_chord, tangent)
+        chord = self.chord(lower, upper)
+        return chord.where(self._chord_below(lower, upper, chord), tangent)
+
+    def touches_above(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        first = self.tangent(lower, lower.clamp(min=0), upper, 1).anchor
+        return first, upper, ~self._chord_above(lower, upper, self.chord(lower, upper))
+
+    def touches_below(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        last = self.tangent(upper, upper.clamp(max=0), lower, -1).anchor
+        return lower, last, ~self._chord_below(lower, upper, self.chord(lower, upper))
+
+    def _chord_above(self, lower: Tensor, upper: Tensor, chord: Line) -> Tensor:
+        return (upper <= 0) | (self.slope(upper) >= chord.slope)
+
+    def _chord_below(self, lower: Tensor, upper: Tensor, chord: Line) -> Tensor:
+        return (lower >= 0) | (self.slope(lower) >= chord.slope)
 
 
 class Gate(Curve):
@@ -207,8 +249,7 @@ class Gate(Curve):
 
     def above(self, lower: Tensor, upper: Tensor) -> Line:
         chord, middle = self.chord(lower, upper), (lower + upper) / 2
-        right = (upper > self.knot) & (self.slope(upper) < chord.slope)
-        left = (lower < -self.knot) & (self.slope(lower) > chord.slope)
+        left, right = self._tangent_above(lower, upper, chord)
         tangent = self.tangent(
             torch.where(right, lower, upper),
             torch.where(right, middle.clamp(min=self.knot), middle.clamp(max=-self.knot)),
@@ -218,15 +259,41 @@ class Gate(Curve):
         return tangent.where(right | left, chord)
 
     def below(self, lower: Tensor, upper: Tensor) -> Line:
-        chord, knot = self.chord(lower, upper), self.knot
-        first, last = lower.clamp(min=-knot), upper.clamp(max=knot)
-        by_chord = (
+        chord, (first, last) = self.chord(lower, upper), self._convex_piece(lower, upper)
+        start = torch.minimum(torch.maximum((lower + upper) / 2, first), last)
+        right = ~self._allowed(lower, start.detach(), -1)
+        tangent = self.tangent(torch.where(right, lower, upper), start, torch.where(right, last, first), -1)
+        return chord.where(self._chord_below(lower, upper, chord), tangent)
+
+    def touches_above(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        left, right = self._tangent_above(lower, upper, self.chord(lower, upper))
+        nearest = self.tangent(
+            torch.where(right, lower, upper),
+            torch.where(right, lower.clamp(min=self.knot), upper.clamp(max=-self.knot)),
+            torch.where(right, upper, lower),
+            1,
+        ).anchor
+        return torch.where(right, nearest, lower), torch.where(right, upper, nearest), left | right
+
+    def touches_below(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        first, last = self._convex_piece(lower, upper)
+        by_chord = self._chord_below(lower, upper, self.chord(lower, upper))
+        leftmost, rightmost = self.tangent(lower, first, last, -1).anchor, self.tangent(upper, last, first, -1).anchor
+        return leftmost, rightmost, ~by_chord
+
+    def _tangent_above(self, lower: Tensor, upper: Tensor, chord: Line) -> tuple[Tensor, Tensor]:
+        """Whether the line above is a tangent left of -k, or right of k."""
+        left = (lower < -self.knot) & (self.slope(lower) > chord.slope)
+        return left, (upper > self.knot) & (self.slope(upper) < chord.slope)
+
+    def _convex_piece(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        return lower.clamp(min=-self.knot), upper.clamp(max=self.knot)
+
+    def _chord_below(self, lower: Tensor, upper: Tensor, chord: Line) -> Tensor:
+        knot = self.knot
+        return (
             (upper <= -knot)
             | (lower >= knot)
             | ((lower < -knot) & (upper <= knot) & (self.slope(upper) <= chord.slope))
             | ((lower >= -knot) & (upper > knot) & (self.slope(lower) >= chord.slope))
         )
-        start = torch.minimum(torch.maximum((lower + upper) / 2, first), last)
-        right = ~self._allowed(lower, start.detach(), -1)
-        tangent = self.tangent(torch.where(right, lower, upper), start, torch.where(right, last, first), -1)
-        return chord.where(by_chord, tangent)

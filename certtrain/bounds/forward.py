@@ -75,6 +75,14 @@ def propagate(graph: Graph, inputs: InputSet, *, channels_last: bool = False) ->
     return run
 
 
+def rough(graph: Graph, run: Pass) -> Pass:
+    """The same interval pass in float32 and without gradients, of a copy of the network: to search in, not to prove."""
+    inputs = run.inputs
+    parts = {"x": inputs.x, "centre": inputs.centre, "radius": inputs.radius, "eps": inputs.eps}
+    copies = {name: None if part is None else part.detach().float().clone() for name, part in parts.items()}
+    return propagate(graph.rough(), InputSet(**copies))  # type: ignore[arg-type]
+
+
 def resume(run: Pass, step: int, points: Tensor) -> Tensor:
     """The network's output from points (N, ...) of a step's output on, with the operations of the interval pass.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 import weakref
 from collections.abc import Callable, Iterator
@@ -147,7 +148,7 @@ class Graph:
                 f"{type(network).__name__} has a forward of its own or forward hooks", "a forward defined by the class"
             )
         graph = _trace(network)
-        self._network = weakref.ref(network)
+        self._network: Callable[[], nn.Module | None] = weakref.ref(network)
         result = next(node for node in graph.nodes if node.op == "output").args[0]
         if not isinstance(result, fx.Node):
             raise unsupported(f"{type(network).__name__} returns {type(result).__name__}", "one tensor of logits")
@@ -180,6 +181,13 @@ class Graph:
         if network is None:
             raise RuntimeError("the network of this bound engine no longer exists")
         return network
+
+    def rough(self) -> Graph:
+        """The same graph over a copy of the network in float32, which it keeps, without gradients."""
+        network = copy.deepcopy(self.network).float().requires_grad_(False)
+        found = copy.copy(self)
+        found._network = lambda: network
+        return found
 
     def is_abstract(self, node: fx.Node) -> bool:
         """Whether the node's value is a tensor that depends on the input."""

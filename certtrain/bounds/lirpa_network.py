@@ -40,7 +40,7 @@ ScaleShift = Callable[[CleanInputs], tuple[Tensor, Tensor]]
 def unsupported(what: str, fix: str | None = None) -> UserError:
     """The one form in which this engine refuses a network."""
     fix = fix or (
-        f"supported: {SUPPORTED}; or use the other engine, bounds=native, which has no alpha_crown"
+        f"supported: {SUPPORTED}; or use the other engine, bounds=native"
         " (certifier=cascade: with certifier.cascade.stages=[ibp,crown_ibp,crown])"
     )
     return UserError(what, where="bounds=auto_lirpa", fix=fix)

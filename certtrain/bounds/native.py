@@ -1,18 +1,22 @@
-"""The native bound engine: IBP, CROWN-IBP and CROWN on the traced network, differentiable, without state."""
+"""The native bound engine: IBP, CROWN-IBP, CROWN and alpha-CROWN on the traced network, without state."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from certtrain._version import __version__
 from certtrain.bounds import rules
 from certtrain.bounds.affine import LinearMap
+from certtrain.bounds.alpha import AlphaCrown
+from certtrain.bounds.ascent import Search
 from certtrain.bounds.base import (
+    METHODS,
     Bounds,
     Features,
     FusedLoss,
@@ -24,7 +28,7 @@ from certtrain.bounds.base import (
 )
 from certtrain.bounds.crown import Refined, interval_lines, lower_bounds, refine
 from certtrain.bounds.features import features, no_features
-from certtrain.bounds.forward import Pass, propagate, resume
+from certtrain.bounds.forward import Pass, propagate, resume, rough
 from certtrain.bounds.graph import Graph, unsupported
 from certtrain.bounds.intermediates import Box, Intermediates, weights_of
 from certtrain.bounds.interval import InputSet
@@ -43,23 +47,39 @@ SEVERAL_CONVOLUTIONS = 3
 
 
 class NativeEngine:
-    """Bounds of a network's margins by IBP, CROWN-IBP and CROWN, over l-inf and l2 balls.
+    """Bounds of a network's margins by IBP, CROWN-IBP, CROWN and alpha-CROWN, over l-inf and l2 balls.
 
     Traces the network once; parameters, buffers and the training mode are read at each call. Registers nothing with
-    the network, and keeps only a weak reference to it.
+    the network, and keeps only a weak reference to it. Bounds are differentiable but for those of `crown_zero` and
+    `alpha_crown`.
 
     Args:
         network: (B, ...) inputs to (B, K) logits, from the operations in `supported`.
+        iterations: of `alpha_crown`; these and the others see `ascent.Search`.
+        rate: of its first step.
+        intermediates: whether it optimises the neurons inside, too.
+        shared: whether the neurons of a layer share lines.
+        stop: whether an example is left alone once it is proved; else its bounds are made as tight as the others'.
 
     Raises:
-        UserError: an operation without a rule, named by its path in the network.
+        UserError: an operation without a rule, named by its path in the network; settings that make no sense.
     """
 
     name = "native"
     version = __version__
-    methods: tuple[str, ...] = ("ibp", "crown_ibp", "crown")
+    methods: tuple[str, ...] = METHODS
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        iterations: int = Search.iterations,
+        rate: float = Search.rate,
+        intermediates: bool = Search.intermediates,
+        shared: bool = Search.shared,
+        stop: bool = Search.stop,
+    ) -> None:
+        self.search = Search(iterations, rate, intermediates=intermediates, shared=shared, stop=stop)
         self.graph = Graph(network)
         convolutions = 0
         builders: dict[str, rules.Builder] = {}
@@ -70,6 +90,11 @@ class NativeEngine:
         self._several = convolutions >= SEVERAL_CONVOLUTIONS
         self._splits = splits(builders, self.graph.cuts())
         self._features = features(self.graph)
+
+    @classmethod
+    def settings(cls, method: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        """What a method's bounds depend on, of what the engine is made with, for cards."""
+        return asdict(Search(**given)) if method == "alpha_crown" else {}
 
     @property
     def supported(self) -> tuple[str, ...]:
@@ -154,12 +179,13 @@ class NativeEngine:
             raise UserError(
                 f"the native engine has no method {method!r}",
                 where="bounds=native",
-                fix=f"{nearest(method, self.methods)}; alpha_crown is in bounds=auto_lirpa",
+                fix=nearest(method, self.methods),
             )
 
     def _propagate(self, x: Tensor, y: Tensor, threat: Threat, alone: bool = False) -> _Output:
         """The interval pass; `alone`: no backward pass follows it."""
         run = propagate(self.graph, InputSet.of(x, threat), channels_last=alone and self._several)
+
         region, step, layer = run.regions[-1], len(run.steps) - 1, None
         if isinstance(run.steps[-1].op, LinearMap) and region.clean.dim() == 2:
             step, layer = run.steps[-1].sources[0], run.steps[-1].op
@@ -167,7 +193,7 @@ class NativeEngine:
         if clean.dim() != 2:
             raise unsupported(f"the network's output has shape {tuple(clean.shape)}", "logits (B, K)")
         refuse_one_logit(clean.shape[1])
-        return _Output(run, clean, y, step, layer)
+        return _Output(run, clean, y, step, layer, self.search, partial(rough, self.graph, run))
 
 
 @dataclass(frozen=True)
@@ -180,6 +206,8 @@ class _Output:
         y: (B,) classes.
         step: index of the last step that is not merged.
         layer: the last linear layer, from that step's output to the logits; None when the step gives the logits.
+        search: of alpha-CROWN.
+        rough: makes the same pass in float32.
         known: see `refine`.
     """
 
@@ -188,6 +216,8 @@ class _Output:
     y: Tensor
     step: int
     layer: LinearMap | None
+    search: Search
+    rough: Callable[[], Pass]
     known: Mapping[int, Box] | None = None
     # Not functools.cached_property, whose lock in Python 3.11 torch.compile cannot follow.
     made: dict[str, Any] = field(default_factory=dict, init=False)
@@ -217,7 +247,7 @@ class _Output:
             found = self._lower(method, margin_matrix(self.y, self.clean.shape[1], self.clean.dtype, others))
         else:
             functions, constant = margin_rows(self.layer, self.y, others)
-            found = self._lower(method, functions) + constant
+            found = self._lower(method, functions, constant)
         return found if places is None else self.interval()[0].scatter(1, places, found)
 
     def interval(self) -> tuple[Tensor, Tensor]:
@@ -235,16 +265,26 @@ class _Output:
         """Lower bounds (B, S) of functions (B, S, K) of the logits."""
         if self.layer is None:
             return self._lower(method, functions)
-        constant = self.layer.offset(functions)
-        least = self._lower(method, self.layer.transpose(functions))
-        return least if constant is None else least + constant
+        return self._lower(method, self.layer.transpose(functions), self.layer.offset(functions))
 
-    def _lower(self, method: str, functions: Tensor) -> Tensor:
-        """Lower bounds (B, S) of functions (B, S, n) of the last step's output."""
+    def _lower(self, method: str, functions: Tensor, constant: Tensor | None = None) -> Tensor:
+        """Lower bounds (B, S) of functions (B, S, n) of the last step's output, plus constants (B, S)."""
+        if method in ("crown_zero", "alpha_crown"):
+            return self._optimised(method, functions, functions.new_zeros(()) if constant is None else constant)
         if method == "ibp":
-            return self.run.regions[self.step].range(functions)[0]
-        lines = self.refined.lines if method == "crown" else interval_lines(self.run)
-        return lower_bounds(self.run, lines, self.step, functions)
+            found = self.run.regions[self.step].range(functions)[0]
+        else:
+            lines = self.refined.lines if method == "crown" else interval_lines(self.run)
+            found = lower_bounds(self.run, lines, self.step, functions)
+        return found if constant is None else found + constant
+
+    def _optimised(self, method: str, functions: Tensor, constant: Tensor) -> Tensor:
+        """As `_lower`, by lines that are chosen for each function; without gradient."""
+        search = replace(self.search, iterations=0) if method == "crown_zero" else self.search
+        with torch.inference_mode(False), torch.no_grad():  # the search takes gradients of its own
+            crown = lower_bounds(self.run, self.refined.lines, self.step, functions) + constant
+            alpha = AlphaCrown(self.run, self.rough(), self.refined, search)
+            return alpha.least(self.step, functions, constant, crown).bounds
 
     def node(self, name: str) -> NodeBounds:
         """The box of an operation's output, and the network from there on."""

@@ -1,10 +1,12 @@
 """What the engine asks of an operation that is not affine: boxes forwards, lines backwards.
 
-A nonlinearity f is used through three sound statements about a box [l, u] of its input:
+A nonlinearity f is used through sound statements about a box [l, u] of its input:
 
 - `interval`: `low <= f(z) <= high` for every z in the box;
 - `lines`: `low(z) <= f(z) <= high(z)` with affine low and high, for every z in the box;
-- `unsettled`: which coordinates of the box matter, so that a tighter box of theirs would tighten the lines.
+- `unsettled`: which coordinates of the box matter, so that a tighter box of theirs would tighten the lines;
+
+and, where there is more than one choice of lines, `freedom`: the choices.
 
 ReLU has the same three, written for speed, in `fused` and `lines`.
 """
@@ -13,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
@@ -29,6 +31,29 @@ class Relaxation(Protocol):
     def backward(self, a: Tensor) -> tuple[Tensor, Tensor]:
         """Coefficients (N, S, *in) and constants (N, S) that bound `<a, f(z)>` from below, a (N, S, *out)."""
         ...
+
+
+class Freedom:
+    """The relaxations of a nonlinearity over boxes, one for every choice of some parameters (alpha-CROWN's slopes).
+
+    All are sound: any parameters within their limits give lines around the function.
+    """
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
+        """Those that `function` picks."""
+        raise NotImplementedError
+
+    def start(self, flattest: bool = False) -> list[Tensor]:
+        """Each parameter (N, *shape) for the lines that CROWN takes; or for the flattest lower lines."""
+        raise NotImplementedError
+
+    def limits(self) -> list[tuple[Tensor | float, Tensor | float]]:
+        """Of each parameter the least and the largest value, numbers or (N, *shape)."""
+        raise NotImplementedError
+
+    def backward(self, a: Tensor, values: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """As `Relaxation.backward`; the parameters are (N, S, *shape), for each of the functions its own."""
+        raise NotImplementedError
 
 
 class Nonlinear:
@@ -49,6 +74,10 @@ class Nonlinear:
     def unsettled(self, lower: Tensor, upper: Tensor) -> Tensor:
         """Bool, of the input's shape."""
         return ~(lower == upper)
+
+    def freedom(self, lower: Tensor, upper: Tensor) -> Freedom | None:
+        """All relaxations over the box that alpha-CROWN chooses from; None where there is `lines` alone."""
+        return None
 
 
 class Activation(Nonlinear):

@@ -1,4 +1,4 @@
-"""The two lines between which a ReLU lies on an interval."""
+"""The two lines between which a ReLU lies on an interval, and all lower lines that there are."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from certtrain.bounds.nonlinear import Freedom
 from certtrain.kernels.relu import BoxedRelu, RelaxedRelu, relu_lines
+from certtrain.kernels.sloped import SlopedRelu
 
 
 @dataclass(frozen=True)
@@ -54,4 +56,45 @@ class BoxLines:
     def backward(self, a: Tensor) -> tuple[Tensor, Tensor]:
         """Coefficients before the ReLU, and the constants (N, S)."""
         before, constant = BoxedRelu.apply(a.flatten(2), self.lower.flatten(1), self.upper.flatten(1))
+        return before.view(a.shape), constant
+
+
+@dataclass(frozen=True)
+class Slopes(Freedom):
+    """Lines `low z <= f(z) <= high z + offset` around a (leaky) ReLU with any `least <= low <= most`; all (N, *shape).
+
+    `f(z) = max(z, 0) + leak min(z, 0)`. Of an unstable neuron `low` is any number of [leak, 1]: left of 0 `low z` is
+    at most `leak z`, right of it at most z. Of an active one it is 1, of an inactive one the leak.
+
+    Attributes:
+        chosen: the slope of CROWN.
+    """
+
+    least: Tensor
+    most: Tensor
+    chosen: Tensor
+    high: Tensor
+    offset: Tensor
+
+    @classmethod
+    def of(cls, lower: Tensor, upper: Tensor, leak: float = 0.0) -> Slopes:
+        """Over boxes: those of ReLU, or of LeakyReLU with a slope `leak` left of 0."""
+        sign, high, offset, _ = relu_lines(lower, upper)
+        active, alive, chosen = lower >= 0, upper > 0, sign > 0
+        low = [(part.to(lower.dtype) * (1 - leak)).add_(leak) for part in (active, active | alive, chosen)]
+        return cls(*low[:2], low[2].clamp(*low[:2]), leak + (1 - leak) * high, (1 - leak) * offset)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Slopes:
+        return Slopes(*(function(part) for part in (self.least, self.most, self.chosen, self.high, self.offset)))
+
+    def start(self, flattest: bool = False) -> list[Tensor]:
+        return [self.least if flattest else self.chosen]
+
+    def limits(self) -> list[tuple[Tensor | float, Tensor | float]]:
+        return [(self.least, self.most)]
+
+    def backward(self, a: Tensor, values: list[Tensor]) -> tuple[Tensor, Tensor]:
+        before, constant = SlopedRelu.apply(
+            a.flatten(2), values[0].flatten(2), self.high.flatten(1), self.offset.flatten(1)
+        )
         return before.view(a.shape), constant

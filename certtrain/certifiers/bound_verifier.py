@@ -27,7 +27,7 @@ class BoundVerifier(Verifier):
     A piece that runs out of memory is halved; one that crashes is an *error* of its examples, and the rest goes on.
 
     Args:
-        method: `ibp`, `crown_ibp`, `crown` or `alpha_crown`.
+        method: one of `certtrain.bounds.METHODS`.
         engine: makes the bound engine of a network.
         batch_size: examples bounded at once; None: as many as memory allows.
 
@@ -43,8 +43,11 @@ class BoundVerifier(Verifier):
             check_has(kind, method)
 
     def settings(self) -> Mapping[str, Any]:
-        """The engine's name."""
-        return {"engine": getattr(getattr(self.make_engine, "func", self.make_engine), "name", "unnamed")}
+        """The engine's name, and of what it is made with all that this bound depends on."""
+        kind = getattr(self.make_engine, "func", self.make_engine)
+        given = getattr(self.make_engine, "keywords", {})
+        more = kind.settings(self.method, given) if hasattr(kind, "settings") else {}
+        return {"engine": getattr(kind, "name", "unnamed"), **more}
 
     def check(self, subject: Subject, problems: Problems) -> None:
         """Have the engine bound one example; see `try_engine`.
@@ -114,7 +117,5 @@ def check_has(engine: Any, method: str) -> None:
         raise UserError(
             f"the bound engine {engine.name!r} has no {method!r}",
             where="bounds and certifier.stages",
-            fix=f"bounds=auto_lirpa has it, or an engine of its own for {method} in certifier.engines"
-            if engine.name == "native"
-            else nearest(method, engine.methods),
+            fix=f"bounds=native has it, or an engine of its own for {method} in certifier.engines",
         )

@@ -13,8 +13,8 @@ from certtrain.system import escape
 
 Entry = Mapping[str, Any]
 
-LABELS = {"ibp": "IBP", "crown_ibp": "CROWN-IBP", "crown": "CROWN", "alpha_crown": "α-CROWN"}
-LABELS |= {"cascade": "cascade", "smoothing": "smoothing", "anytime": "anytime smoothing"}
+LABELS = {"ibp": "IBP", "crown_ibp": "CROWN-IBP", "crown": "CROWN", "crown_zero": "CROWN-zero"}
+LABELS |= {"alpha_crown": "α-CROWN", "cascade": "cascade", "smoothing": "smoothing", "anytime": "anytime smoothing"}
 ORDER = tuple(LABELS)  # cheapest, and loosest, first
 
 

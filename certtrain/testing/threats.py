@@ -109,7 +109,7 @@ class ThreatSuite:
         engine = NativeEngine(network)
         for radius in self.radii:
             threat = replace(self.make(), eps=radius, outward=True)
-            found = engine.bounds(x, y, threat, ("ibp", "crown_ibp", "crown")).margins
+            found = engine.bounds(x, y, threat, engine.methods).margins
             for point in self.points(radius).unbind(1):
                 for least in found.values():
                     assert bool((least.amin(1) <= margin(network(point), y) + 1e-9).all())

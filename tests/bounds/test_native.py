@@ -314,11 +314,11 @@ def test_nan_and_degenerate_intervals(batch):
 
 def test_unknown_method(paper):
     engine, x, y, _ = paper
-    with pytest.raises(UserError, match="alpha_crown") as caught:
-        engine.bounds(x, y, FREE, ("alpha_crown",))
-    assert "auto_lirpa" in caught.value.fix
+    with pytest.raises(UserError, match="alpha_crwn") as caught:
+        engine.bounds(x, y, FREE, ("alpha_crwn",))
+    assert "alpha_crown" in caught.value.fix
     assert "Conv2d" in engine.supported
-    assert (engine.name, engine.methods) == ("native", ALL)
+    assert (engine.name, engine.methods) == ("native", (*ALL, "crown_zero", "alpha_crown"))
 
 
 class Twice(nn.Module):

@@ -13,6 +13,7 @@ from torch import nn
 
 from certtrain.attacks import pgd_margins
 from certtrain.bounds import Bounds, NativeEngine
+from certtrain.bounds.auto_lirpa import AutoLirpaEngine
 from certtrain.certifiers import BoundCertifier
 from certtrain.data import Batch
 from certtrain.errors import UserError
@@ -133,9 +134,9 @@ def test_settings_that_make_no_sense_are_refused(methods, radii, options):
 
 
 def test_a_method_that_the_engine_lacks_is_refused_and_the_other_engine_named():
-    with pytest.raises(UserError, match="alpha_crown") as error:
-        BoundCertifier(["alpha_crown"], ["0.1"], NativeEngine)
-    assert "auto_lirpa" in str(error.value)
+    with pytest.raises(UserError, match="crown_zero") as error:
+        BoundCertifier(["crown_zero"], ["0.1"], AutoLirpaEngine)
+    assert "bounds=native has it" in str(error.value)
 
 
 def examples(seed: int, n: int = 60) -> Batch:

@@ -13,6 +13,7 @@ from torch import nn
 
 from certtrain.attacks import pgd_margins
 from certtrain.bounds import Bounds, NativeEngine
+from certtrain.bounds.auto_lirpa import AutoLirpaEngine
 from certtrain.certificates import STATUSES
 from certtrain.certificates.summary import cascade_summary, status_counts
 from certtrain.certifiers import BoundCertifier, CascadeCertifier, Certifier
@@ -185,11 +186,11 @@ def test_settings_that_make_no_sense_are_refused(change, message):
 
 
 def test_a_stage_that_its_engine_lacks_is_refused():
-    with pytest.raises(UserError, match="'native' has no 'alpha_crown'") as error:
-        CascadeCertifier(["alpha_crown"], ["0.1"], functools.partial(NativeEngine))
-    assert "auto_lirpa has it" in str(error.value)
-    hidden = CascadeCertifier(["alpha_crown"], ["0.1"], lambda network: NativeEngine(network), attacks=[])
-    with pytest.raises(UserError, match="'native' has no 'alpha_crown'"):
+    with pytest.raises(UserError, match="'auto_lirpa' has no 'crown_zero'") as error:
+        CascadeCertifier(["crown_zero"], ["0.1"], functools.partial(AutoLirpaEngine))
+    assert "native has it" in str(error.value)
+    hidden = CascadeCertifier(["crown_zero"], ["0.1"], lambda network: AutoLirpaEngine(network), attacks=[])
+    with pytest.raises(UserError, match="'auto_lirpa' has no 'crown_zero'"):
         hidden.certify(network(0), examples(0))
 
 

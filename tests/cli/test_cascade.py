@@ -37,18 +37,19 @@ def test_the_statuses_add_up_and_the_command_prints_them(cascade):
     assert [str(counts[name]) for name in STATUSES] + ["120"] == lines[1].split()[1:]
     assert [line for line in shown.splitlines() if len(line) > 100 and str(run) not in line] == []
     assert "mean largest certified eps, to 0.01:" in shown
-    for name in ("attack", "IBP", "CROWN-IBP", "CROWN", "α-CROWN"):
+    for name in ("attack", "IBP", "CROWN-IBP", "CROWN", "CROWN-zero", "α-CROWN"):
         assert any(line.split()[:1] == [name] for line in shown.splitlines())
     assert entry["float32_changed"] is None
-    assert list(entry["stages"]) == ["attack", "ibp", "crown_ibp", "crown", "alpha_crown"]
+    assert list(entry["stages"]) == ["attack", "ibp", "crown_ibp", "crown", "crown_zero", "alpha_crown"]
     assert entry["largest_eps"] >= entry["acr_grid"]
 
 
 def test_the_card_names_the_engine_of_each_stage_and_the_log_its_columns(cascade):
     run, _ = cascade
     card = json.loads((run / "certificates" / "cascade_every_3rd.json").read_text())
-    engines = {stage["bound"]: stage["engine"] for stage in card["settings"]["stages"]}
-    assert engines == {"ibp": "native", "crown_ibp": "native", "crown": "native", "alpha_crown": "auto_lirpa"}
+    stages = {stage["bound"]: stage for stage in card["settings"]["stages"]}
+    assert {stage["engine"] for stage in stages.values()} == {"native"}
+    assert stages["alpha_crown"]["iterations"] == 20
     assert card["settings"]["attack"]["name"] == "pgd_margin+pgd_ce+apgd_ce+apgd_dlr"
     assert (card["settings"]["precision"], card["settings"]["screen"]) == ("float64", None)
     assert card["falsification"]["failed"] is False
@@ -57,14 +58,20 @@ def test_the_card_names_the_engine_of_each_stage_and_the_log_its_columns(cascade
         rows.columns
     )
     assert (rows.columns["largest_eps"] >= rows.radius).all()
-    assert set(rows.columns["decided_by"]) <= {"", "attack", *engines}
+    assert set(rows.columns["decided_by"]) <= {"", "attack", *stages}
 
 
-@pytest.mark.parametrize("settings", [["certifier=cascade"], ["certifier=alpha_crown", "bounds=auto_lirpa"]])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["certifier=cascade", "bounds=auto_lirpa"],
+        ["certifier=crown", "bounds=auto_lirpa"],
+    ],
+)
 def test_a_stage_that_cannot_bound_the_network_is_refused_before_anything_is_written(
     runs, snapshot, monkeypatch, capsys, settings
 ):
-    """alpha-CROWN, the last stage, knows no sigmoid: nothing is attacked or bounded for it first."""
+    """auto_LiRPA's engine knows no sigmoid: nothing is attacked or bounded first."""
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Sigmoid(), nn.Linear(16, 10)).eval()
 
     def never(*_, **__):
@@ -120,11 +127,11 @@ def test_stages_and_attacks_are_chosen_on_the_command_line(runs, capsys):
         ("certifier.cascade.stages=[ibp,corwn]", "did you mean crown"),
         ("certifier.cascade.attacks=[apgd]", "unknown attack 'apgd'"),
         ("certifier.cascade.bisect=-1", "negative"),
-        ("certifier.cascade.engines=null", "auto_lirpa has it"),
+        ("bounds=auto_lirpa certifier.cascade.engines=null", "native has it"),
     ],
 )
 def test_mistakes_are_explained(runs, capsys, argument, message):
-    assert cli.main(["certify", "run=bounds", *QUICK, argument]) == 2
+    assert cli.main(["certify", "run=bounds", *QUICK, *argument.split()]) == 2
     shown = capsys.readouterr().err
     assert message in shown
     assert "Traceback" not in shown

@@ -286,6 +286,30 @@ def test_no_point_of_the_ball_beats_a_bound(name, norm, training, seed, size, ea
         assert slack.min() > -1e-9 * (1 + found.abs().max()), f"{method} is broken by {-slack.min():.3g}"
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("name", NETWORKS)
+@settings(max_examples=2, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 10**6),
+    size=st.sampled_from([0.05, 0.4]),
+    shared=st.booleans(),
+    precision=st.sampled_from([torch.float64, torch.float32]),
+)
+def test_no_point_of_the_ball_beats_a_bound_through_optimised_lines(name, norm, seed, size, shared, precision):
+    net, x, y = build(name, seed)
+    net.eval()
+    threat = threat_of(norm, size * torch.tensor([1.0, 0.5, 0.0, 2.0], dtype=torch.float64))
+    found = attacked_margins(net, x, y, threat)
+    engine = NativeEngine(net.to(precision), iterations=4, shared=shared, stop=False)
+    margins = engine.bounds(x.to(precision), y, threat, ("crown", "crown_zero", "alpha_crown")).margins
+    tolerance = 1e-9 if precision == torch.float64 else 1e-5
+    for method in ("crown_zero", "alpha_crown"):
+        slack = found - margins[method]
+        assert slack.isfinite().all()
+        assert slack.min() > -tolerance * (1 + found.abs().max()), f"{method} is broken by {-slack.min():.3g}"
+        assert (margins[method] >= margins["crown"]).all()
+
+
 def attacked_losses(net, x, y, threat, steps=12):
     """The greatest cross-entropy that random points, corners and gradient steps find, (B,)."""
     span = threat.eps_tensor(x)

@@ -109,9 +109,10 @@ def certifiers(**more):
     )
     yield CascadeCertifier(["ibp", "crown"], RADII, NativeEngine, screen=True, **more)
     yield BoundCertifier(["alpha_crown"], RADII, AutoLirpaEngine, **more)
+    yield BoundCertifier(["crown_zero", "alpha_crown"], RADII, NativeEngine, **more)
 
 
-@pytest.mark.parametrize("which", range(4))
+@pytest.mark.parametrize("which", range(5))
 def test_certificates_stand_the_check_and_scales_of_ones_are_none(which):
     net = network(5)
     data = batch(net, 24)

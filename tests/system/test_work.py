@@ -17,7 +17,8 @@ RADII = ["0.002", "0.004"]
 CERTIFIERS = {
     "ibp": lambda: BoundCertifier(["ibp"], RADII, NativeEngine, attack_steps=0),
     "crown": lambda: BoundCertifier(["crown"], RADII, NativeEngine, attack_steps=4),
-    "alpha_crown": lambda: BoundCertifier(["alpha_crown"], RADII, AutoLirpaEngine, attack_steps=0),
+    "alpha_crown": lambda: BoundCertifier(["alpha_crown"], RADII, NativeEngine, attack_steps=0),
+    "auto_lirpa": lambda: BoundCertifier(["alpha_crown"], RADII, AutoLirpaEngine, attack_steps=0),
     "cascade": lambda: CascadeCertifier(["ibp", "crown"], RADII, NativeEngine, attack_steps=4, attack_restarts=1),
     "smoothing": lambda: SmoothingCertifier(0.1, RADII, n0=10, n=200, batch_size=64),
     "anytime": lambda: AnytimeCertifier(0.1, RADII, n0=10, n=4000, batch_size=64),

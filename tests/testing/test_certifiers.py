@@ -8,6 +8,7 @@ import pytest
 import torch
 from composing import composed
 
+from certtrain.bounds import METHODS
 from certtrain.certificates import Certificates
 from certtrain.certificates.falsification import Falsification, silent
 from certtrain.certifiers import Certifier
@@ -47,7 +48,7 @@ VARIANTS += [
 @functools.cache
 def config_of(*overrides):
     name = overrides[0].removeprefix("certifier=")
-    attack = [f"certifier.{name}.attack_steps=2"] if name in ("ibp", "crown_ibp", "crown", "alpha_crown") else []
+    attack = [f"certifier.{name}.attack_steps=2"] if name in METHODS else []
     return composed(*overrides, *COMMON, *attack)
 
 
