@@ -28,12 +28,17 @@ def test_the_agents_command_composes(end, capsys):
     assert SWEEP["metric"]["name"].removeprefix("val/certified@") in radii
 
 
-def test_it_searches_what_our_own_space_searches():
-    space = yaml.safe_load((ROOT / "conf" / "sweep" / "space" / "crown_ibp.yaml").read_text(encoding="utf-8"))
-
+def test_it_searches_in_our_own_space():
     def keys(node: dict, prefix: str = "") -> set[str]:
         if "low" in node:
             return {prefix.removesuffix(".")}
-        return set().union(*(keys(value, f"{prefix}{key}.") for key, value in node.items()))
+        return set().union(*(keys(node[key], f"{prefix}{key}.") for key in node if isinstance(node[key], dict)))
 
-    assert keys(space) == {key for key, spec in SWEEP["parameters"].items() if "value" not in spec}
+    def searched(name: str) -> set[str]:
+        space = yaml.safe_load((ROOT / "conf" / "sweep" / "space" / f"{name}.yaml").read_text(encoding="utf-8"))
+        others = set(space.pop("defaults", [])) - {"_self_"}
+        return keys(space).union(*map(searched, others))
+
+    swept = {key for key, spec in SWEEP["parameters"].items() if "value" not in spec}
+    assert swept
+    assert swept <= searched("crown_ibp")

@@ -19,7 +19,7 @@ from matplotlib.cbook import is_math_text
 from certtrain.certificates import Certificates
 from certtrain.certifiers.alone import Alone
 from certtrain.export.vnnlib import property_text
-from certtrain.reporting import curve_figures, flips, paper_tables, plots, studies, terminal
+from certtrain.reporting import curve_figures, flips, paper_tables, pareto_figure, plots, studies, terminal
 from certtrain.reporting.brief import brief
 from certtrain.reporting.comparison import Line
 from certtrain.reporting.curves import Outcomes
@@ -178,7 +178,7 @@ def test_figures(tmp_path_factory, name, other):
     drawn = []
     folder = tmp_path_factory.mktemp("figures")
     with pytest.MonkeyPatch.context() as patch:
-        for module in (plots, flips, studies):
+        for module in (plots, flips, pareto_figure):
             patch.setattr(module, "save_figure", lambda figure, path: drawn.append(figure))
         entry = {**ENTRY, "certifier": name, "settings": {"scales": {"name": other, "sha256": "0" * 64}}}
         plots.certified_accuracy_plot({"a": entry}, folder / "a.png")
@@ -186,7 +186,7 @@ def test_figures(tmp_path_factory, name, other):
         classes = flips.by_class(rows(), [Fraction(1)], [name, other])
         flips.flips_figure(classes, alone, folder / "b.png", radius=Fraction(1), unit=other, subject=name)
         metrics = [Metric(CLEAN), Metric("val/certified@0.1", f"linf scaled by {name}")]
-        studies.pareto_plot([Trial(0, "complete", (0.9, 0.5), {})], metrics, 20, folder / "c.png")
+        pareto_figure.pareto_plot([Trial(0, "complete", (0.9, 0.5), {})], metrics, 20, folder / "c.png")
     drawn.append(
         curve_figures.certified_figure([log(name, f"linf scaled by {other}"), log(other, f"linf scaled by {other}")])
     )

@@ -37,7 +37,13 @@ class TestOffered(MethodSuite):
         self.overrides = overrides
         method = self.make()
         # Shi's are ratios of means over the batch.
+        self.learns = "method=macer" not in overrides  # which asks for a radius of what is right: the loss begins anew
         self.splits = getattr(getattr(method, "base", method), "regulariser", None) is None
+
+    @pytest.mark.slow
+    def test_the_compiled_objective_is_the_same(self):
+        """As tested of each class beside it, in `tests/methods`; here with the arguments of the configuration."""
+        super().test_the_compiled_objective_is_the_same()
 
     def make(self):
         config = config_of(*self.overrides)
