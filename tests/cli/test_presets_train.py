@@ -1,7 +1,7 @@
 """Slow: every preset that is too large to be trained here trains three steps on noise in its data set's own files.
 
-Through the commands, with batches of two images; of presets that share a recipe one of each method. The schedule is cut to three steps; image folders have three classes,
-and draws and attack steps of the certificates are few.
+Through the commands, with batches of two images; of presets that share a recipe one of each method. The schedule is cut
+to three steps; image folders have three classes, and draws and attack steps of the certificates are few.
 """
 
 import json
