@@ -1,5 +1,7 @@
 """Margins by the last layer's rows against the matrix of all classes for each example."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -35,8 +37,7 @@ def dense(network, x, y, threat, method):
     output = engine._propagate(x, y, threat)
     step = len(output.run.steps) - 3  # before the linear layer and the identity
     functions, constant = by_matrix(network, y)
-    output = type(output)(output.run, output.clean, y, step, None)
-    return output._lower(method, functions) + constant
+    return replace(output, step=step, layer=None)._lower(method, functions) + constant
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
