@@ -14,12 +14,13 @@ from certtrain.bounds import NativeEngine, margin_matrix
 from certtrain.bounds.alpha import AlphaCrown
 from certtrain.bounds.ascent import Search
 from certtrain.bounds.crown import lower_bounds, refine
-from certtrain.bounds.forward import propagate, rough
+from certtrain.bounds.forward import Pass, propagate, rough
 from certtrain.bounds.graph import unsupported
 from certtrain.bounds.interval import InputSet
 from certtrain.bounds.rules import Relu
 from certtrain.bounds.subdomains import Bounder, Domains
 from certtrain.certificates import INVALID, TIMEOUT, UNKNOWN, VERIFIED
+from certtrain.certifiers.checks import check_same
 from certtrain.certifiers.verifier import Problems, Subject, Verdicts, Verifier
 from certtrain.errors import UserError
 from certtrain.system import work
@@ -105,21 +106,23 @@ class BranchAndBound(Verifier):
     def _decide(self, subject: Subject, one: Problems, until: float) -> _Found:
         """The worst verdict over the sets whose union is meant."""
         least = np.inf
-        for x, threat in one.threat.parts(one.x):
+        for place, (x, threat) in enumerate(one.threat.parts(one.x)):
             with torch.inference_mode(False), torch.no_grad():
-                found = self._decide_set(subject, x.clone(), one.y, threat, until)
+                run = propagate(self._graph(subject, threat), InputSet.of(x.clone(), threat))
+                if place == 0:  # of the input itself
+                    check_same(run.regions[-1].clean, one.logits)
+                found = self._decide_set(subject, run, one.y, threat, until)
             if found.status != VERIFIED:
                 return found
             least = min(least, found.margin)
         return _Found(VERIFIED, least)
 
-    def _decide_set(self, subject: Subject, x: Tensor, y: Tensor, threat: Threat, until: float) -> _Found:
-        graph = self._graph(subject, threat)
-        run = propagate(graph, InputSet.of(x, threat))
-        functions, step = margin_matrix(y, run.regions[-1].clean.shape[1], x.dtype), len(run.steps) - 1
+    def _decide_set(self, subject: Subject, run: Pass, y: Tensor, threat: Threat, until: float) -> _Found:
+        clean, step = run.regions[-1].clean, len(run.steps) - 1
+        functions = margin_matrix(y, clean.shape[1], clean.dtype)
         refined = refine(run)
         crown = lower_bounds(run, refined.lines, step, functions)
-        other = rough(graph, run)
+        other = rough(self._graph(subject, threat), run)
         root = AlphaCrown(run, other, refined, self.root).least(step, functions, crown.new_zeros(()), crown)
         bounds = root.bounds[0]
         if not bounds.isfinite().all():

@@ -23,6 +23,7 @@ from certtrain.bounds.graph import unsupported
 from certtrain.bounds.interval import InputSet
 from certtrain.bounds.rules import Concat, Relu, Sum
 from certtrain.certificates import FALSIFIED, INVALID, TIMEOUT, UNKNOWN, VERIFIED
+from certtrain.certifiers.checks import check_same
 from certtrain.certifiers.verifier import Problems, Subject, Verdicts, Verifier
 from certtrain.errors import UserError
 from certtrain.system import work
@@ -113,20 +114,23 @@ class Milp(Verifier):
     def _decide(self, subject: Subject, one: Problems, began: float, matrices: dict[int, Matrix]) -> _Verdict:
         """The worst verdict over the boxes whose union is meant."""
         least = np.inf
-        for x, threat in one.threat.parts(one.x):
-            found = self._decide_box(subject, x, one.y, threat, began, matrices)
+        for place, (x, threat) in enumerate(one.threat.parts(one.x)):
+            with torch.no_grad():
+                run = _propagated(subject, x, threat)
+            if place == 0:  # of the input itself
+                check_same(run.regions[-1].clean, one.logits)
+            found = self._decide_box(run, x, one.y, threat, began, matrices)
             if found.status != VERIFIED:
                 return found
             least = min(least, found.margin)
         return _Verdict(VERIFIED, least)
 
     def _decide_box(
-        self, subject: Subject, x: Tensor, y: Tensor, threat: Threat, began: float, matrices: dict[int, Matrix]
+        self, run: Pass, x: Tensor, y: Tensor, threat: Threat, began: float, matrices: dict[int, Matrix]
     ) -> _Verdict:
         box = threat.region(x)
         assert isinstance(box, Box)
         with torch.no_grad():
-            run = _propagated(subject, x, threat)
             refined = refine(run)
             boxes = {**run.boxes, **refined.boxes}
             classes = margin_matrix(y, run.regions[-1].clean.shape[1], x.dtype)

@@ -48,7 +48,7 @@ class Subject:
         self._networks = {precision: network if precision == torch.float32 else copy.deepcopy(network).double()}
         if screen and precision != torch.float32:
             self._networks[torch.float32] = copy.deepcopy(network).float()
-        self._engines: dict[tuple[int, torch.dtype], tuple[MakeEngine, BoundEngine]] = {}
+        self._engines: dict[tuple[int, torch.dtype, bool], tuple[MakeEngine, BoundEngine]] = {}
 
     @property
     def network(self) -> nn.Module:
@@ -75,7 +75,7 @@ class Subject:
             UserError: it cannot be made, or lacks an operation of the network.
         """
         precision = self.precision if precision is None else precision
-        key = (id(make), precision)
+        key = (id(make), precision, threat.several)  # a stage may ask for a union's parts, another for all of it
         if key not in self._engines:
             network = self._networks[precision]
             with frozen(network):  # a forward may look at its training mode while it is traced

@@ -1,19 +1,23 @@
 """Branch and bound decides what mixed-integer programming does, by hand and on random networks; limits prove none."""
 
 import itertools
+from dataclasses import replace
+from fractions import Fraction
 
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
 
 from certtrain.bounds import NativeEngine
 from certtrain.bounds.subdomains import Split
 from certtrain.certifiers import CascadeCertifier
 from certtrain.certifiers.bab import BranchAndBound
+from certtrain.certifiers.milp import Milp
 from certtrain.certifiers.verifier import Known, Problems, Subject
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError
 from certtrain.threat import threat_of
+from certtrain.threat.scales import Scales
 
 DOUBLE = torch.float64
 
@@ -80,10 +84,9 @@ def random(seed, sizes=(3, 8, 8, 3)):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_it_decides_as_mixed_integer_programming_does(seed):
-    milp = pytest.importorskip("certtrain.certifiers.milp")
     net, x = random(seed)
     ours = decide(BranchAndBound(time_limit=1000, domains=150), net, x[:3], 0.12)
-    for mine, theirs in zip(ours, decide(milp.Milp(1000), net, x[:3], 0.12), strict=True):
+    for mine, theirs in zip(ours, decide(Milp(1000), net, x[:3], 0.12), strict=True):
         assert (mine.status[0] == "verified") == (theirs.status[0] == "verified"), (mine, theirs)
         if mine.status[0] == "verified":  # both are lower bounds of what is > 0
             assert mine.margin[0] > 0
@@ -117,6 +120,38 @@ def test_as_the_last_stage_of_a_cascade_it_leaves_nothing_open():
     found = cascade.certify(net, Batch(x, net(x).argmax(1), torch.arange(len(x))))
     assert set(found.columns["status@0.12"]) <= {"verified", "falsified"}
     assert cascade.settings()["stages"][1]["domains"] == 1000
+
+
+def test_a_union_is_taken_apart_by_one_stage_and_bounded_whole_by_the_next():
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).eval(), torch.tensor([[0.5, 1.0, 0.0]])
+    scales = Scales(("x", "a", "b"), (Fraction(1), Fraction(0), Fraction(0)), (0, 0, 0), groups=(("c", (1, 2)),))
+    data = Batch(x, torch.zeros(1, dtype=torch.long), torch.arange(1))
+    with torch.no_grad():
+        net[2].bias[0] = 5.0
+    verifiers = {"bab": BranchAndBound(time_limit=1000, domains=1, root_iterations=0)}
+    for stages in (["bab", "ibp"], ["ibp", "bab"]):
+        cascade = CascadeCertifier(stages, ["0.01", "0.02"], NativeEngine, verifiers=verifiers, scales=scales)
+        subject = Subject(net)
+        with subject.frozen(), torch.no_grad():
+            problems = Problems(Known(x.double(), data.y, subject.network(x.double())), data.index, cascade.threat)
+            for verifier in cascade.verifiers:
+                (found,) = verifier.verify(subject, replace(problems, threat=cascade.threat.at(cascade.radii[0])))
+                assert found.status[0] == "verified", found.reason
+
+
+@pytest.mark.parametrize("kind", [BranchAndBound, Milp])
+def test_a_network_that_is_another_where_it_is_traced_is_refused(kind):
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = random(0)[0]
+
+        def forward(self, x):
+            return self.net(x) if isinstance(x, fx.Proxy) else -self.net(x)
+
+    with pytest.raises(UserError, match="logits are not those"):
+        decide(kind(1000), Odd().eval(), torch.rand(1, 3), 0.0)
 
 
 @pytest.mark.parametrize(
