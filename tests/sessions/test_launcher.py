@@ -185,7 +185,7 @@ def test_processes_end_with_their_launcher(in_tmp):
     """One that hangs, too: it must not work on in a run that is not locked any more."""
     worker = START + HANGS + "from certtrain.cli.worker import end_with; end_with(order['parent'])\n"
     worker += "print('hangs', flush=True); time.sleep(600)"
-    code = "import sys; from certtrain.cli import launcher; launcher.WORKER = ('-c', sys.argv[1])\n"
+    code = "import sys; from certtrain.sessions import launcher; launcher.WORKER = ('-c', sys.argv[1])\n"
     code += "launcher.launch({}, 2, output_of_all=True)"
     process = subprocess.Popen([sys.executable, "-c", code, worker], stdout=subprocess.PIPE, text=True)
     assert [process.stdout.readline() for _ in range(2)] == ["hangs\n"] * 2
