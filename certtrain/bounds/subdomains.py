@@ -117,14 +117,14 @@ class Domains:
     def beside(self, other: Domains) -> Domains:
         """Both together."""
         boxes = {
-            step: (torch.cat([box[0], other.boxes[step][0]]), torch.cat([box[1], other.boxes[step][1]]))
+            step: (_joined(box[0], other.boxes[step][0]), _joined(box[1], other.boxes[step][1]))
             for step, box in self.boxes.items()
         }
         return Domains(
             torch.cat([self.function, other.function]),
             torch.cat([self.bound, other.bound]),
             boxes,
-            {step: torch.cat([sign, other.signs[step]]) for step, sign in self.signs.items()},
+            {step: _joined(sign, other.signs[step]) for step, sign in self.signs.items()},
             {
                 step: [torch.cat(pair) for pair in zip(some, other.values[step], strict=True)]
                 for step, some in self.values.items()
@@ -153,6 +153,11 @@ class Domains:
             upper[here + len(some), at], sign[here + len(some), at] = 0, -1
             first += size
         return children, most >= 0
+
+
+def _joined(one: Tensor, other: Tensor) -> Tensor:
+    """A tensor of its own, in the order of its places: `halves` writes through a flat view, which is none of others."""
+    return torch.cat([one, other]).contiguous()
 
 
 class Bounder:

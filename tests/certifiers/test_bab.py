@@ -9,7 +9,7 @@ import torch
 from torch import fx, nn
 
 from certtrain.bounds import NativeEngine
-from certtrain.bounds.subdomains import Split
+from certtrain.bounds.subdomains import Domains, Split
 from certtrain.certifiers import CascadeCertifier
 from certtrain.certifiers.bab import BranchAndBound
 from certtrain.certifiers.milp import Milp
@@ -68,6 +68,21 @@ def test_worked_example_of_a_multiplier(sign, beta, expected):
     before, constant = split.backward(torch.ones(1, 1, 2, dtype=DOUBLE), values)
     a = before[0, 0] @ torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=DOUBLE)
     assert (before.sum() * 0.5 + constant - a.abs().sum()).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_each_half_is_cut_at_one_neuron_and_the_parents_are_left_alone(layout):
+    z = torch.rand(4, 3, 2, 2, generator=torch.Generator().manual_seed(0)).contiguous(memory_format=layout)
+    box, sign = (z - 2, z + 2), torch.zeros_like(z, dtype=torch.int8)
+    children, split = Domains(torch.arange(4), torch.zeros(4), {1: box}, {1: sign}, {}, {1: z}).halves()
+    place, (lower, upper) = z.flatten(1).argmax(1).repeat(2), children.boxes[1]
+    cut = torch.nn.functional.one_hot(place, 12).view(8, 3, 2, 2) * torch.tensor([1] * 4 + [-1] * 4).view(8, 1, 1, 1)
+    assert split.all()
+    assert torch.equal(children.signs[1], cut)
+    assert torch.equal(lower, (z - 2).repeat(2, 1, 1, 1).masked_fill(cut == 1, 0))
+    assert torch.equal(upper, (z + 2).repeat(2, 1, 1, 1).masked_fill(cut == -1, 0))
+    assert torch.equal(box[0], z - 2)
+    assert not sign.any()
 
 
 def random(seed, sizes=(3, 8, 8, 3)):
