@@ -23,7 +23,8 @@ class Search:
 
     Args:
         iterations: steps of Adam for each function; 0: the better of CROWN's lines and the flattest lower ones.
-        rate: of the first step, where slopes lie in [0, 1].
+        rate: of the first step, where slopes lie in [0, 1], in (0, 1]: multipliers of splits have no upper limit of
+            their own, and huge ones would cancel what a float64 margin is made of.
         decay: of the rate, after every step.
         intermediates: whether the bounds of the neurons inside are optimised as well.
         shared: whether all neurons of a layer have the same lines (of an example), a set for each side: fewer to store
@@ -41,8 +42,8 @@ class Search:
     def __post_init__(self) -> None:
         if isinstance(self.iterations, bool) or not isinstance(self.iterations, int) or self.iterations < 0:
             what, fix = f"iterations = {self.iterations!r} is not a whole number >= 0", "iterations=20"
-        elif isinstance(self.rate, bool) or not isinstance(self.rate, (int, float)) or not 0 < self.rate < float("inf"):
-            what, fix = f"rate = {self.rate!r} is not a finite number > 0", "rate=0.5"
+        elif isinstance(self.rate, bool) or not isinstance(self.rate, (int, float)) or not 0 < self.rate <= 1:
+            what, fix = f"rate = {self.rate!r} is not a number in (0, 1]", "rate=0.5"
         else:
             return
         raise UserError(what, where="the engine of alpha_crown", fix=fix)

@@ -171,7 +171,14 @@ def test_a_network_that_is_another_where_it_is_traced_is_refused(kind):
 
 @pytest.mark.parametrize(
     "options",
-    [{"time_limit": 0}, {"time_limit": float("nan")}, {"domains": 0}, {"batch_size": 1.5}, {"iterations": -1}],
+    [
+        {"time_limit": 0},
+        {"time_limit": float("nan")},
+        {"domains": 0},
+        {"batch_size": 1.5},
+        {"iterations": -1},
+        {"rate": 2.0},
+    ],
 )
 def test_limits_that_make_no_sense_are_refused(options):
     with pytest.raises(UserError, match=next(iter(options))):
