@@ -15,7 +15,7 @@ from certtrain.bounds.alpha import AlphaCrown
 from certtrain.bounds.ascent import Search
 from certtrain.bounds.crown import lower_bounds, refine
 from certtrain.bounds.forward import Pass, propagate, rough
-from certtrain.bounds.graph import unsupported
+from certtrain.bounds.graph import Graph, unsupported
 from certtrain.bounds.interval import InputSet
 from certtrain.bounds.rules import Relu
 from certtrain.bounds.subdomains import Bounder, Domains
@@ -161,9 +161,10 @@ class BranchAndBound(Verifier):
             count += len(children)
             pool = rest
 
-    def _graph(self, subject: Subject, threat: Threat) -> Any:
+    def _graph(self, subject: Subject, threat: Threat) -> Graph:
         engine = subject.engine(NativeEngine, threat)
-        return getattr(engine, "engine", engine).graph  # of a union of sets, which is taken apart here
+        assert isinstance(engine, NativeEngine)
+        return engine.graph
 
 
 class _Found(NamedTuple):

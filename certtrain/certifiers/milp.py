@@ -171,7 +171,7 @@ class _Least(NamedTuple):
 
 def _propagated(subject: Subject, x: Tensor, threat: Threat) -> Pass:
     engine = subject.engine(NativeEngine, threat)
-    engine = getattr(engine, "engine", engine)  # of a union of sets, which is taken apart here
+    assert isinstance(engine, NativeEngine)
     return propagate(engine.graph, InputSet.of(x, threat))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from certtrain.methods.base import Streams
 from certtrain.methods.inner_attack import InnerAttack, check_box, checked_attack
@@ -42,3 +42,7 @@ class AttackedLoss(RobustLoss):
         """Attack."""
         assert isinstance(threat, Linf)
         return inputs._replace(points=(self.attack.find(network, inputs, threat, step, streams),))
+
+    def batch_norm_at(self, inputs: Prepared) -> tuple[Tensor, ...]:
+        """x*, where the logits that come with the bounds are those at x."""
+        return () if self.attacked else inputs.points[:1]

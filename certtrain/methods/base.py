@@ -267,3 +267,15 @@ def non_negative(value: float, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not (math.isfinite(value) and value >= 0):
         raise UserError(f"{where} = {value!r} is not a finite number >= 0", where=where, fix=f"{where}=0 turns it off")
     return float(value)
+
+
+def whole(value: int, where: str, least: int = 1, good: int | None = None) -> int:
+    """The value itself.
+
+    Raises:
+        UserError: it is not a whole number that is at least this.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        what = f"{where.removeprefix('method.')} = {value!r} is not a whole number >= {least}"
+        raise UserError(what, where=where, fix=f"{where}={least if good is None else good}")
+    return value

@@ -62,10 +62,10 @@ class ConsistencyLoss(NoisyLoss):
     def loss(
         self, network: nn.Module, logits: Tensor, inputs: Noisy, values: Mapping[str, Value]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Parts: loss_consistency and loss_entropy, before their weights."""
-        apart, entropy = disagreement(logits, self.distance)
-        parts = {"loss_consistency": apart.detach(), "loss_entropy": entropy.detach()}
-        return cross_entropy(logits, inputs.y) + self.weight * apart + self.entropy * entropy, parts
+        """Parts: loss_noisy, the cross-entropy; loss_consistency and loss_entropy, before their weights."""
+        noisy, (apart, entropy) = cross_entropy(logits, inputs.y), disagreement(logits, self.distance)
+        parts = {"loss_noisy": noisy.detach(), "loss_consistency": apart.detach(), "loss_entropy": entropy.detach()}
+        return noisy + self.weight * apart + self.entropy * entropy, parts
 
 
 class Consistency(NoisyTraining):

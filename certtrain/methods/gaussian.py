@@ -16,8 +16,9 @@ class NoisyCrossEntropy(NoisyLoss):
     def loss(
         self, network: nn.Module, logits: Tensor, inputs: Noisy, values: Mapping[str, Value]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """No parts beside those of every such method."""
-        return cross_entropy(logits, inputs.y), {}
+        """Parts: loss_noisy, the loss itself."""
+        loss = cross_entropy(logits, inputs.y)
+        return loss, {"loss_noisy": loss.detach()}
 
 
 class Gaussian(NoisyTraining):

@@ -12,7 +12,7 @@ from torch.func import functional_call
 from certtrain.bounds.base import BoundEngine
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError, nearest
-from certtrain.methods.base import Inputs, Method, Objective, Streams, Value, non_negative
+from certtrain.methods.base import Inputs, Method, Objective, Streams, Value, non_negative, whole
 from certtrain.methods.wrapper import Wrapper
 
 Estimator = Literal["rgs", "pgpe"]
@@ -74,13 +74,10 @@ class GLS(Wrapper):
     def __init__(self, base: Method, std: float = 1e-3, samples: int = 1, estimator: Estimator = "rgs") -> None:
         super().__init__(base)
         self.std = non_negative(std, "method.std")
-        if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
-            what = f"samples = {samples!r} is not a whole number >= 1"
-            raise UserError(what, where="method.samples", fix="method.samples=1")
         if estimator not in get_args(Estimator):
             fix = nearest(str(estimator), get_args(Estimator))
             raise UserError(f"unknown estimator {estimator!r}", where="method.estimator", fix=fix)
-        self.samples, self.estimator = samples, estimator
+        self.samples, self.estimator = whole(samples, "method.samples"), estimator
         self._call: _Call | None = None  # a compiler follows it only where it is there already
 
     def prepare(

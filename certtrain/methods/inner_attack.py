@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from certtrain.bounds.transposed import InputGradients
 from certtrain.errors import UserError
-from certtrain.methods.base import Part, Streams
+from certtrain.methods.base import Part, Streams, whole
 from certtrain.models.evaluation import frozen
 from certtrain.threat import Linf
+from certtrain.threat.moves import each
 
 if TYPE_CHECKING:
     from certtrain.methods.regions import Prepared
@@ -52,10 +53,7 @@ class InnerAttack(Part):
 
     def __post_init__(self) -> None:
         for key, least, good in (("steps", 0, 8), ("restarts", 1, 1)):
-            value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                what = f"attack.{key} = {value!r} is not a whole number >= {least}"
-                raise UserError(what, where=f"method.attack.{key}", fix=f"method.attack.{key}={good}")
+            whole(getattr(self, key), f"method.attack.{key}", least, good)
         for key, good in (("step_size", 0.5), ("decay", 0.1), ("radius", 1.0)):
             value = getattr(self, key)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
@@ -99,7 +97,7 @@ class InnerAttack(Part):
                 found, most = points, largest
             else:
                 better = largest > most
-                found, most = torch.where(_each(better, points), points, found), torch.maximum(largest, most)
+                found, most = torch.where(each(better, points), points, found), torch.maximum(largest, most)
         assert found is not None
         return found
 
@@ -146,7 +144,7 @@ class InnerAttack(Part):
                 if self.keep_best:
                     better = found.detach() > largest
                     largest = torch.where(better, found.detach(), largest)
-                    best = torch.where(_each(better, x), point.detach(), best)
+                    best = torch.where(each(better, x), point.detach(), best)
                 if step == self.steps:
                     break
                 (gradient,) = torch.autograd.grad(found.sum(), point)
@@ -180,8 +178,3 @@ def check_box(threat: object, what: str) -> None:
     if not isinstance(threat, Linf) or threat.several:
         symbol = getattr(threat, "symbol", threat)
         raise UserError(f"{what} in {symbol}, which is not a box", where="method", fix="norm=linf, or method=ibp")
-
-
-def _each(values: Tensor, like: Tensor) -> Tensor:
-    """(B,) as (B, 1, ..., 1)."""
-    return values.reshape(-1, *([1] * (like.dim() - 1)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +53,6 @@ class MacerLoss(NoisyLoss):
         gamma: of `radius_loss`.
     """
 
-    least: ClassVar[int] = 1
     sigma: float
     weight: float = 6.0
     beta: float = 16.0

@@ -55,10 +55,6 @@ class MartLoss(AttackedLoss):
         """None."""
         return ()
 
-    def batch_norm_at(self, inputs: Prepared) -> tuple[Tensor, ...]:
-        """x*."""
-        return inputs.points
-
     def loss(
         self,
         network: nn.Module,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from certtrain.bounds.base import BoundEngine
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError
-from certtrain.methods.base import Method, Objective, Part, Streams, Value, non_negative
+from certtrain.methods.base import Method, Objective, Part, Streams, Value, non_negative, whole
 from certtrain.methods.losses import accuracy, add_l1
 from certtrain.methods.smoothed_attack import SmoothedAttack, stacked
 from certtrain.schedules import Ramp
@@ -98,10 +98,7 @@ class NoisyTraining(Method):
                 where="sigma",
                 fix="sigma=0.25; method=standard trains without noise",
             )
-        if isinstance(noises, bool) or not isinstance(noises, int) or noises < loss.least:
-            what = f"noises = {noises!r} is not a whole number >= {loss.least}"
-            why = ", of which the loss compares some" if loss.least > 1 else ""
-            raise UserError(what + why, where="method.noises", fix=f"method.noises={loss.least}")
+        whole(noises, "method.noises", loss.least)
         if not isinstance(attack, SmoothedAttack | None):
             fix = "{_target_: certtrain.methods.smoothed_attack.SmoothedPGD, eps: 1.0}"
             raise UserError(f"attack = {attack!r} is not an attack under noise", where="method.attack", fix=fix)
@@ -130,15 +127,10 @@ class NoisyTraining(Method):
         phase: Hashable,
         values: Mapping[str, Value],
     ) -> Objective:
-        """Parts: loss_noisy, the cross-entropy, and noisy, the accuracy, both over all rows; those of the loss;
-        loss_l1 when there is one."""
+        """Parts: noisy, the accuracy over all rows; those of the loss; loss_l1 when there is one."""
         logits = network(stacked(inputs.x, inputs.noise)).unflatten(0, inputs.noise.shape[:2])
-        parts = {
-            "loss_noisy": cross_entropy(logits.detach(), inputs.y),
-            "noisy": accuracy(logits.flatten(0, 1), inputs.y.repeat_interleave(logits.shape[1])),
-        }
-        loss, more = self.loss.loss(network, logits, inputs, values)
-        parts |= more
+        loss, parts = self.loss.loss(network, logits, inputs, values)
+        parts["noisy"] = noisy_accuracy(logits, inputs.y)
         return Objective(add_l1(loss, parts, network, self.l1), parts)
 
     def scheduled(self, step: int) -> dict[str, float]:
@@ -149,6 +141,11 @@ class NoisyTraining(Method):
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """The mean cross-entropy, (), of (B, m, K) logits for (B,) classes, over all rows."""
     return F.cross_entropy(logits.flatten(0, 1), y.repeat_interleave(logits.shape[1]))
+
+
+def noisy_accuracy(logits: Tensor, y: Tensor) -> Tensor:
+    """The share of rows of (B, m, K) logits whose largest is the class: a detached scalar."""
+    return accuracy(logits.flatten(0, 1), y.repeat_interleave(logits.shape[1]))
 
 
 def log_mean_softmax(logits: Tensor) -> Tensor:

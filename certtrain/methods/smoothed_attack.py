@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from certtrain.errors import UserError
-from certtrain.methods.base import Part
+from certtrain.methods.base import Part, non_negative, whole
 from certtrain.models.evaluation import frozen
 from certtrain.schedules import Ramp
+from certtrain.threat.moves import each
 
 if TYPE_CHECKING:
     from certtrain.methods.noisy import Noisy
@@ -41,10 +42,8 @@ class SmoothedAttack(Part, ABC):
     steps: int = 10
 
     def __post_init__(self) -> None:
-        check_at_least("eps", self.eps, 0, 1.0)
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
-            what = f"attack.steps = {self.steps!r} is not a whole number >= 1"
-            raise UserError(what, where="method.attack.steps", fix="method.attack.steps=10, or method.attack=null")
+        non_negative(self.eps, "method.attack.eps")
+        whole(self.steps, "method.attack.steps", good=10)
 
     def scheduled(self, step: int, ramp: Ramp) -> dict[str, float]:
         """attack_eps, the radius at this step."""
@@ -97,7 +96,7 @@ class SmoothedDDN(SmoothedAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least("norm", self.norm, 0, 1.0)
+        non_negative(self.norm, "method.attack.norm")
         if not isinstance(self.gamma, (int, float)) or not 0 < self.gamma < 1:
             what = f"attack.gamma = {self.gamma!r} is not in (0, 1)"
             raise UserError(what, where="method.attack.gamma", fix="method.attack.gamma=0.05")
@@ -151,22 +150,6 @@ def length(offset: Tensor) -> Tensor:
     return offset.flatten(1).norm(dim=1)
 
 
-def each(values: Tensor, like: Tensor) -> Tensor:
-    """(B,) as (B, 1, ..., 1)."""
-    return values.reshape(-1, *([1] * (like.dim() - 1)))
-
-
 def shortened(offset: Tensor, eps: float) -> Tensor:
     """Offsets, those that are longer than eps shortened to it."""
     return offset * each((eps / length(offset).clamp(min=1e-30)).clamp(max=1), offset)
-
-
-def check_at_least(key: str, value: object, least: float, good: float) -> None:
-    """Refuse what is not a finite number that is at least this.
-
-    Raises:
-        UserError: with a good value.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value < math.inf:
-        what = f"attack.{key} = {value!r} is not a finite number >= {least:g}"
-        raise UserError(what, where=f"method.attack.{key}", fix=f"method.attack.{key}={good:g}")

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from certtrain.bounds.base import BoundEngine
 from certtrain.data.batch import Batch
 from certtrain.errors import UserError
-from certtrain.methods.base import Objective, Streams, Value, non_negative
+from certtrain.methods.base import Objective, Streams, Value, non_negative, whole
 from certtrain.methods.gaussian import NoisyCrossEntropy
-from certtrain.methods.losses import accuracy, add_l1
-from certtrain.methods.noisy import Noisy, NoisyTraining, cross_entropy, log_mean_softmax
-from certtrain.methods.smoothed_attack import descending, each, shortened, stacked
+from certtrain.methods.losses import add_l1
+from certtrain.methods.noisy import Noisy, NoisyTraining, cross_entropy, log_mean_softmax, noisy_accuracy
+from certtrain.methods.smoothed_attack import descending, shortened, stacked
 from certtrain.schedules import Ramp
+from certtrain.threat.moves import each
 
 
 class Mixable(NamedTuple):
@@ -86,13 +87,10 @@ class SmoothMix(NoisyTraining):
     ) -> None:
         super().__init__(sigma, NoisyCrossEntropy(), noises, ramp=ramp, l1=l1)
         self.weight, self.step_size = non_negative(weight, "method.weight"), non_negative(step_size, "method.step_size")
-        for key, value, least, below in (("steps", steps, 1, None), ("clean_step", clean_step, 0, steps)):
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            if not whole or value < least or (below is not None and value >= below):
-                more = "" if below is None else f" and less than method.steps = {below}"
-                what = f"{key} = {value!r} is not a whole number >= {least}{more}"
-                raise UserError(what, where=f"method.{key}", fix=f"method.{key}={least}")
-        self.steps, self.clean_step = steps, clean_step
+        self.steps, self.clean_step = whole(steps, "method.steps"), whole(clean_step, "method.clean_step", 0)
+        if clean_step >= steps:
+            what = f"clean_step = {clean_step} is not less than method.steps = {steps}"
+            raise UserError(what, where="method.clean_step", fix="method.clean_step=0")
 
     def scheduled(self, step: int) -> dict[str, float]:
         """sigma, and mix_weight, which rises over the ramp."""
@@ -144,7 +142,7 @@ class SmoothMix(NoisyTraining):
         noisy, apart = cross_entropy(clean, inputs.y), mixing_loss(mixed, clean, inputs.y, inputs.share)
         parts = {
             "loss_noisy": noisy.detach(),
-            "noisy": accuracy(clean.flatten(0, 1), inputs.y.repeat_interleave(clean.shape[1])),
+            "noisy": noisy_accuracy(clean, inputs.y),
             "loss_mix": apart.detach(),
         }
         return Objective(add_l1(noisy + values["mix_weight"] * apart, parts, network, self.l1), parts)

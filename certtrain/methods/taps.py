@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from certtrain.bounds.base import BoundEngine, Bounds
 from certtrain.errors import UserError
 from certtrain.kernels.latent import Linked, advance
-from certtrain.methods.base import Part, Streams, Value
+from certtrain.methods.base import Part, Streams, Value, whole
 from certtrain.methods.bound_training import BoundTraining, Options
 from certtrain.methods.losses import proved_share, robust_cross_entropy
 from certtrain.methods.regions import Prepared
@@ -52,11 +52,7 @@ class LatentAttack(Part):
 
     def __post_init__(self) -> None:
         for key, usual in (("steps", 10), ("restarts", 1)):
-            value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                where = f"method.latent_attack.{key}"
-                what = f"latent_attack.{key} = {value!r} is not a whole number >= 1"
-                raise UserError(what, where=where, fix=f"{where}={usual}")
+            whole(getattr(self, key), f"method.latent_attack.{key}", good=usual)
         if self.step_size is not None and not self.step_size > 0:
             what = f"latent_attack.step_size = {self.step_size!r} is not > 0"
             raise UserError(what, where="method.latent_attack.step_size", fix="method.latent_attack.step_size=null")

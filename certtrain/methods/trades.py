@@ -6,24 +6,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from certtrain.bounds.base import Bounds
+from certtrain.methods.adversarial import AdversarialTraining, AttackOptions
 from certtrain.methods.attacked import AttackedLoss
 from certtrain.methods.base import Streams, Value, non_negative
-from certtrain.methods.bound_training import BoundTraining, Init
-from certtrain.methods.expressive import NO_CLEAN_LOSS
 from certtrain.methods.inner_attack import InnerAttack
 from certtrain.methods.losses import accuracy
 from certtrain.methods.regions import Prepared
 from certtrain.models.evaluation import frozen
-from certtrain.schedules import Ramp, Schedule
+from certtrain.schedules import Ramp
 from certtrain.threat import Linf, Threat
-from certtrain.threat.scales import Scales
 
 
 def divergence(clean: Tensor, attacked: Tensor) -> Tensor:
@@ -62,10 +60,6 @@ class TradesLoss(AttackedLoss):
         """None."""
         return ()
 
-    def batch_norm_at(self, inputs: Prepared) -> tuple[Tensor, ...]:
-        """x*."""
-        return inputs.points
-
     def loss(
         self,
         network: nn.Module,
@@ -81,23 +75,17 @@ class TradesLoss(AttackedLoss):
         return F.cross_entropy(bounds.clean, inputs.y) + self.weight * apart, parts
 
 
-class TRADES(BoundTraining):
+class TRADES(AdversarialTraining):
     """The loss of `TradesLoss` over the ball at eps_t.
 
-    Needs no bounds, and so trains networks, too, that no engine bounds; nothing is proved of what it trains.
-
     Args:
-        train_eps, ramp, norm, kappa, l1, init, lower, upper, scales: see `BoundTraining`; kappa weighs a further clean
-            loss, and is 0 unless given.
+        train_eps, ramp, options: see `AdversarialTraining`.
         weight: 1/lambda of the paper.
         attack: finds x*.
 
     Raises:
-        UserError: a negative weight; an attack that takes no step; a threat model that is not one box; as
-            `BoundTraining`.
+        UserError: a negative weight; an attack that takes no step; as `AdversarialTraining`.
     """
-
-    needs_engine: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -105,14 +93,6 @@ class TRADES(BoundTraining):
         ramp: Ramp,
         weight: float = 6.0,
         attack: InnerAttack = InnerAttack(),  # noqa: B008 - frozen
-        norm: str | Threat = "linf",
-        kappa: Schedule = NO_CLEAN_LOSS,
-        l1: float = 0.0,
-        init: Init = "default",
-        lower: float | None = 0.0,
-        upper: float | None = 1.0,
-        scales: Scales | None = None,
+        **options: Unpack[AttackOptions],
     ) -> None:
-        ball = {"lower": lower, "upper": upper, "scales": scales}
-        robust = TradesLoss(attack, weight)
-        super().__init__(train_eps, ramp, robust, norm=norm, kappa=kappa, l1=l1, init=init, **ball)  # type: ignore[arg-type]
+        super().__init__(train_eps, ramp, TradesLoss(attack, weight), **options)

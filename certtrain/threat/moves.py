@@ -81,11 +81,11 @@ class BallMoves(Moves):
         if lower is not None and upper is not None:
             self.reach: Tensor | float = max(1.0, abs(lower), abs(upper))
         else:
-            self.reach = (_each(x.flatten(1).abs().amax(1), x) + eps).clamp_min(1)
+            self.reach = (each(x.flatten(1).abs().amax(1), x) + eps).clamp_min(1)
 
     def length(self, values: Tensor) -> Tensor:
         """(B, 1, ..., 1) in the set's norm."""
-        return _each(values.flatten(1).norm(dim=1), values)
+        return each(values.flatten(1).norm(dim=1), values)
 
     def moved(self, offset: Tensor) -> Tensor | float:
         """How far the rounding of x + offset may carry it in the set's norm, in ulps of `reach`."""
@@ -118,11 +118,11 @@ class L1Moves(BallMoves):
     """
 
     def length(self, values: Tensor) -> Tensor:
-        return _each(values.flatten(1).abs().sum(1), values)
+        return each(values.flatten(1).abs().sum(1), values)
 
     def moved(self, offset: Tensor) -> Tensor:
         # Coordinates that stay are not rounded. A sum of n terms is off by up to n/2 ulps of itself, at most eps.
-        return (1 + self.eps) * _each((offset != 0).flatten(1).sum(1).to(offset.dtype), offset)
+        return (1 + self.eps) * each((offset != 0).flatten(1).sum(1).to(offset.dtype), offset)
 
     def direction(self, gradient: Tensor) -> Tensor:
         gradient = gradient.nan_to_num(0, 0, 0)
@@ -140,7 +140,7 @@ class L1Moves(BallMoves):
         return torch.where(gradient > 0, down, up).minimum(self.eps)
 
 
-def _each(values: Tensor, like: Tensor) -> Tensor:
+def each(values: Tensor, like: Tensor) -> Tensor:
     """(B,) as (B, 1, ..., 1)."""
     return values.reshape(-1, *([1] * (like.dim() - 1)))
 
